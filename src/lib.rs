@@ -1,6 +1,11 @@
 //! egress-routes: keeps a node's kernel routes equal to a mounted ConfigMap.
+pub mod config;
 pub mod duration;
 pub mod facts;
 pub mod kernel;
+pub mod manifests;
+pub mod nexthop_id;
 pub mod prefix;
+pub mod selector;
+pub mod source;
 pub mod status;

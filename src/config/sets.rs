@@ -1,0 +1,434 @@
+//! `routes` and `protected`: from the tree to checked route sets.
+//!
+//! Pure. What concerns one set is decided here; what two sets may not share is `clash`'s.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::fields::{Fields, Keys, LINK_LOCAL, Reader, listed};
+use super::problem::{Path, Source, quoted};
+use super::yaml::{At, Node, Value};
+use super::{Files, ListUnread, MAX_DESTINATIONS, MAX_SETS, ROUTES_YAML, RouteSet, Strategy, WhenDown};
+use super::{health_check, lists, selector};
+use crate::nexthop_id;
+use crate::prefix::{Family, Prefix};
+
+/// Longest set name: it is a DNS label.
+const MAX_NAME: usize = 63;
+/// Most gateways of one set.
+const MAX_GATEWAYS: usize = 16;
+/// Most list files of one set.
+const MAX_LISTS: usize = 64;
+const EMPTIES: &str = "`routes: []` is how to say that there are none";
+
+const TOP: Keys = Keys {
+    known: &["routes", "protected"],
+    hint: |key| match key {
+        "name" | "gateways" | "destinations" => Some("route sets are entries of the list `routes`"),
+        _ => None,
+    },
+};
+
+const SET: Keys = Keys {
+    known: &[
+        "name",
+        "gateways",
+        "strategy",
+        "failback",
+        "destinations",
+        "destinationFiles",
+        "except",
+        "whenDown",
+        "leakGuard",
+        "healthCheck",
+        "nodeSelector",
+    ],
+    hint: |key| match key {
+        "type" | "port" | "interval" | "timeout" | "failures" | "successes" | "target" => Some("it goes under `healthCheck`"),
+        "matchLabels" | "matchExpressions" => Some("it goes under `nodeSelector`"),
+        "protected" => Some("it goes to the top level, beside `routes`"),
+        "gateway" => Some("did you mean `gateways`, a list?"),
+        _ => None,
+    },
+};
+
+/// What the tree says, before sets are compared with each other.
+#[derive(Debug, Default)]
+pub(crate) struct Decoded {
+    pub(crate) sets: Vec<RouteSet>,
+    pub(crate) protected: Vec<Prefix>,
+    /// `failback: false` beside `balance`, by the set's name.
+    pub(crate) idle_failback: Vec<String>,
+}
+
+/// Reads a whole `routes.yaml` and the list files it names.
+pub(crate) fn read(reader: &mut Reader<'_>, root: &Node<'_>, files: &Files) -> Decoded {
+    let mut sets =
+        Sets { files, lists: BTreeMap::new(), prefixes: 0, names: BTreeMap::new(), groups: BTreeMap::new(), decoded: Decoded::default() };
+    if matches!(root.value, Value::Null) {
+        reader.problem(root.at, &Path::Root, format!("the file is empty; {EMPTIES}"));
+        return sets.decoded;
+    }
+    let Some(fields) = reader.fields(root, &Path::Root, &TOP) else { return sets.decoded };
+    let path = Path::Root.key("routes");
+    match fields.get("routes") {
+        None => reader.problem(root.at, &Path::Root, format!("there is no `routes`; {EMPTIES}")),
+        Some(Node { value: Value::Null, at }) => reader.problem(*at, &path, format!("has no value; {EMPTIES}")),
+        Some(node) => {
+            let nodes = reader.list(node, &path, "a list of route sets").unwrap_or_default();
+            if nodes.len() > MAX_SETS {
+                reader.problem(node.at, &path, format!("has {} route sets; at most {MAX_SETS} are allowed", nodes.len()));
+            }
+            for (i, node) in nodes.iter().take(MAX_SETS).enumerate() {
+                sets.set(reader, node, &path.index(i));
+            }
+        }
+    }
+    if let Some(node) = fields.get("protected") {
+        sets.decoded.protected = sets.inline(reader, node, &Path::Root.key("protected"));
+        sort(&mut sets.decoded.protected);
+    }
+    sets.decoded
+}
+
+struct Sets<'f> {
+    files: &'f Files,
+    /// What each list file holds, in the order of the file; read once, however many sets name it.
+    lists: BTreeMap<&'f str, Vec<Prefix>>,
+    /// How many prefixes were read so far.
+    prefixes: usize,
+    /// The line on which each name was used first.
+    names: BTreeMap<String, u32>,
+    /// The name that took each nexthop group id.
+    groups: BTreeMap<u32, String>,
+    decoded: Decoded,
+}
+
+impl Sets<'_> {
+    fn set(&mut self, reader: &mut Reader<'_>, node: &Node<'_>, path: &Path<'_>) {
+        let Some(fields) = reader.fields(node, path, &SET) else { return };
+        let name = self.name(reader, &fields, path);
+        let gateways = gateways(reader, &fields, path);
+        let (strategy, idle_failback) = strategy(reader, &fields, path);
+        let destinations = self.destinations(reader, &fields, path);
+        let mut except = fields.get("except").map(|node| self.inline(reader, node, &path.key("except"))).unwrap_or_default();
+        sort(&mut except);
+        self.check_families(reader, &fields, path, &gateways, &destinations, &except);
+        let when_down = fields.get("whenDown").and_then(|node| {
+            let choices = [("hold", WhenDown::Hold), ("withdraw", WhenDown::Withdraw), ("blackhole", WhenDown::Blackhole)];
+            reader.one_of(node, &path.key("whenDown"), &choices)
+        });
+        let leak_guard = fields.get("leakGuard").and_then(|node| reader.boolean(node, &path.key("leakGuard")));
+        let health_check = fields
+            .get("healthCheck")
+            .and_then(|node| health_check::read(reader, node, &path.key("healthCheck"), &gateways))
+            .unwrap_or_else(health_check::default);
+        let node_selector = fields.get("nodeSelector").and_then(|node| selector::read(reader, node, &path.key("nodeSelector")));
+        let Some(name) = name else { return };
+        if idle_failback {
+            self.decoded.idle_failback.push(name.clone());
+        }
+        self.decoded.sets.push(RouteSet {
+            name,
+            gateways,
+            destinations,
+            except,
+            strategy,
+            when_down: when_down.unwrap_or(WhenDown::Hold),
+            leak_guard: leak_guard.unwrap_or(false),
+            health_check,
+            node_selector,
+        });
+    }
+
+    fn name(&mut self, reader: &mut Reader<'_>, fields: &Fields<'_, '_>, path: &Path<'_>) -> Option<String> {
+        let Some(node) = fields.get("name") else {
+            reader.problem(fields.at, path, "has no `name`; one is needed, like `name: partner-api`");
+            return None;
+        };
+        let path = path.key("name");
+        let name = reader.text(node, &path, "a name")?;
+        if let Err(why) = check_name(name) {
+            reader.problem(node.at, &path, format!("{} {why}", quoted(name)));
+            return None;
+        }
+        if let Some(line) = self.names.get(name) {
+            reader.problem(node.at, &path, format!("{} is taken by the set on line {line}; names are unique", quoted(name)));
+            return None;
+        }
+        for id in Family::BOTH.map(|family| nexthop_id::group(name, family)) {
+            // One in a hundred for a thousand sets, and then routes of one set would follow the other's gateways.
+            if let Some(other) = self.groups.insert(id, name.to_owned()) {
+                let message = format!("{} happens to get the nexthop group of {}; rename one of the two", quoted(name), quoted(&other));
+                reader.problem(node.at, &path, message);
+                return None;
+            }
+        }
+        self.names.insert(name.to_owned(), node.at.line);
+        Some(name.to_owned())
+    }
+
+    /// Inline ones and those of list files; sorted and distinct.
+    fn destinations(&mut self, reader: &mut Reader<'_>, fields: &Fields<'_, '_>, path: &Path<'_>) -> Vec<Prefix> {
+        let mut all = Vec::new();
+        let (inline, files) = (fields.get("destinations"), fields.get("destinationFiles"));
+        let empty = |node: Option<&Node<'_>>| node.is_none_or(|n| matches!(&n.value, Value::List(list) if list.is_empty()));
+        if empty(inline) && empty(files) {
+            let at = inline.or(files).map_or(fields.at, |node| node.at);
+            reader.problem(at, path, "has no destinations; give some in `destinations` or `destinationFiles`, or take the set out");
+        }
+        if let Some(node) = inline {
+            all = self.inline(reader, node, &path.key("destinations"));
+        }
+        if let Some(node) = files {
+            let path = path.key("destinationFiles");
+            let mut named: Vec<&str> = Vec::new();
+            let nodes = reader.list(node, &path, "a list of file names").unwrap_or_default();
+            if nodes.len() > MAX_LISTS {
+                reader.problem(node.at, &path, format!("names {} files; at most {MAX_LISTS} are allowed", nodes.len()));
+            }
+            for (i, node) in nodes.iter().take(MAX_LISTS).enumerate() {
+                let path = path.index(i);
+                let Some(name) = reader.text(node, &path, "a file name") else { continue };
+                if named.contains(&name) {
+                    reader.problem(node.at, &path, format!("{} is named twice; keep one", quoted(name)));
+                    continue;
+                }
+                named.push(name);
+                all.extend(self.list(reader, name, node.at, &path));
+            }
+        }
+        sort(&mut all);
+        all
+    }
+
+    /// A list of CIDRs in `routes.yaml`, in its order.
+    fn inline(&mut self, reader: &mut Reader<'_>, node: &Node<'_>, path: &Path<'_>) -> Vec<Prefix> {
+        let nodes = reader.list(node, path, "a list of CIDRs").unwrap_or_default();
+        if self.too_many(reader, nodes.len(), node.at, path) {
+            return Vec::new();
+        }
+        nodes.iter().enumerate().filter_map(|(i, node)| reader.prefix(node, &path.index(i))).collect()
+    }
+
+    /// The prefixes of one list file, read when it is named first.
+    fn list(&mut self, reader: &mut Reader<'_>, name: &str, at: At, path: &Path<'_>) -> Vec<Prefix> {
+        if let Err(why) = check_file_name(name) {
+            reader.problem(at, path, format!("{} {why}", quoted(name)));
+            return Vec::new();
+        }
+        let files = self.files;
+        let (key, bytes) = match files.lists.get_key_value(name) {
+            Some((key, Ok(bytes))) => (key, bytes),
+            Some((_, Err(ListUnread::Other(why)))) => {
+                reader.problem(at, path, format!("{} {why}", quoted(name)));
+                return Vec::new();
+            }
+            Some((_, Err(ListUnread::Missing))) | None => {
+                reader.problem(at, path, missing(name, &files.others));
+                return Vec::new();
+            }
+        };
+        if !self.lists.contains_key(key.as_str()) {
+            let prefixes = read_list(reader, key, bytes);
+            self.lists.insert(key, prefixes);
+        }
+        let count = self.lists.get(key.as_str()).map_or(0, Vec::len);
+        if self.too_many(reader, count, at, path) {
+            return Vec::new();
+        }
+        self.lists.get(key.as_str()).cloned().unwrap_or_default()
+    }
+
+    /// Counts prefixes, and says so once when there are too many.
+    fn too_many(&mut self, reader: &mut Reader<'_>, more: usize, at: At, path: &Path<'_>) -> bool {
+        let before = self.prefixes;
+        self.prefixes = before.saturating_add(more);
+        if before <= MAX_DESTINATIONS && self.prefixes > MAX_DESTINATIONS {
+            reader.problem(at, path, format!("with these, there are more than {MAX_DESTINATIONS} CIDRs in all, which is the limit"));
+        }
+        self.prefixes > MAX_DESTINATIONS
+    }
+
+    /// Every destination needs a gateway of its family, unless `except` takes the whole family out.
+    fn check_families(
+        &self,
+        reader: &mut Reader<'_>,
+        fields: &Fields<'_, '_>,
+        path: &Path<'_>,
+        gateways: &[IpAddr],
+        destinations: &[Prefix],
+        except: &[Prefix],
+    ) {
+        if gateways.is_empty() {
+            return; // reported, and then every destination would be
+        }
+        for family in Family::BOTH {
+            if gateways.iter().any(|gateway| Family::of(*gateway) == family) {
+                continue;
+            }
+            let without = |p: &&Prefix| p.family() == family && nearest_cover(except, **p).is_none();
+            let count = destinations.iter().filter(without).count();
+            let Some(first) = destinations.iter().find(without) else { continue };
+            let more = if count > 1 { format!(", like {} more", count - 1) } else { String::new() };
+            let message = format!(
+                "`{first}` is {family}{more}, but the set has no {family} gateway; add one to `gateways`, or take it out (`except: [\"{}\"]` takes all of them)",
+                family.everything()
+            );
+            self.report_destination(reader, fields, path, *first, &message);
+        }
+    }
+
+    /// Reports a destination of a set at the place where it is written first.
+    fn report_destination(&self, reader: &mut Reader<'_>, fields: &Fields<'_, '_>, path: &Path<'_>, prefix: Prefix, message: &str) {
+        match locate(self.files, fields.get("destinations"), fields.get("destinationFiles"), prefix) {
+            Some(Place::Inline(i, at)) => reader.problem(at, &path.key("destinations").index(i), message),
+            Some(Place::List(source, at)) => reader.found.add(source, at, None, message),
+            None => reader.problem(fields.at, path, message),
+        }
+    }
+}
+
+/// Where a destination is written.
+#[derive(Debug)]
+pub(crate) enum Place<'f> {
+    /// The index in `destinations`.
+    Inline(usize, At),
+    List(Source<'f>, At),
+}
+
+/// Finds where a set names a prefix first. Slow on purpose: it is asked only when something is wrong,
+/// so that nothing need be remembered of fifty thousand destinations that are right.
+pub(crate) fn locate<'f>(files: &'f Files, inline: Option<&Node<'_>>, lists: Option<&Node<'_>>, prefix: Prefix) -> Option<Place<'f>> {
+    let is_it = |node: &Node<'_>| node.text().is_some_and(|text| text.parse() == Ok(prefix));
+    let inline = inline.map(Node::items).unwrap_or_default();
+    if let Some(index) = inline.iter().position(is_it) {
+        return Some(Place::Inline(index, inline[index].at));
+    }
+    lists.map(Node::items).unwrap_or_default().iter().filter_map(Node::text).find_map(|name| {
+        let (name, bytes) = files.lists.get_key_value(name)?;
+        let text = std::str::from_utf8(bytes.as_ref().ok()?).ok()?;
+        Some(Place::List(Source { name, text }, lists::find(text, prefix)?))
+    })
+}
+
+/// The names of all list files in a tree, as far as they can name a file; sorted, distinct.
+pub(crate) fn list_names(root: &Node<'_>) -> Vec<String> {
+    let sets = root.entry("routes").map(Node::items).unwrap_or_default().iter().take(MAX_SETS);
+    let files = sets.filter_map(|set| set.entry("destinationFiles")).flat_map(|files| files.items().iter().take(MAX_LISTS));
+    let mut names: Vec<String> = files.filter_map(Node::text).filter(|name| check_file_name(name).is_ok()).map(str::to_owned).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn read_list(reader: &mut Reader<'_>, name: &str, bytes: &[u8]) -> Vec<Prefix> {
+    let text = match super::text_of(bytes) {
+        Ok(text) => text,
+        Err((at, message)) => {
+            let valid = String::from_utf8_lossy(bytes);
+            reader.found.add(Source { name, text: &valid }, at, None, message);
+            return Vec::new();
+        }
+    };
+    let source = Source { name, text };
+    let before = reader.found.count();
+    let prefixes = lists::read(source, &mut reader.found);
+    if prefixes.is_empty() && reader.found.count() == before {
+        reader.found.add(source, At::START, None, "holds no CIDR; if that is meant, take the file out of `destinationFiles`");
+    }
+    prefixes
+}
+
+fn missing(name: &str, others: &[String]) -> String {
+    let quoted = quoted(name);
+    let there: Vec<&String> = others.iter().filter(|other| *other != ROUTES_YAML).take(5).collect();
+    if there.is_empty() {
+        return format!("{quoted} is not there; beside {ROUTES_YAML} there are no files: add a key of that name to the ConfigMap");
+    }
+    let more = if others.len() > there.len() + 1 { ", and more" } else { "" };
+    format!("{quoted} is not there; the files that are there: {}{more}", listed(&there))
+}
+
+/// A key of a `ConfigMap`, so that no path leads out of the directory.
+fn check_file_name(name: &str) -> Result<(), &'static str> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+    if name == ROUTES_YAML {
+        Err("is this file itself; a list file holds one CIDR a line")
+    } else if name.is_empty() || name.len() > 253 || name.starts_with("..") || name == "." || !name.bytes().all(plain) {
+        Err("is not a key of a ConfigMap; expected a plain file name like `aws.txt`, without directories")
+    } else {
+        Ok(())
+    }
+}
+
+fn check_name(name: &str) -> Result<(), String> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if name.len() > MAX_NAME {
+        return Err(format!("has {} characters; a name has at most {MAX_NAME}", name.chars().count()));
+    }
+    if name.is_empty() || name.starts_with('-') || name.ends_with('-') || !name.bytes().all(plain) {
+        return Err("is not a name; expected lower case letters, digits and `-`, with a letter or digit at both ends".to_owned());
+    }
+    Ok(())
+}
+
+fn strategy(reader: &mut Reader<'_>, fields: &Fields<'_, '_>, path: &Path<'_>) -> (Strategy, bool) {
+    let failover = fields
+        .get("strategy")
+        .and_then(|node| reader.one_of(node, &path.key("strategy"), &[("balance", false), ("failover", true)]))
+        .unwrap_or(false);
+    let failback = fields.get("failback").and_then(|node| reader.boolean(node, &path.key("failback"))).unwrap_or(true);
+    if failover { (Strategy::Failover { failback }, false) } else { (Strategy::Balance, !failback) }
+}
+
+fn gateways(reader: &mut Reader<'_>, fields: &Fields<'_, '_>, path: &Path<'_>) -> Vec<IpAddr> {
+    let Some(node) = fields.get("gateways") else {
+        reader.problem(fields.at, path, "has no `gateways`; one is needed, like `gateways: [10.116.0.5]`");
+        return Vec::new();
+    };
+    let path = path.key("gateways");
+    let Some(nodes) = reader.list(node, &path, "a list of addresses, like `[10.116.0.5]`") else { return Vec::new() };
+    if nodes.is_empty() || nodes.len() > MAX_GATEWAYS {
+        reader.problem(node.at, &path, format!("has {} gateways; a set has 1 to {MAX_GATEWAYS}", nodes.len()));
+    }
+    let mut gateways = Vec::new();
+    for (i, node) in nodes.iter().take(MAX_GATEWAYS).enumerate() {
+        let path = path.index(i);
+        let Some(gateway) = reader.address(node, &path, "a gateway") else { continue };
+        let shown = quoted(&gateway.to_string());
+        if let Err(why) = check_gateway(gateway) {
+            reader.problem(node.at, &path, format!("{shown} {why}"));
+        } else if gateways.contains(&gateway) {
+            reader.problem(node.at, &path, format!("{shown} is listed twice; keep one"));
+        } else {
+            gateways.push(gateway);
+        }
+    }
+    gateways
+}
+
+fn check_gateway(gateway: IpAddr) -> Result<(), &'static str> {
+    match gateway {
+        _ if gateway.is_unspecified() => Err("is the unspecified address; a gateway is a neighbour's address"),
+        _ if gateway.is_loopback() => Err("is a loopback address; a gateway is a neighbour's address"),
+        _ if gateway.is_multicast() => Err("is a multicast address; a gateway is a neighbour's address"),
+        IpAddr::V4(v4) if v4.is_broadcast() => Err("is the broadcast address; a gateway is a neighbour's address"),
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => Err(LINK_LOCAL),
+        _ => Ok(()),
+    }
+}
+
+fn sort(prefixes: &mut Vec<Prefix>) {
+    prefixes.sort_unstable();
+    prefixes.dedup();
+    prefixes.shrink_to_fit();
+}
+
+/// The longest of `sorted` that is equal to `prefix` or covers it.
+pub(crate) fn nearest_cover(sorted: &[Prefix], prefix: Prefix) -> Option<Prefix> {
+    if sorted.is_empty() {
+        return None;
+    }
+    (0..=prefix.len()).rev().map(|len| Prefix::masked(prefix.address(), len)).find(|cover| sorted.binary_search(cover).is_ok())
+}

@@ -1,0 +1,290 @@
+//! What is allowed but probably not meant.
+//!
+//! Pure. A warning is one sentence about a whole set with a count and up to five examples, never
+//! a line per destination; how many warnings there are is bounded too. Everything works on sorted
+//! prefixes in one sweep, so that fifty thousand destinations cost milliseconds.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use super::clash::{Clash, Relations};
+use super::problem::quoted;
+use super::selector::Overlap;
+use super::sets::nearest_cover;
+use super::{Config, Probe, RouteSet, Strategy, WhenDown};
+use crate::prefix::{Family, Prefix};
+
+/// Most examples in one sentence.
+const EXAMPLES: usize = 5;
+/// Most warnings of one configuration.
+const MAX_WARNINGS: usize = 100;
+
+/// Something that is allowed but probably not meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// What it is about.
+    pub kind: WarningKind,
+    /// One sentence that names the set.
+    pub message: String,
+}
+
+/// What a warning is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WarningKind {
+    /// Two sets share a prefix, and whether a node matches both depends on its labels.
+    PossibleClash,
+    /// More than half of the address space is routed, and nothing is protected.
+    Unprotected,
+    /// A gateway lies inside its own set's destinations.
+    GatewayInside,
+    /// Private addresses as destinations.
+    Private,
+    /// A destination inside another set's.
+    Nested,
+    /// An `except` that takes nothing out.
+    IdleExcept,
+    /// A setting that has no effect.
+    NoEffect,
+    /// There were more warnings than are kept.
+    More,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&super::printable(&self.message))
+    }
+}
+
+/// All warnings, most serious kind first.
+pub(crate) fn of(config: &Config, possible: &[Clash], relations: &Relations) -> Vec<Warning> {
+    let mut warnings = possible_clashes(config, possible);
+    warnings.extend(unprotected(config));
+    warnings.extend(config.sets.iter().filter_map(gateways_inside));
+    warnings.extend(config.sets.iter().filter_map(private));
+    warnings.extend(nested(config, relations));
+    warnings.extend(config.sets.iter().filter_map(idle_except));
+    warnings.extend(config.sets.iter().filter_map(idle_when_down));
+    if warnings.len() > MAX_WARNINGS {
+        let more = warnings.len() - MAX_WARNINGS;
+        warnings.truncate(MAX_WARNINGS);
+        warnings.push(Warning { kind: WarningKind::More, message: format!("there are {more} more warnings") });
+    }
+    warnings
+}
+
+/// `failback: false` beside `balance`.
+pub(crate) fn idle_failback(set: &str) -> Warning {
+    let message = format!("set {}: `failback` has no effect with `strategy: balance`", quoted(set));
+    Warning { kind: WarningKind::NoEffect, message }
+}
+
+/// A count and the first few of what was counted.
+#[derive(Default)]
+struct Tally {
+    count: usize,
+    examples: Vec<String>,
+}
+
+impl Tally {
+    fn add(&mut self, example: impl FnOnce() -> String) {
+        self.count += 1;
+        if self.examples.len() < EXAMPLES {
+            self.examples.push(example());
+        }
+    }
+
+    /// `2 destinations`, or `1 destination`.
+    fn counted(&self, thing: &str) -> String {
+        format!("{} {thing}{}", self.count, if self.count == 1 { "" } else { "s" })
+    }
+
+    fn list(&self) -> String {
+        let more = if self.count > self.examples.len() { ", …" } else { "" };
+        format!("{}{more}", self.examples.join(", "))
+    }
+}
+
+fn of_all<T>(items: impl IntoIterator<Item = T>, show: impl Fn(&T) -> String) -> Tally {
+    let mut tally = Tally::default();
+    for item in items {
+        tally.add(|| show(&item));
+    }
+    tally
+}
+
+fn possible_clashes(config: &Config, possible: &[Clash]) -> Vec<Warning> {
+    let mut pairs: BTreeMap<(usize, usize), Tally> = BTreeMap::new();
+    for clash in possible {
+        pairs.entry((clash.first, clash.second)).or_default().add(|| format!("`{}`", clash.prefix));
+    }
+    let say = |((a, b), tally): (&(usize, usize), &Tally)| {
+        let (a, b) = (quoted(&config.sets.get(*a)?.name), quoted(&config.sets.get(*b)?.name));
+        let message =
+            format!("sets {a} and {b} share {}, which a node that both select will refuse: {}", tally.counted("destination"), tally.list());
+        Some(Warning { kind: WarningKind::PossibleClash, message })
+    };
+    pairs.iter().filter_map(say).collect()
+}
+
+/// Everything there is to route to: all of IPv4, and the global unicast part of IPv6.
+fn space(family: Family) -> Prefix {
+    match family {
+        Family::V4 => family.everything(),
+        Family::V6 => Prefix::masked(family.address(0x2000 << 112), 3),
+    }
+}
+
+fn unprotected(config: &Config) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    for family in Family::BOTH {
+        if config.protected.iter().any(|prefix| prefix.family() == family) {
+            continue;
+        }
+        let (first, last) = space(family).range();
+        let mut ranges: Vec<(u128, u128)> = config
+            .sets
+            .iter()
+            .flat_map(|set| &set.destinations)
+            .filter(|prefix| prefix.family() == family)
+            .map(|prefix| prefix.range())
+            .filter(|(a, b)| *a <= last && *b >= first)
+            .map(|(a, b)| (a.max(first), b.min(last)))
+            .collect();
+        ranges.sort_unstable();
+        let (mut covered, mut next) = (0u128, first);
+        for (a, b) in ranges {
+            if b >= next {
+                covered = covered.saturating_add(b - a.max(next) + 1);
+                next = b.saturating_add(1);
+            }
+        }
+        if covered > (last - first) / 2 + 1 {
+            let message = format!(
+                "more than half of all {family} addresses are routed through gateways, and no {family} range is `protected`; \
+                 think of registries, the cloud's API and other networks that nodes need when gateways are down"
+            );
+            warnings.push(Warning { kind: WarningKind::Unprotected, message });
+        }
+    }
+    warnings
+}
+
+fn gateways_inside(set: &RouteSet) -> Option<Warning> {
+    let cover = |gateway: &IpAddr| nearest_cover(&set.destinations, Prefix::host(*gateway));
+    let not_excepted = |gateway: &&IpAddr| nearest_cover(&set.except, Prefix::host(**gateway)).is_none();
+    let inside = set.gateways.iter().filter(not_excepted).filter_map(|gateway| Some((gateway, cover(gateway)?)));
+    let tally = of_all(inside, |(gateway, cover)| format!("`{gateway}` in `{cover}`"));
+    (tally.count > 0).then(|| Warning {
+        kind: WarningKind::GatewayInside,
+        message: format!(
+            "set {}: {} inside its own destinations; each is left out of them on every node: {}",
+            quoted(&set.name),
+            tally.counted("gateway"),
+            tally.list()
+        ),
+    })
+}
+
+/// RFC 1918, shared address space of carriers, and unique local IPv6.
+fn private_ranges() -> [Prefix; 5] {
+    let v4 = |a, b, len| Prefix::masked(IpAddr::from([a, b, 0, 0]), len);
+    [v4(10, 0, 8), v4(172, 16, 12), v4(192, 168, 16), v4(100, 64, 10), Prefix::masked(Family::V6.address(0xfc00 << 112), 7)]
+}
+
+fn private(set: &RouteSet) -> Option<Warning> {
+    let ranges = private_ranges();
+    let inside = set.destinations.iter().filter(|prefix| ranges.iter().any(|range| range.covers(**prefix)));
+    let tally = of_all(inside, |prefix| format!("`{prefix}`"));
+    (tally.count > 0).then(|| Warning {
+        kind: WarningKind::Private,
+        message: format!(
+            "set {}: {} with private addresses; make sure that no pod, Service or VPC network is among them: {}",
+            quoted(&set.name),
+            tally.counted("destination"),
+            tally.list()
+        ),
+    })
+}
+
+/// Visits prefixes in order, each with those that cover it, outermost first.
+fn sweep<T: Copy + Ord>(mut items: Vec<(Prefix, T)>, mut visit: impl FnMut(&[(Prefix, T)], (Prefix, T))) {
+    items.sort_unstable();
+    let mut covers: Vec<(Prefix, T)> = Vec::new();
+    for item in items {
+        while covers.last().is_some_and(|(cover, _)| !cover.covers(item.0)) {
+            covers.pop();
+        }
+        visit(&covers, item);
+        covers.push(item);
+    }
+}
+
+fn nested(config: &Config, relations: &Relations) -> Vec<Warning> {
+    if config.sets.len() < 2 {
+        return Vec::new();
+    }
+    let mut pairs: BTreeMap<(usize, usize), Tally> = BTreeMap::new();
+    let all = config.sets.iter().enumerate().flat_map(|(i, set)| set.destinations.iter().map(move |prefix| (*prefix, i)));
+    sweep(all.collect(), |covers, (prefix, inner)| {
+        let other =
+            |(cover, outer): &&(Prefix, usize)| *outer != inner && *cover != prefix && relations.of(*outer, inner) != Overlap::Never;
+        if let Some((cover, outer)) = covers.iter().rev().find(other) {
+            let excepted = config.sets.get(*outer).is_some_and(|set| nearest_cover(&set.except, prefix).is_some());
+            if !excepted {
+                pairs.entry((inner, *outer)).or_default().add(|| format!("`{prefix}` in `{cover}`"));
+            }
+        }
+    });
+    let say = |((inner, outer), tally): (&(usize, usize), &Tally)| {
+        let (inner, outer) = (quoted(&config.sets.get(*inner)?.name), quoted(&config.sets.get(*outer)?.name));
+        let message =
+            format!("set {inner}: {} inside those of set {outer}; the longer prefix wins: {}", tally.counted("destination"), tally.list());
+        Some(Warning { kind: WarningKind::Nested, message })
+    };
+    pairs.iter().filter_map(say).collect()
+}
+
+fn idle_except(set: &RouteSet) -> Option<Warning> {
+    if set.except.is_empty() {
+        return None;
+    }
+    // Destinations are tagged 0, the n-th `except` n + 1.
+    let destinations = set.destinations.iter().map(|prefix| (*prefix, 0));
+    let excepts = set.except.iter().zip(1usize..).map(|(prefix, tag)| (*prefix, tag));
+    let mut used = vec![false; set.except.len() + 1];
+    sweep(destinations.chain(excepts).collect(), |covers, (_, tag)| {
+        if tag == 0 {
+            for (_, tag) in covers {
+                used[*tag] = true;
+            }
+        } else if covers.iter().any(|(_, tag)| *tag == 0) {
+            used[tag] = true;
+        }
+    });
+    let idle = set.except.iter().zip(used.iter().skip(1)).filter(|(_, used)| !**used);
+    let tally = of_all(idle, |(prefix, _)| format!("`{prefix}`"));
+    (tally.count > 0).then(|| Warning {
+        kind: WarningKind::IdleExcept,
+        message: format!(
+            "set {}: {} of `except` that no destination has anything in common with: {}",
+            quoted(&set.name),
+            tally.counted("entry").replace("entrys", "entries"),
+            tally.list()
+        ),
+    })
+}
+
+/// Without probes no gateway is ever down.
+fn idle_when_down(set: &RouteSet) -> Option<Warning> {
+    if set.health_check.probe != Probe::None {
+        return None;
+    }
+    let idle = match (set.when_down, set.strategy) {
+        (WhenDown::Hold, Strategy::Balance) => return None,
+        (WhenDown::Hold, Strategy::Failover { .. }) => "`strategy: failover` never fails over",
+        _ => "`whenDown` has no effect",
+    };
+    let message = format!("set {}: {idle} with `healthCheck.type: none`, because no gateway ever counts as down", quoted(&set.name));
+    Some(Warning { kind: WarningKind::NoEffect, message })
+}
