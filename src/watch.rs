@@ -1,0 +1,131 @@
+//! Noticing that the configuration directory may have changed.
+//!
+//! I/O. It only nudges: what is there is read by `source` and compared by revision. The directory is
+//! watched, not a file in it (a ConfigMap volume swaps the link `..data`; a watch on a file sees the
+//! first swap and nothing ever after), whatever the kind of the event (some file systems report the
+//! swap as a write), and a slow poll runs beneath it, because inotify watches can be used up by others.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+/// How long nothing more must happen before a change is looked at, and how long it may wait for that at the most.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    quiet: Duration,
+    longest: Duration,
+}
+
+/// A change that comes alone: a swap is a handful of events within a millisecond.
+const ALONE: Patience = Patience { quiet: Duration::from_millis(20), longest: Duration::from_millis(500) };
+/// A change soon after another: each look may cost an apply.
+const STORM: Patience = Patience { quiet: Duration::from_millis(250), longest: Duration::from_secs(1) };
+/// What is soon.
+const SOON: Duration = Duration::from_secs(1);
+/// The poll beneath the watch; also how long a watch that could not be made is without a new try.
+const POLL: Duration = Duration::from_secs(10);
+
+/// Nudges when the directory may have changed.
+#[derive(Debug)]
+pub struct Watch {
+    directory: PathBuf,
+    watcher: Option<RecommendedWatcher>,
+    events: mpsc::Receiver<()>,
+    nudge: mpsc::Sender<()>,
+    /// When a change was looked at last.
+    looked: Option<Instant>,
+    warned: bool,
+}
+
+impl Watch {
+    /// Starts to watch. A directory that is not there is no error: it may come.
+    pub fn new(directory: &Path) -> Self {
+        let (nudge, events) = mpsc::channel(1);
+        let mut watch = Self { directory: directory.to_owned(), watcher: None, events, nudge, looked: None, warned: false };
+        watch.establish();
+        watch
+    }
+
+    /// Waits until it is time to look: after a change, when it has been quiet for a moment or for too
+    /// long not, and at every poll.
+    pub async fn changed(&mut self) {
+        let poll = Instant::now() + POLL;
+        tokio::select! {
+            // The sender is ours too, so this never ends with `None`.
+            _ = self.events.recv() => {}
+            () = sleep_until(poll) => {
+                self.establish();
+                return;
+            }
+        }
+        let again = self.looked.is_some_and(|looked| looked.elapsed() < SOON);
+        settle(&mut self.events, if again { STORM } else { ALONE }).await;
+        self.looked = Some(Instant::now());
+    }
+
+    /// Watches the directory anew: one that was replaced as a whole takes its old watch with it.
+    fn establish(&mut self) {
+        self.watcher = None;
+        let nudge = self.nudge.clone();
+        // A full channel has a nudge in it already.
+        let made = notify::recommended_watcher(move |_| {
+            let _ = nudge.try_send(());
+        });
+        let watched = made.and_then(|mut w| w.watch(&self.directory, RecursiveMode::NonRecursive).map(|()| w));
+        match watched {
+            Ok(watcher) => {
+                self.watcher = Some(watcher);
+                self.warned = false;
+            }
+            Err(error) if !self.warned => {
+                self.warned = true;
+                tracing::warn!(%error, directory = %self.directory.display(), "Cannot watch the configuration directory; looking every {} s instead", POLL.as_secs());
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Waits until `events` has been quiet for long enough.
+async fn settle(events: &mut mpsc::Receiver<()>, Patience { quiet, longest }: Patience) {
+    let end = Instant::now() + longest;
+    loop {
+        let next = (Instant::now() + quiet).min(end);
+        tokio::select! {
+            biased;
+            () = sleep_until(next) => return,
+            Some(()) = events.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_storm_is_looked_at_when_it_has_lasted_long_enough() {
+        let (nudge, mut events) = mpsc::channel(1);
+        let storm = tokio::spawn(async move {
+            loop {
+                let _ = nudge.try_send(());
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        let started = Instant::now();
+        settle(&mut events, ALONE).await;
+        assert_eq!(started.elapsed(), ALONE.longest);
+        storm.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_single_change_is_looked_at_after_the_quiet_time() {
+        let (_nudge, mut events) = mpsc::channel(1);
+        let started = Instant::now();
+        settle(&mut events, ALONE).await;
+        assert_eq!(started.elapsed(), ALONE.quiet);
+    }
+}
