@@ -1,6 +1,8 @@
 //! egress-routes: keeps a node's kernel routes equal to a mounted ConfigMap.
 pub mod apply;
+pub mod carve;
 pub mod config;
+pub mod cut;
 pub mod duration;
 pub mod facts;
 pub mod ip;
@@ -11,6 +13,7 @@ pub mod nexthop_id;
 pub mod notice;
 pub mod plan;
 pub mod prefix;
+pub mod protect;
 pub mod selector;
 pub mod source;
 pub mod status;
