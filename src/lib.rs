@@ -1,7 +1,10 @@
 //! egress-routes: keeps a node's kernel routes equal to a mounted ConfigMap.
+pub mod agent;
 pub mod api;
 pub mod apply;
 pub mod carve;
+pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod course;
 pub mod cut;
@@ -15,12 +18,14 @@ pub mod http;
 pub mod ip;
 pub mod iproute;
 pub mod kernel;
+pub mod logs;
 pub mod manifests;
 pub mod metrics;
 pub mod nexthop_id;
 pub mod notice;
 pub mod plan;
 pub mod prefix;
+pub mod presence;
 pub mod probe;
 pub mod protect;
 pub mod report;

@@ -1,0 +1,483 @@
+//! The agent: the one loop in which everything meets. Nudges say that something may have changed; each
+//! pass starts again from the whole state: configuration, kernel, API facts and health.
+//!
+//! The rim. What is decided in a pass is decided by `resolve`, `plan`, `course`, `guard`, `fight` and
+//! `report_of`; what is said of it leaves through channels, so that nobody who is slow to listen delays a route.
+
+mod nudges;
+mod pass;
+mod words;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::api::{self, Api};
+use crate::apply::Applier;
+use crate::cli::RunArgs;
+use crate::config::{self, Warning};
+use crate::course::{Course, Loaded, Newest};
+use crate::exit::{self, Installation, OnExit};
+use crate::facts::Facts;
+use crate::fight::Fight;
+use crate::guard::{Guard, Verdict};
+use crate::health::HealthView;
+use crate::http::{self, Pages};
+use crate::ip::Ip;
+use crate::iproute::Ownership;
+use crate::kernel::Kernel;
+use crate::metrics::Metrics;
+use crate::notice::Notice;
+use crate::presence::{self, Presence};
+use crate::probe::Probes;
+use crate::resolve::SetView;
+use crate::source::{self, Kind};
+use crate::status::{Happening, Reason, Status};
+use crate::{report, taint};
+use nudges::{Causes, Nudges};
+
+/// How long the first pass waits for the API's facts about this node: with them it protects more.
+const FIRST_FACTS: Duration = Duration::from_secs(3);
+/// How long reading and checking the configuration may take; a file system that hangs must not stop the agent.
+const READING: Duration = Duration::from_secs(10);
+/// One question to the API server while a change waits for its confirmation, and the pause before the next.
+const QUESTION: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(500);
+/// The loop beats at least this often when it is well, and counts as stuck after [`STUCK`].
+const BEAT: Duration = Duration::from_secs(5);
+const STUCK: Duration = Duration::from_secs(120);
+
+struct Agent {
+    args: RunArgs,
+    node: String,
+    started: Instant,
+    applier: Applier<Ip>,
+    metrics: Metrics,
+    api: Option<Api>,
+    installation: Option<Installation>,
+    facts: watch::Receiver<Facts>,
+    watching: Option<api::Watching>,
+    probes: Probes,
+    health: watch::Receiver<HealthView>,
+    status: watch::Sender<Option<Status>>,
+    happenings: broadcast::Sender<Happening>,
+    answers: (mpsc::Sender<()>, mpsc::Receiver<()>),
+    asking: Option<AbortHandle>,
+    /// A look at the directory that did not end in time.
+    reading: Option<JoinHandle<Found>>,
+    course: Course,
+    guard: Guard,
+    fight: Fight,
+    causes: Causes,
+    memory: Memory,
+}
+
+/// What one pass leaves for the next.
+#[derive(Default)]
+struct Memory {
+    /// The kernel as read last, without our routes.
+    kernel: Kernel,
+    /// Health as acted upon last.
+    health: HealthView,
+    /// The revision that is verified in the kernel.
+    applied: Option<String>,
+    /// A fingerprint of the wanted state; while it stays the same, what is written is a repair.
+    wanted: Option<u64>,
+    /// What an earlier agent had taken out; for probes that start with this one.
+    taken_out: Option<BTreeSet<crate::health::ProbeKey>>,
+    /// For status reports between passes.
+    sets: Vec<SetView>,
+    installed: BTreeMap<u32, usize>,
+    problems: Vec<String>,
+    last_applied: Option<k8s_openapi::jiff::Timestamp>,
+    /// Objects of ours that the last verified read showed to be unused.
+    unused: Vec<u32>,
+    /// Passes in a row that left something undone.
+    failures: u32,
+    /// How long the last read took: what decides how often a busy table is read.
+    reading: Duration,
+    /// When the last pass ended.
+    ended: Option<Instant>,
+    /// What was said last, so that it is said once.
+    said: BTreeMap<&'static str, String>,
+    taint_removed: bool,
+    /// A configuration is new and has not been called in force yet.
+    announce: bool,
+    written_since_announced: bool,
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(args: RunArgs) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let mut end = std::pin::pin!(async {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    });
+    let presence = tokio::select! {
+        presence = Presence::take() => presence?,
+        () = &mut end => return Ok(()),
+    };
+    let agent = Agent::start(args, presence);
+    agent.live(end).await;
+    Ok(())
+}
+
+impl Agent {
+    fn start(args: RunArgs, presence: Presence) -> Self {
+        let ownership = args.node.kernel.ownership();
+        let metrics = Metrics::new();
+        let api = connect(&args, &metrics);
+        let (status, _) = watch::channel(None);
+        let (happenings, _) = broadcast::channel(report::HAPPENINGS_KEPT);
+        let watching = api.clone().map(api::watch);
+        let (facts_here, no_cluster) = watch::channel(Facts::NoCluster);
+        let facts = watching.as_ref().map_or(no_cluster, |w| w.facts.clone());
+        tokio::spawn(presence.answer(status.subscribe()));
+        if let (Some(api), Some(watching)) = (api.clone(), &watching) {
+            tokio::spawn(report::keep_annotations(api.clone(), status.subscribe(), watching.seen.clone()));
+            tokio::spawn(report::publish_events(api, happenings.subscribe()));
+        } else {
+            // Kept alive so that nobody waits on a closed channel.
+            tokio::spawn(async move { facts_here.closed().await });
+        }
+        let installation = api.clone().map(|api| Installation::new(api, &args.namespace, &args.daemonset));
+        if let Some(installation) = installation.clone() {
+            tokio::spawn(async move { installation.recognise().await });
+        }
+        let probes = Probes::new(Arc::new(Ip { ownership }));
+        let health = probes.subscribe();
+        Self {
+            node: presence::node_name(args.node.node_name.as_deref()),
+            started: Instant::now(),
+            applier: Applier { table: Ip { ownership }, ownership, resilient: true },
+            guard: Guard::new(if api.is_some() { args.confirm } else { Duration::ZERO }),
+            args,
+            metrics,
+            api,
+            installation,
+            facts,
+            watching,
+            probes,
+            health,
+            status,
+            happenings,
+            answers: mpsc::channel(1),
+            asking: None,
+            reading: None,
+            course: Course::default(),
+            fight: Fight::default(),
+            causes: Causes::default(),
+            memory: Memory::default(),
+        }
+    }
+
+    async fn live(mut self, mut end: impl Future<Output = ()> + Unpin) {
+        let beat = Arc::new(AtomicU64::new(0));
+        self.serve_http(beat.clone());
+        if let Err(error) = self.applier.table.check_version().await {
+            tracing::error!("{error:#}");
+        }
+        let mut nudges = Nudges::start(&self.args);
+        tokio::select! {
+            () = self.begin() => {}
+            () = &mut end => return self.end().await,
+        }
+        let mut beating = tokio::time::interval(BEAT);
+        loop {
+            beat.store(self.started.elapsed().as_secs(), Ordering::Relaxed);
+            let due = self.causes.due();
+            let guarded = self.guard.deadline().map(|at| self.started + at);
+            tokio::select! {
+                () = &mut end => return self.end().await,
+                Some(()) = nudges.directory.recv() => self.load().await,
+                Some(()) = nudges.link.recv() => self.notice(Notice::Link),
+                Some(()) = nudges.ours.recv() => self.notice(Notice::Ours),
+                Some(()) = nudges.foreign.recv() => self.notice(Notice::Foreign),
+                Ok(()) = self.health.changed() => self.health_changed().await,
+                Ok(()) = self.facts.changed() => self.causes.facts_changed(),
+                _ = nudges.resync.tick() => self.causes.resync_is_due(),
+                _ = beating.tick() => self.refresh(),
+                Some(()) = self.answers.1.recv() => { let verdict = self.guard.heard(); self.judge(verdict).await; }
+                () = until(guarded) => { let verdict = self.guard.tick(self.started.elapsed()); self.judge(verdict).await; }
+                () = until(due) => self.pass().await,
+            }
+        }
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        self.causes.notice(notice, self.memory.reading, self.memory.ended);
+    }
+
+    fn serve_http(&self, beat: Arc<AtomicU64>) {
+        let started = self.started;
+        let alive = move || started.elapsed() < Duration::from_secs(beat.load(Ordering::Relaxed)) + STUCK;
+        let pages = Pages { metrics: self.metrics.clone(), status: self.status.subscribe(), alive: Arc::new(alive) };
+        tokio::spawn(http::serve(self.args.listen, pages));
+    }
+
+    /// The first look at everything.
+    async fn begin(&mut self) {
+        if self.api.is_some() {
+            // Known facts protect more; but routes do not depend on the API.
+            let known = self.facts.wait_for(|facts| matches!(facts, Facts::Known(_)));
+            drop(timeout(FIRST_FACTS, known).await);
+        }
+        self.facts.mark_unchanged();
+        self.load().await;
+        self.resume().await;
+        self.pass().await;
+    }
+
+    /// Reads and checks the directory; a new answer is followed in the next pass.
+    async fn load(&mut self) {
+        let directory = self.args.node.config.clone();
+        let known = match self.course.newest() {
+            Newest::Good(loaded) => Some(loaded.revision.clone()),
+            Newest::Refused { revision, .. } => revision.clone(),
+            Newest::Unknown => None,
+        };
+        // One that hangs is not joined by more, and not waited for again: each would hold a thread.
+        let (mut reading, limit) = match self.reading.take() {
+            Some(hanging) => (hanging, Duration::ZERO),
+            None => (tokio::task::spawn_blocking(move || read(&directory, known.as_deref())), READING),
+        };
+        let found = match timeout(limit, &mut reading).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(panic)) => Found::refused(format!("reading the configuration failed: {panic}")),
+            Err(_) => {
+                self.reading = Some(reading);
+                Found::refused(format!("{} could not be read within {} s", self.args.node.config.display(), READING.as_secs()))
+            }
+        };
+        let Found::New { newest, kind, warnings } = found else { return };
+        if !self.course.found(newest) {
+            return;
+        }
+        self.say_kind(kind.as_ref());
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        match self.course.newest() {
+            Newest::Refused { revision, why } => {
+                let revision = revision.as_deref().unwrap_or("unknown");
+                let note = format!("Configuration refused (revision {revision}): {why}");
+                tracing::error!(revision, in_force = self.course.revision(), "Configuration refused, the last good one stays: {why}");
+                self.happens(Reason::ConfigRejected, note);
+                self.publish();
+            }
+            // It was gone for a while; what is known of it still holds.
+            Newest::Good(newest) if self.guard.accused() == Some(newest.revision.as_str()) => self.publish(),
+            _ => {
+                // What was said of an older revision says nothing of this one. A refused one leaves the guard at its post.
+                self.guard.superseded();
+                self.stop_asking();
+                if let Some(watching) = &self.watching {
+                    // Where the API servers were half an hour ago is not enough to protect them from this.
+                    watching.refresh();
+                }
+                self.course.follow();
+                self.memory.announce = true;
+                self.causes.configuration_changed();
+            }
+        }
+    }
+
+    fn say_kind(&mut self, kind: Option<&Kind>) {
+        let words = match kind {
+            Some(Kind::Plain) => {
+                "The configuration is a directory of plain files, no ConfigMap volume: files that are written one after the other may be read in between"
+            }
+            Some(Kind::Single) => {
+                "routes.yaml is a mount of its own (subPath?): the kubelet never updates it, so edits arrive only with a new pod; mount the whole ConfigMap"
+            }
+            Some(Kind::Volume(_)) | None => return,
+        };
+        if self.once("kind", words) {
+            tracing::warn!("{words}");
+        }
+    }
+
+    /// Acts on what the guard found.
+    async fn judge(&mut self, verdict: Option<Verdict>) {
+        match verdict {
+            None => return,
+            Some(Verdict::Confirmed) => {
+                self.stop_asking();
+                if self.course.in_force().is_none() {
+                    // Marked by an agent that was killed: look again, guarded anew if there is something to write.
+                    self.course.follow();
+                    self.causes.configuration_changed();
+                } else {
+                    tracing::info!(revision = self.course.revision(), "Change confirmed: the API server answers");
+                    self.course.confirm();
+                    self.clear_marks(None).await;
+                }
+            }
+            Some(Verdict::TakeBack) => self.take_back(),
+            Some(Verdict::Rejected) => {
+                self.stop_asking();
+                if let Some(mark) = self.guard.rejected().map(crate::nexthop_id::rejected) {
+                    self.write_mark(mark).await;
+                }
+            }
+            Some(Verdict::ApplyAfterAll) => {
+                self.stop_asking();
+                tracing::warn!("The API server stays away without the change too, so the change was not the cause: applying it after all");
+                self.course.follow();
+                self.course.confirm();
+                self.clear_marks(None).await;
+                self.causes.configuration_changed();
+            }
+        }
+        self.publish();
+    }
+
+    fn take_back(&mut self) {
+        let revision = self.guard.rejected().unwrap_or_default().to_owned();
+        self.course.take_back();
+        self.metrics.rolled_back();
+        let back = match self.course.revision() {
+            "" => "what was there before".to_owned(),
+            before => format!("revision {before}"),
+        };
+        let note = format!(
+            "Revision {revision} taken back: the API server did not answer for {:?} after it was applied; {back} is in force until the configuration changes",
+            self.args.confirm
+        );
+        tracing::error!(revision, "{note}");
+        self.happens(Reason::RolledBack, note);
+        self.causes.configuration_changed();
+    }
+
+    /// Asks the API server over new connections until it answers or the asking is stopped.
+    fn ask(&mut self) {
+        self.stop_asking();
+        let Some(api) = self.api.clone() else { return };
+        let answers = self.answers.0.clone();
+        let asking = tokio::spawn(async move {
+            loop {
+                if api.answers(QUESTION).await {
+                    let _ = answers.send(()).await;
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        });
+        self.asking = Some(asking.abort_handle());
+    }
+
+    fn stop_asking(&mut self) {
+        if let Some(asking) = self.asking.take() {
+            asking.abort();
+        }
+        // An answer to an older question says nothing about a newer change.
+        while self.answers.1.try_recv().is_ok() {}
+    }
+
+    async fn end(mut self) {
+        self.stop_asking();
+        let why = match self.leave().await {
+            exit::Verdict::Keep(why) => return tracing::info!(why, "Ending; the routes stay"),
+            exit::Verdict::Cleanup(why) => why,
+        };
+        match self.applier.remove_all().await {
+            Ok(outcome) if outcome.left.is_empty() => {
+                tracing::info!(why, routes = outcome.changed.deleted, "Ending; routes and nexthops removed");
+            }
+            Ok(outcome) => tracing::error!(left = outcome.left.delete.len(), "Ending; not everything could be removed"),
+            Err(error) => tracing::error!("Ending; removing the routes failed: {error:#}"),
+        }
+        if let Some(api) = &self.api
+            && let Err(error) = report::clear_annotations(api, QUESTION).await
+        {
+            tracing::warn!("The annotations of this node stay: {error:#}");
+        }
+    }
+
+    async fn leave(&self) -> exit::Verdict {
+        match (self.args.on_exit, &self.installation) {
+            (OnExit::Keep, _) => exit::Verdict::Keep("--on-exit keep"),
+            (OnExit::Cleanup, _) => exit::Verdict::Cleanup("--on-exit cleanup"),
+            (OnExit::Auto, None) => exit::Verdict::Keep("without a cluster nobody says that the agent is uninstalled"),
+            (OnExit::Auto, Some(installation)) => installation.verdict(presence::successor_waits).await,
+        }
+    }
+
+    fn ownership(&self) -> Ownership {
+        self.applier.ownership
+    }
+
+    /// Sends a happening to whoever publishes; the log line is the caller's.
+    fn happens(&self, reason: Reason, note: String) {
+        // Without a cluster nobody listens.
+        let _ = self.happenings.send(Happening { reason, note });
+    }
+
+    /// Whether these words are new about this topic.
+    fn once(&mut self, topic: &'static str, words: &str) -> bool {
+        self.memory.said.insert(topic, words.to_owned()).as_deref() != Some(words)
+    }
+
+    /// After the first verified apply, and once.
+    fn remove_startup_taint(&mut self) {
+        if let (Some(key), Some(api), false) = (&self.args.startup_taint, &self.api, self.memory.taint_removed) {
+            self.memory.taint_removed = true;
+            let (api, key) = (api.clone(), key.clone());
+            tokio::spawn(async move { taint::remove(&api, &key).await });
+        }
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn connect(args: &RunArgs, metrics: &Metrics) -> Option<Api> {
+    match Api::in_cluster(args.node.node_name.as_deref(), metrics) {
+        Ok(api) => Some(api),
+        Err(why) => {
+            tracing::info!(%why, "No cluster: no annotations, Events, nodeSelector or guarded apply");
+            None
+        }
+    }
+}
+
+/// What a look at the directory found.
+enum Found {
+    /// The revision that is known already.
+    Same,
+    /// Another.
+    New { newest: Newest, kind: Option<Kind>, warnings: Vec<Warning> },
+}
+
+impl Found {
+    fn refused(why: String) -> Self {
+        Self::New { newest: Newest::Refused { revision: None, why }, kind: None, warnings: Vec::new() }
+    }
+}
+
+fn read(directory: &Path, known: Option<&str>) -> Found {
+    let snapshot = match source::read(directory) {
+        Ok(snapshot) => snapshot,
+        Err(error) => return Found::refused(error.to_string()),
+    };
+    let revision = snapshot.files.revision().to_string();
+    if known == Some(revision.as_str()) {
+        return Found::Same;
+    }
+    let (newest, warnings) = match config::parse(&snapshot.files) {
+        Ok(checked) => (Newest::Good(Arc::new(Loaded { revision, config: checked.config })), checked.warnings),
+        Err(problems) => (Newest::Refused { revision: Some(revision), why: problems.summary() }, Vec::new()),
+    };
+    Found::New { newest, kind: Some(snapshot.kind), warnings }
+}

@@ -1,0 +1,451 @@
+//! One pass: read the kernel, decide, write, read back, and remember what came of it.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Agent, Causes, QUESTION};
+use crate::apply::{Counts, Outcome};
+use crate::course::{Basis, Newest};
+use crate::fight::Bout;
+use crate::health::{ProbeKey, State};
+use crate::ip::{Hung, RouteTable as _, Unfit};
+use crate::iproute::Line;
+use crate::kernel::Kernel;
+use crate::metrics::Change;
+use crate::nexthop_id;
+use crate::plan::Wanted;
+use crate::probe::ProbePath;
+use crate::report;
+use crate::resolve::{self, Inputs, Resolution, resolve};
+use crate::status::Reason;
+
+/// The first pause after a pass that left something undone; doubles up to `--resync`.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+
+impl Agent {
+    /// Makes the kernel equal to what is wanted.
+    pub(super) async fn pass(&mut self) {
+        if self.wait_out_a_fight() {
+            return;
+        }
+        let causes = std::mem::take(&mut self.causes);
+        if let Err(error) = self.try_pass(causes).await {
+            self.metrics.ip_failed();
+            let mut words = format!("the kernel's routes could not be read or written: {error:#}");
+            // Each of several calls may fail first; the cause is what is new or not.
+            if self.once("ip", &error.root_cause().to_string()) {
+                if let Some(unfit) = self.unfit(&error).await {
+                    words = format!("{unfit}; {words}");
+                }
+                tracing::error!("{words}");
+                self.memory.problems = vec![words];
+            }
+            // What was asked for is still to do.
+            self.causes.take_up(causes);
+            self.retry_later();
+        } else {
+            self.memory.said.remove("ip");
+        }
+        self.memory.ended = Some(Instant::now());
+        self.publish();
+    }
+
+    /// An `ip` that is too old, or another program of that name, explains more than what became of a call.
+    async fn unfit(&self, error: &anyhow::Error) -> Option<Unfit> {
+        if error.is::<Hung>() {
+            return None;
+        }
+        self.applier.table.check_version().await.err()?.downcast().ok()
+    }
+
+    async fn try_pass(&mut self, causes: Causes) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let Some(basis) = self.course.in_force().cloned() else { return Ok(()) };
+        let kernel = self.read().await?;
+        self.memory.reading = started.elapsed();
+        let resolution = match &basis {
+            Basis::AsFound(wanted) => Resolution { wanted: (**wanted).clone(), ..Resolution::default() },
+            Basis::Config(loaded) => {
+                self.watch_gateways(&loaded.config, &kernel);
+                let health = self.health.borrow_and_update().clone();
+                self.tell_health(&health);
+                let facts = self.facts.borrow().clone();
+                let ownership = self.ownership();
+                let inputs = Inputs { config: &loaded.config, kernel: &kernel, facts: &facts, health: &health, ownership: &ownership };
+                match resolve(&inputs) {
+                    Ok(resolution) => resolution,
+                    Err(clashes) => {
+                        self.clash(&clashes);
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        let fresh = self.memory.applied.as_deref() != Some(self.course.revision()) || self.guard.is_taking_back();
+        let mark = if fresh { self.prepare_guard(&kernel).await } else { None };
+        let outcome = match self.applier.apply(&resolution.wanted, kernel, mark).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                if mark.is_some() {
+                    // Part of it may be in the kernel, and may be what silences the API server.
+                    self.guard.left_unsettled();
+                }
+                return Err(error);
+            }
+        };
+        self.account(&outcome, &resolution, causes, started.elapsed());
+        if fresh {
+            self.after_a_change(&outcome, mark).await;
+        }
+        self.remember(resolution, outcome);
+        self.sweep(causes.resync).await;
+        Ok(())
+    }
+
+    /// Reads the kernel. What health demands meanwhile is done at once: a switch takes as long with many routes as with few.
+    async fn read(&mut self) -> anyhow::Result<Kernel> {
+        let table = self.applier.table;
+        let mut reading = std::pin::pin!(table.read());
+        let mut switched = false;
+        let mut kernel = loop {
+            tokio::select! {
+                kernel = &mut reading => break kernel?,
+                Ok(()) = self.health.changed() => {
+                    self.health_changed().await;
+                    switched = true;
+                }
+            }
+        };
+        if switched {
+            // The read may have seen the groups as they were before.
+            kernel.nexthops = table.read_nexthops().await?.nexthops;
+        }
+        Ok(kernel)
+    }
+
+    /// Two sets that apply to this node want one prefix: this configuration is not for this node.
+    fn clash(&mut self, clashes: &[crate::carve::Clash]) {
+        let why = clashes.iter().take(3).map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        let fresh = self.memory.applied.as_deref() != Some(self.course.revision());
+        if fresh {
+            let note = format!("Configuration refused on this node (revision {}): {why}", self.course.revision());
+            tracing::error!("{note}");
+            self.happens(Reason::ConfigRejected, note);
+            self.course.refuse(why);
+            self.causes.configuration_changed();
+        } else {
+            if self.once("clash", &why) {
+                tracing::error!("Since the labels of this node changed, {why}; the routes stay as they are");
+            }
+            self.memory.problems = vec![why];
+        }
+    }
+
+    /// A change of the configuration is about to be written. Returns the mark to write with it when it is guarded.
+    async fn prepare_guard(&mut self, kernel: &Kernel) -> Option<u32> {
+        let is_newest =
+            matches!((self.course.newest(), self.course.config()), (Newest::Good(newest), Some(here)) if newest.revision == here.revision);
+        if !self.guard.is_on() || !is_newest || self.guard.rejected().is_some() {
+            return None;
+        }
+        let unsettled = self.guard.is_unsettled();
+        if !unsettled && !self.api_answers().await {
+            return None;
+        }
+        let ownership = self.ownership();
+        // What an unsettled change left is nothing to go back to.
+        self.course.remember(|| if unsettled { Wanted::default() } else { Wanted::as_found(kernel, &ownership) });
+        Some(nexthop_id::unconfirmed(self.course.revision()))
+    }
+
+    /// Whether the API server answers before a change. Asked as it will be asked after it, unless it is known from just now.
+    async fn api_answers(&self) -> bool {
+        let Some(api) = &self.api else { return false };
+        match api.last_answer() {
+            Some(last) if last.ok && last.at.elapsed() > QUESTION => api.answers(QUESTION).await,
+            // Silent when it was asked last, which is not long ago: an edit does not wait for it to be silent again.
+            last => last.is_some_and(|last| last.ok),
+        }
+    }
+
+    async fn after_a_change(&mut self, outcome: &Outcome, mark: Option<u32>) {
+        match mark {
+            Some(mark) if outcome.changed.any() || self.guard.is_unsettled() => {
+                if !outcome.changed.any() {
+                    self.write_mark(mark).await;
+                }
+                let revision = self.course.revision().to_owned();
+                self.guard.applied(self.started.elapsed(), &revision);
+                self.ask();
+            }
+            _ if self.guard.is_taking_back() => {
+                // The question is whether that brings the API server back.
+                self.guard.taken_back(self.started.elapsed());
+                self.ask();
+            }
+            _ => {
+                self.course.confirm();
+                self.memory.unused.clone_from(&outcome.left.unused);
+                self.clear_marks(self.guard.rejected().map(nexthop_id::rejected)).await;
+            }
+        }
+        self.memory.applied = Some(self.course.revision().to_owned());
+    }
+
+    /// Logs, counts and reports what a pass did.
+    fn account(&mut self, outcome: &Outcome, resolution: &Resolution, causes: Causes, took: Duration) {
+        let fingerprint = fingerprint(&resolution.wanted);
+        // After a link or address change what was wanted while it was away may have been less.
+        let repair = !causes.configuration
+            && !causes.circumstances
+            && (self.memory.wanted == Some(fingerprint) || causes.link)
+            && outcome.changed.restores();
+        self.memory.wanted = Some(fingerprint);
+        let Counts { replaced, deleted, nexthops } = outcome.changed;
+        (0..outcome.stopped).for_each(|_| self.metrics.ip_failed());
+        self.metrics.changed(Change::Replace, replaced);
+        self.metrics.changed(Change::Delete, deleted);
+        self.metrics.changed(Change::Nexthop, nexthops);
+        for note in &resolution.notes {
+            if self.once("note", note) {
+                tracing::warn!("{note}");
+            }
+        }
+        let revision = self.course.revision().to_owned();
+        let examples = outcome.examples.join("; ");
+        let took_ms = took.as_millis();
+        if outcome.changed.any() {
+            self.metrics.applied(took);
+            self.memory.last_applied = Some(report::wall_clock());
+            if repair {
+                tracing::warn!(revision, replaced, deleted, nexthops, took_ms, examples, "Routes restored: they had vanished or changed");
+                self.metrics.restored(replaced.max(nexthops));
+                self.happens(
+                    Reason::RoutesRestored,
+                    format!("{replaced} route(s) and {nexthops} nexthop(s) had vanished and were put back"),
+                );
+                if !causes.link {
+                    self.repaired();
+                }
+            } else {
+                tracing::info!(revision, replaced, deleted, nexthops, took_ms, examples, "Routes changed");
+            }
+        }
+        self.memory.written_since_announced |= outcome.changed.any();
+        if self.memory.announce && outcome.left.is_empty() && self.course.config().is_some() {
+            self.memory.announce = false;
+            let written = std::mem::take(&mut self.memory.written_since_announced);
+            self.memory.last_applied.get_or_insert_with(report::wall_clock);
+            let (routes, sets) = (resolution.wanted.routes.len(), resolution.sets.len());
+            tracing::info!(revision, routes, sets, "Configuration in force");
+            if written {
+                self.happens(Reason::RoutesApplied, format!("Revision {revision} applied: {routes} route(s) of {sets} set(s)"));
+            }
+        }
+    }
+
+    /// Something removed our routes and nothing explains it.
+    fn repaired(&mut self) {
+        if self.fight.repaired(self.started.elapsed()) == Bout::Started {
+            tracing::error!(
+                "Something keeps removing or changing our routes. Likely: systemd-networkd (set ManageForeignRoutes=no and ManageForeignNextHops=no in \
+                 networkd.conf), NetworkManager, or another agent with this route protocol. They are put back less often from now on"
+            );
+        }
+    }
+
+    /// In a fight only what was asked for, an explained loss, and the periodic read go on at once.
+    fn wait_out_a_fight(&mut self) -> bool {
+        let Causes { configuration, circumstances, link, resync, .. } = self.causes;
+        if configuration || circumstances || link || resync {
+            return false;
+        }
+        match self.fight.wait_until(self.started.elapsed()) {
+            Some(at) => {
+                self.causes = Causes::default();
+                self.causes.again(self.started + at);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn remember(&mut self, resolution: Resolution, mut outcome: Outcome) {
+        let left = !outcome.left.is_empty() || !outcome.left.conflicts.is_empty();
+        self.memory.installed = outcome.installed(&resolution.wanted);
+        self.memory.problems = if left { outcome.problems() } else { Vec::new() };
+        self.memory.sets = resolution.sets;
+        self.memory.unused = std::mem::take(&mut outcome.left.unused);
+        self.memory.kernel = outcome.kernel;
+        self.memory.kernel.own = Vec::new();
+        if left {
+            let words = self.memory.problems.join("; ");
+            if self.once("left", &words) {
+                tracing::warn!(
+                    missing = outcome.left.replace.len(),
+                    surplus = outcome.left.delete.len(),
+                    "Not everything is in the kernel; will be tried again: {words}"
+                );
+            }
+            self.retry_later();
+        } else {
+            self.memory.said.remove("left");
+            self.memory.failures = 0;
+            self.remove_startup_taint();
+        }
+    }
+
+    fn retry_later(&mut self) {
+        let pause = FIRST_RETRY.saturating_mul(1 << self.memory.failures.min(10)).min(self.args.resync);
+        self.memory.failures = self.memory.failures.saturating_add(1);
+        self.causes.again(Instant::now() + pause);
+    }
+
+    // --- gateways ---
+
+    /// One probe task for each gateway and check of the sets that apply.
+    fn watch_gateways(&mut self, config: &crate::config::Config, kernel: &Kernel) {
+        let facts = self.facts.borrow().clone();
+        let ownership = self.ownership();
+        let health = self.health.borrow().clone();
+        let inputs = Inputs { config, kernel, facts: &facts, health: &health, ownership: &ownership };
+        let mut adopted = match &self.memory.taken_out {
+            Some(_) => std::collections::BTreeSet::new(),
+            None => resolve::taken_out_before(&inputs),
+        };
+        let mut wanted = BTreeMap::new();
+        for set in inputs.applicable() {
+            for gateway in &set.gateways {
+                let key = ProbeKey { gateway: *gateway, check: set.health_check.clone() };
+                // An edit of the check says nothing new about a gateway that is down.
+                if health.iter().any(|(k, h)| k.gateway == *gateway && h.state == State::Down) && !health.contains_key(&key) {
+                    adopted.insert(key.clone());
+                }
+                wanted.entry(key).or_insert_with(|| path(*gateway, kernel));
+            }
+        }
+        self.probes.set(&wanted, &adopted);
+        self.memory.taken_out.get_or_insert(adopted);
+    }
+
+    /// Re-points groups at once; the whole pass that verifies it follows.
+    pub(super) async fn health_changed(&mut self) {
+        let health = self.health.borrow_and_update().clone();
+        self.tell_health(&health);
+        self.causes.health_changed();
+        let Some(loaded) = self.course.config().cloned() else { return };
+        if self.memory.applied.as_deref() != Some(loaded.revision.as_str()) {
+            return;
+        }
+        let facts = self.facts.borrow().clone();
+        let ownership = self.ownership();
+        let inputs = Inputs { config: &loaded.config, kernel: &self.memory.kernel, facts: &facts, health: &health, ownership: &ownership };
+        let wanted = resolve::regroup(&inputs);
+        match self.applier.repoint(&wanted).await {
+            Ok((changed, took)) if changed.any() => {
+                self.metrics.changed(Change::Nexthop, changed.nexthops);
+                tracing::info!(groups = changed.nexthops, took_ms = took.as_millis(), "Nexthop groups re-pointed");
+            }
+            Ok(_) => {}
+            Err(error) => {
+                self.metrics.ip_failed();
+                tracing::warn!("Nexthop groups could not be re-pointed: {error:#}");
+            }
+        }
+        self.memory.health = health;
+    }
+
+    // --- marks ---
+
+    /// Takes up what an earlier agent left unfinished, as far as the kernel shows it.
+    pub(super) async fn resume(&mut self) {
+        let Newest::Good(newest) = self.course.newest() else { return };
+        let revision = newest.revision.clone();
+        let Ok(kernel) = self.applier.table.read().await else { return };
+        let ownership = self.ownership();
+        let ours = |id: u32| kernel.nexthops.get(&id).is_some_and(|n| n.protocol == ownership.protocol);
+        if ours(nexthop_id::rejected(&revision)) && self.guard.is_on() {
+            tracing::warn!(
+                revision,
+                "This revision was taken back before the agent started; what is in the kernel stays until the configuration changes"
+            );
+            self.guard.was_rejected(&revision);
+            self.course.remember(|| Wanted::as_found(&kernel, &ownership));
+            self.course.take_back();
+        } else if ours(nexthop_id::unconfirmed(&revision)) && self.guard.is_on() {
+            tracing::warn!(
+                revision,
+                "An earlier agent ended before this revision was confirmed; asking the API server before anything else"
+            );
+            self.course.pause();
+            self.guard.applied(self.started.elapsed(), &revision);
+            self.ask();
+        } else if kernel.nexthops.iter().any(|(id, n)| nexthop_id::is_unconfirmed(*id) && n.protocol == ownership.protocol) {
+            // Edited meanwhile; but what is in the kernel may be what silences the API server.
+            self.guard.left_unsettled();
+        }
+    }
+
+    /// Removes marks of revisions that no longer wait for anything.
+    pub(super) async fn clear_marks(&mut self, but: Option<u32>) {
+        let unused = match self.applier.table.read_nexthops().await {
+            Ok(kernel) => kernel.nexthops,
+            Err(_) => return, // the next resync does it
+        };
+        let ours = unused.iter().filter(|(_, n)| n.protocol == self.ownership().protocol).map(|(id, _)| *id);
+        let marks: Vec<u32> = ours.filter(|id| nexthop_id::is_mark(*id) && Some(*id) != but).collect();
+        if !marks.is_empty()
+            && let Err(error) = self.applier.sweep(&marks).await
+        {
+            tracing::debug!("Marks could not be removed: {error:#}");
+        }
+    }
+
+    /// Writes a mark and removes all others.
+    pub(super) async fn write_mark(&mut self, mark: u32) {
+        if let Err(error) = self.applier.write_one(&Line::BlackholeNexthop { id: mark }).await {
+            tracing::debug!("The mark could not be written: {error:#}");
+        }
+        self.clear_marks(Some(mark)).await;
+    }
+
+    /// Nexthop objects that nothing uses go at the periodic read only: until then a change can still be taken back in one step.
+    async fn sweep(&mut self, resync: bool) {
+        let unused: Vec<u32> = self.memory.unused.iter().copied().filter(|id| !nexthop_id::is_mark(*id)).collect();
+        if !resync || unused.is_empty() || self.guard.is_undecided() {
+            return;
+        }
+        match self.applier.sweep(&unused).await {
+            Ok(()) => tracing::debug!(count = unused.len(), "Unused nexthop objects removed"),
+            Err(error) => tracing::debug!("Unused nexthop objects could not be removed: {error:#}"),
+        }
+        self.memory.unused.clear();
+    }
+}
+
+/// How a gateway is reached now; `None` while it is not.
+fn path(gateway: std::net::IpAddr, kernel: &Kernel) -> Option<ProbePath> {
+    let dev = crate::protect::next_hop(gateway, kernel).ok()?;
+    let link = kernel.links.iter().find(|link| link.name == dev)?;
+    // The address whose subnet the gateway is in, as the kernel would choose.
+    let near = link.addresses.iter().find(|(a, len)| crate::prefix::Prefix::masked(*a, *len).contains(gateway)).map(|(a, _)| *a);
+    let source = near.or_else(|| link.source(crate::prefix::Family::of(gateway)))?;
+    Some(ProbePath { dev, index: link.index, source })
+}
+
+fn fingerprint(wanted: &Wanted) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for (id, what) in &wanted.nexthops {
+        id.hash(&mut hasher);
+        format!("{what:?}").hash(&mut hasher);
+    }
+    wanted.groups.hash(&mut hasher);
+    for route in &wanted.routes {
+        route.key.hash(&mut hasher);
+        matches!(route.target, crate::kernel::Target::Blackhole).hash(&mut hasher);
+    }
+    hasher.finish()
+}

@@ -1,0 +1,42 @@
+//! Arguments in, exit status out; everything else is in the library.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use egress_routes::cli::{Cli, Command};
+use egress_routes::{agent, commands, logs};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(error) = logs::start(&cli.log_level, cli.log_format) {
+        logs::complain(&error);
+        return ExitCode::from(2);
+    }
+    // One thread: the agent waits, and every further thread would cost memory on every node.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            logs::complain(&anyhow::Error::from(error).context("starting"));
+            return ExitCode::from(2);
+        }
+    };
+    match runtime.block_on(run(cli.command)) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            logs::complain(&error);
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<u8> {
+    match command {
+        Command::Run(args) => agent::run(args).await.map(|()| 0),
+        Command::Check { path } => commands::check::command(path.as_deref()),
+        Command::Diff(args) => commands::node::diff_command(args).await,
+        Command::Apply(args) => commands::node::apply(args).await,
+        Command::Status { node, output } => commands::node::status(node, output).await,
+        Command::Nodes(args) => commands::nodes::command(&args).await,
+        Command::Cleanup { kernel, node_name } => commands::node::cleanup(kernel, node_name).await,
+    }
+}
