@@ -1,0 +1,120 @@
+//! `failover`: how soon the backup carries the traffic, by what commands, and when the first one gets it back.
+
+use super::scene::{CHECK, IpWrapper, LIMIT, Scene, list};
+use crate::lab::{FABRIC, G1_PUBLIC, G2_PUBLIC, ONE, Running, wait_until};
+
+/// How many milliseconds [`ONE`] was silent before it answered by this source. Where nothing was lost, the last answers
+/// of the other source may come a little later than the first of this one: those are no change.
+fn silences(watch: &Running, source: &str) -> Vec<u64> {
+    let said = watch.said();
+    let start = format!("echo: {ONE} {source} after ");
+    said.lines().filter_map(|line| line.strip_prefix(&start)?.strip_suffix(" ms")?.parse().ok()).filter(|ms| *ms >= 100).collect()
+}
+
+/// The `took_ms` of every switch that the agent logged.
+fn switches(agent: &Running) -> Vec<u64> {
+    let said = agent.said();
+    let lines = said.lines().filter(|line| line.contains("Nexthop groups re-pointed"));
+    lines.filter_map(|line| line.split("took_ms=").nth(1)?.split(' ').next()?.parse().ok()).collect()
+}
+
+#[test]
+fn the_backup_carries_the_traffic_soon_however_many_destinations_there_are() {
+    const CUTS: usize = 3;
+    let routes = "routes:\n- name: a\n  strategy: failover\n  gateways: [10.116.0.5, 10.116.0.6]\n  destinationFiles: [list.txt]\n  \
+                  healthCheck: {interval: 200ms, failures: 3, successes: 2}\n";
+    println!("failover, interval 200 ms, failures 3; {CUTS} cuts each, in ms");
+    println!("  destinations   cut to the first packet through the backup   of these, the nexthop commands");
+    for count in [10, 10_000, 45_000] {
+        let scene = Scene::with_files(&[("routes.yaml", routes), ("list.txt", &list(count))]);
+        let agent = scene.agent();
+        scene.wait_for_gateways("a", &["up*", "up"]);
+        let leaked = scene.count("eth0", &["34.160.111.0/24"], &[]);
+        let watch = scene.watch(5, &[ONE]);
+        watch.wait_for(G1_PUBLIC, LIMIT);
+        for cut in 1..=CUTS {
+            scene.lab.ip(FABRIC, "link set g1-eth1 down");
+            assert!(wait_until(LIMIT, || silences(&watch, G2_PUBLIC).len() == cut), "{}{}", agent.said(), watch.said());
+            // The report follows a little later than the traffic.
+            scene.wait_for_gateways("a", &["down", "up*"]);
+            scene.lab.ip(FABRIC, "link set g1-eth1 up");
+            scene.wait_for_gateways("a", &["up*", "up"]);
+        }
+        let there = silences(&watch, G2_PUBLIC);
+        println!("  {count:>12}   {:>44}   {:>32}", format!("{there:?}"), format!("{:?}", switches(&agent)));
+        assert!(there.iter().all(|ms| *ms < 5000), "{there:?}\n{}", agent.said());
+        assert_eq!(leaked.packets(), 0, "there was a moment without a route");
+    }
+}
+
+#[test]
+fn a_switch_does_not_wait_for_a_long_table_to_be_read() {
+    const READING: u32 = 6;
+    let routes =
+        format!("routes:\n- name: a\n  strategy: failover\n  gateways: [10.116.0.5, 10.116.0.6]\n  destinations: [{ONE}]\n  {CHECK}\n");
+    let scene = Scene::new(&routes);
+    let wrapper = IpWrapper::slow_to_read(READING);
+    let agent = scene.agent_behind(Some(&wrapper));
+    scene.wait_for_gateways("a", &["up*", "up"]);
+    let watch = scene.watch(5, &[ONE]);
+    watch.wait_for(G1_PUBLIC, LIMIT);
+    // An address is a reason to read; the verdict comes in the middle of that.
+    scene.lab.ip("nd", "addr add 10.118.0.1/32 dev lo");
+    scene.lab.ip(FABRIC, "link set g1-eth1 down");
+    watch.wait_for(G2_PUBLIC, LIMIT);
+    let silence = silences(&watch, G2_PUBLIC)[0];
+    println!("while a read of {READING} s was under way: {silence} ms");
+    assert!(silence < u64::from(READING) * 1000 - 1000, "{silence}\n{}", agent.said());
+}
+
+#[test]
+fn a_switch_is_one_batch_of_nexthop_commands_and_never_a_route_command() {
+    let list = list(1500);
+    let routes =
+        format!("routes:\n- name: a\n  strategy: failover\n  gateways: [10.116.0.5, 10.116.0.6]\n  destinationFiles: [l]\n  {CHECK}\n");
+    let scene = Scene::with_files(&[("routes.yaml", &routes), ("l", &list)]);
+    let wrapper = IpWrapper::new("");
+    let agent = scene.agent_behind(Some(&wrapper));
+    scene.wait_for_gateways("a", &["up*", "up"]);
+    assert!(wrapper.batches().concat().iter().any(|line| line.starts_with("route replace")), "the wrapper sees what is written");
+    for (link, states) in [("down", ["down", "up*"]), ("up", ["up*", "up"])] {
+        wrapper.forget();
+        scene.lab.ip(FABRIC, &format!("link set g1-eth1 {link}"));
+        scene.wait_for_gateways("a", &states);
+        let batches = wrapper.batches();
+        assert_eq!(batches.len(), 1, "{batches:?}\n{}", agent.said());
+        assert!(batches[0].len() == 1 && batches[0][0].starts_with("nexthop replace id "), "{batches:?}");
+    }
+}
+
+#[test]
+fn without_failback_the_backup_stays_until_it_fails_itself_whatever_happens_to_the_agent() {
+    let scene = Scene::new(&format!(
+        "routes:\n- name: a\n  strategy: failover\n  failback: false\n  gateways: [10.116.0.5, 10.116.0.6, 10.116.0.7]\n  \
+         destinations: [{ONE}]\n  {CHECK}\n"
+    ));
+    let wrapper = IpWrapper::new("");
+    let mut agent = scene.agent_behind(Some(&wrapper));
+    scene.wait_for_gateways("a", &["up*", "up", "up"]);
+    scene.lab.ip(FABRIC, "link set g1-eth1 down");
+    scene.wait_for_gateways("a", &["down", "up*", "up"]);
+    wrapper.forget();
+    // An agent that starts while the first one is down, and one that finds it well again.
+    agent.kill();
+    let mut agent = scene.agent_behind(Some(&wrapper));
+    scene.wait_for_gateways("a", &["down", "up*", "up"]);
+    scene.lab.ip(FABRIC, "link set g1-eth1 up");
+    scene.wait_for_gateways("a", &["up", "up*", "up"]);
+    agent.signal("TERM");
+    assert_eq!(agent.ends(LIMIT), Some(0));
+    let _agent = scene.agent_behind(Some(&wrapper));
+    scene.wait_for_gateways("a", &["up", "up*", "up"]);
+    assert_eq!(wrapper.batches(), [[""; 0]; 0]);
+    assert_eq!(scene.lab.source("nd", ONE), G2_PUBLIC);
+
+    scene.lab.ip(FABRIC, "link set g2-eth1 down");
+    scene.wait_for_gateways("a", &["up*", "down", "up"]);
+    scene.lab.ip(FABRIC, "link set g2-eth1 up");
+    scene.wait_for_gateways("a", &["up*", "up", "up"]);
+    assert_eq!(scene.lab.source("nd", ONE), G1_PUBLIC);
+}

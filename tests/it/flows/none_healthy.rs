@@ -1,0 +1,133 @@
+//! No gateway is healthy: what `whenDown` makes of it, as the echo host and the node's interfaces see it.
+
+use super::scene::{CHECK, LIMIT, Scene};
+use crate::lab::{G1_PUBLIC, NODE_PUBLIC, wait_until};
+
+const HELD: &str = "203.0.113.1";
+const WITHDRAWN: &str = "203.0.113.2";
+const BLACKHOLED: &str = "203.0.113.3";
+
+fn three_sets() -> Scene {
+    let sets = [("hold", HELD), ("withdraw", WITHDRAWN), ("blackhole", BLACKHOLED)]
+        .map(|(when, to)| format!("- name: {when}\n  whenDown: {when}\n  gateways: [10.116.0.5]\n  destinations: [{to}]\n  {CHECK}\n"));
+    Scene::new(&format!("routes:\n{}", sets.concat()))
+}
+
+fn all(scene: &Scene, states: &[&str; 3]) {
+    for (set, state) in ["hold", "withdraw", "blackhole"].iter().zip(states) {
+        scene.wait_for_gateways(set, &[state]);
+    }
+}
+
+/// What a connection is told, and after how long at most it is told: a blackhole answers the node's own processes at once.
+fn is_refused_by_the_node(scene: &Scene, to: &str) {
+    let said = scene.lab.run("nd", &["ip", "route", "get", to]);
+    assert!(said.code == 2 && said.err.contains("Invalid argument"), "{said:?}");
+}
+
+#[test]
+fn all_gateways_dead_holds_withdraws_or_blackholes() {
+    let scene = three_sets();
+    let agent = scene.agent();
+    all(&scene, &["up*", "up*", "up*"]);
+    for _ in 0..2 {
+        for to in [HELD, WITHDRAWN, BLACKHOLED] {
+            scene.wait_for_source(to, G1_PUBLIC);
+        }
+        scene.deaf("g1", true);
+        all(&scene, &["down*", "down", "down"]);
+        assert_eq!(scene.lab.source("nd", HELD), G1_PUBLIC, "it still forwards, and the check may be what is wrong");
+        assert_eq!(scene.lab.source("nd", WITHDRAWN), NODE_PUBLIC);
+        let (public, private) = (scene.count("eth0", &[BLACKHOLED], &[]), scene.count("eth1", &[BLACKHOLED], &[]));
+        assert_eq!(scene.lab.source("nd", BLACKHOLED), "-");
+        is_refused_by_the_node(&scene, BLACKHOLED);
+        assert_eq!((public.packets(), private.packets()), (0, 0));
+        scene.lab.must("nd", &["nft", "flush", "ruleset"]);
+        let status = scene.status();
+        assert_eq!(status["status"], "Degraded");
+        let message = status["message"].as_str().unwrap();
+        for words in ["its routes are held", "its routes are withdrawn", "its destinations are blackholed", "no answer within 800ms"] {
+            assert!(message.contains(words), "{message}");
+        }
+        scene.deaf("g1", false);
+        all(&scene, &["up*", "up*", "up*"]);
+        assert_eq!(scene.status()["status"], "Ready");
+    }
+    let said = agent.said();
+    assert_eq!((said.matches("Gateway down").count(), said.matches("Gateway up again").count()), (2, 2), "{said}");
+    assert_eq!(said.matches("No healthy gateway").count(), 2, "{said}");
+}
+
+#[test]
+fn gateways_that_are_no_longer_on_link_hold_withdraw_or_blackhole_as_dead_ones_do() {
+    let scene = three_sets();
+    let _agent = scene.agent();
+    all(&scene, &["up*", "up*", "up*"]);
+    // Another network on the same link, so that the kernel has no reason to drop routes by itself.
+    scene.lab.ip("nd", "addr add 10.117.0.2/24 dev eth1");
+    scene.lab.ip("nd", "addr del 10.116.0.2/24 dev eth1");
+    all(&scene, &["unusable", "unusable", "unusable"]);
+    assert_eq!(scene.lab.source("nd", WITHDRAWN), NODE_PUBLIC);
+    is_refused_by_the_node(&scene, BLACKHOLED);
+    let (public, private) = (scene.count("eth0", &[HELD], &[]), scene.count("eth1", &[HELD], &[]));
+    assert_eq!(scene.lab.source("nd", HELD), "-", "the gateway does not take packets from there");
+    assert_eq!(public.packets(), 0);
+    assert!(private.packets() > 0, "{:#}", scene.status());
+    let message = scene.status()["message"].to_string();
+    assert!(message.contains("none of its gateways is on-link here; the routes that are there are held"), "{message}");
+
+    scene.lab.ip("nd", "addr add 10.116.0.2/24 dev eth1");
+    scene.lab.ip("nd", "addr del 10.117.0.2/24 dev eth1");
+    for to in [HELD, WITHDRAWN, BLACKHOLED] {
+        scene.wait_for_source(to, G1_PUBLIC);
+    }
+}
+
+#[test]
+fn a_probe_that_was_never_answered_is_the_likelier_fault_so_the_routes_stay_and_the_report_says_why() {
+    let scene = three_sets();
+    scene.deaf("g1", true);
+    let mut agent = scene.agent();
+    all(&scene, &["down*", "down*", "down*"]);
+    let routes_stay = || {
+        for to in [HELD, WITHDRAWN, BLACKHOLED] {
+            assert_eq!(scene.lab.source("nd", to), G1_PUBLIC);
+        }
+        let status = scene.status();
+        assert_eq!(status["status"], "Degraded");
+        let message = status["message"].as_str().unwrap();
+        assert!(message.contains("no gateway has answered a probe since the agent started, so the probe is probably blocked"), "{message}");
+    };
+    routes_stay();
+    assert!(agent.said().contains("the probe is probably blocked"), "{}", agent.said());
+    agent.kill();
+    let _agent = scene.agent();
+    all(&scene, &["down*", "down*", "down*"]);
+    routes_stay();
+    // One success, and a failure is the gateway's.
+    scene.deaf("g1", false);
+    all(&scene, &["up*", "up*", "up*"]);
+    scene.deaf("g1", true);
+    all(&scene, &["down*", "down", "down"]);
+    assert_eq!(scene.lab.source("nd", WITHDRAWN), NODE_PUBLIC);
+}
+
+#[test]
+fn a_set_that_was_withdrawn_or_blackholed_stays_so_over_a_restart_of_the_agent() {
+    let scene = three_sets();
+    let mut agent = scene.agent();
+    all(&scene, &["up*", "up*", "up*"]);
+    scene.deaf("g1", true);
+    all(&scene, &["down*", "down", "down"]);
+    agent.kill();
+    let public = scene.count("eth0", &[BLACKHOLED], &[]);
+    let private = scene.count("eth1", &[WITHDRAWN, BLACKHOLED], &[]);
+    let watch = scene.watch(5, &[WITHDRAWN, BLACKHOLED]);
+    let agent = scene.agent();
+    all(&scene, &["down*", "down", "down"]);
+    watch.wait_for(&format!("{WITHDRAWN} {NODE_PUBLIC} after"), LIMIT);
+    // Three failures later it still has not mistaken the loss for a blocked probe.
+    assert!(wait_until(LIMIT, || scene.status()["sets"][1]["gateways"][0]["reason"] == "no answer within 800ms"), "{:#}", scene.status());
+    all(&scene, &["down*", "down", "down"]);
+    assert_eq!((public.packets(), private.packets()), (0, 0), "{}", agent.said());
+}

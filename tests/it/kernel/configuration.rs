@@ -1,0 +1,145 @@
+//! How edits arrive, and what arrives instead of them.
+
+use super::*;
+
+fn one(name: &str, destination: &str) -> String {
+    routes(&[set(name, G1, destination, "")])
+}
+
+#[test]
+fn three_swaps_in_a_row_are_all_seen() {
+    let mut node = Node::new();
+    node.volume.routes(&one("a", "198.51.100.0/24"));
+    let agent = node.agent_in_force(&[]);
+    for round in 1..=3 {
+        let start = Instant::now();
+        node.volume.routes(&one("a", &format!("198.51.10{round}.0/24")));
+        node.owns(&[format!("198.51.10{round}.0/24")].into());
+        println!("swap {round}: in the kernel after {:?}", start.elapsed());
+    }
+    assert!(!agent.said().contains("WARN"), "{}", agent.said());
+}
+
+#[test]
+fn a_storm_of_swaps_costs_few_applies_and_never_mixes_keys_of_two_versions() {
+    let mut node = Node::new();
+    let version = |n: u32| {
+        let keys = "    destinationFiles: [list.txt]\n";
+        [("routes.yaml", routes(&[set("a", G1, &format!("20.{n}.0.0/16"), keys)])), ("list.txt", format!("30.{n}.0.0/16\n"))]
+    };
+    node.volume.write(&version(0));
+    let ip = WrappedIp::new(node.path(), "cat");
+    let agent = node.agent_behind(&ip, &[]);
+    in_force(&agent, 1);
+    let start = Instant::now();
+    for n in 1..=100 {
+        node.volume.write(&version(n));
+        std::thread::sleep(Duration::from_millis(30)); // the pace of the storm
+    }
+    let storm = start.elapsed();
+    node.owns(&["20.100.0.0/16".to_owned(), "30.100.0.0/16".to_owned()].into());
+    let applied = agent.said().matches("Configuration in force").count() - 1;
+    println!("100 swaps in {storm:?}: {applied} applies");
+    // One in half a second, and one or two after the end.
+    let most = usize::try_from(storm.as_millis() / 500).unwrap() + 3;
+    assert!((1..=most).contains(&applied), "{applied} applies in {storm:?}:\n{}", agent.said());
+    let version_of = |line: &str| line.split('.').nth(1).unwrap().to_owned();
+    for batch in ip.batches() {
+        let written: BTreeSet<String> = batch.lines().filter(|line| line.starts_with("route replace")).map(version_of).collect();
+        assert!(written.len() <= 1, "two versions in one:\n{batch}");
+    }
+    assert!(!agent.said().contains("refused"), "{}", agent.said());
+}
+
+#[test]
+fn whatever_is_refused_missing_empty_or_unreadable_changes_nothing_and_is_reported() {
+    let mut node = Node::new();
+    node.volume.routes(&one("a", "198.51.100.0/24"));
+    let agent = node.agent_in_force(&[]);
+    let good = node.everything();
+    let invalid = |node: &Node, words: &str| {
+        assert!(wait_until(LIMIT, || node.status()["message"].as_str().is_some_and(|m| m.contains(words))), "{words}: {:#}", node.status());
+        let status = node.status();
+        assert_eq!((&status["status"], &status["sets"][0]["installed"]), (&"Invalid".into(), &1.into()), "{words}");
+        assert_eq!(node.everything(), good, "{words}");
+    };
+    node.volume.routes(&one("a", "198.51.100.1/24"));
+    invalid(&node, "routes.yaml:5:20: routes[0].destinations[0]: `198.51.100.1/24` has host bits set; did you mean `198.51.100.0/24`?");
+    node.volume.routes("");
+    invalid(&node, "routes.yaml");
+    node.volume.routes("routes:\n");
+    invalid(&node, "routes.yaml");
+    node.volume.write(&[("aws.txt", "198.51.100.0/24\n")]);
+    invalid(&node, "is not there; the ConfigMap needs a key `routes.yaml`, and it has aws.txt");
+    node.volume.write(&[("routes.yaml", routes(&[set("a", G1, "", "    destinationFiles: [gone.txt]\n")]))]);
+    invalid(&node, "gone.txt");
+    node.volume.write::<&str>(&[]);
+    invalid(&node, "it is empty");
+    node.volume.routes(&one("a", "198.51.100.0/24"));
+    node.becomes("Ready");
+
+    // A directory where the file should be, and then no directory at all.
+    let aside = node.path().join("aside");
+    std::fs::rename(node.volume.path(), &aside).unwrap();
+    invalid(&node, "is not there; mount the ConfigMap there");
+    std::fs::create_dir_all(node.volume.path().join("routes.yaml")).unwrap();
+    invalid(&node, "is a directory; expected a file");
+    std::fs::remove_dir_all(node.volume.path()).unwrap();
+    std::fs::rename(&aside, node.volume.path()).unwrap();
+    node.becomes("Ready");
+    assert_eq!(node.everything(), good);
+    let said = agent.said();
+    assert!(said.contains("Configuration refused, the last good one stays"), "{said}");
+    assert!(!said.contains("Routes changed") || said.matches("Routes changed").count() == 1, "{said}");
+
+    // Only this empties.
+    node.volume.routes("routes: []\n");
+    node.owns(&BTreeSet::new());
+    assert_eq!(node.becomes("Ready")["sets"], serde_json::json!([]));
+}
+
+#[test]
+fn without_a_first_good_configuration_the_kernel_stays_as_an_earlier_agent_left_it() {
+    let mut node = Node::new();
+    node.volume.routes(&one("a", "198.51.100.0/24"));
+    node.agent_in_force(&[]).kill();
+    let before = node.everything();
+    node.volume.routes("routes: [oops]\n");
+    let agent = node.agent(&[]);
+    agent.wait_for("Configuration refused, the last good one stays", LIMIT);
+    node.becomes("Invalid");
+    assert_eq!(node.everything(), before);
+    node.volume.routes(&one("a", "198.51.101.0/24"));
+    node.owns(&["198.51.101.0/24".to_owned()].into());
+}
+
+#[test]
+fn plain_files_work_and_the_log_says_what_they_cannot_do() {
+    let node = Node::new();
+    let routes_yaml = node.volume.path().join("routes.yaml");
+    std::fs::write(&routes_yaml, one("a", "198.51.100.0/24")).unwrap();
+    let agent = node.agent_in_force(&[]);
+    agent.wait_for(
+        "The configuration is a directory of plain files, no ConfigMap volume: files that are written one after the other",
+        LIMIT,
+    );
+    std::fs::write(&routes_yaml, one("a", "198.51.101.0/24")).unwrap();
+    node.owns(&["198.51.101.0/24".to_owned()].into());
+    // As editors do it.
+    std::fs::write(node.volume.path().join("routes.yaml.new"), one("a", "198.51.102.0/24")).unwrap();
+    std::fs::rename(node.volume.path().join("routes.yaml.new"), &routes_yaml).unwrap();
+    node.owns(&["198.51.102.0/24".to_owned()].into());
+    assert_eq!(agent.said().matches("plain files").count(), 1);
+}
+
+#[test]
+fn a_sub_path_mount_works_and_the_log_says_that_edits_never_arrive() {
+    let node = Node::new();
+    let source = node.file("routes.yaml", &one("a", "198.51.100.0/24"));
+    let target = node.volume.path().join("routes.yaml");
+    std::fs::write(&target, "").unwrap();
+    node.lab.must("nd", &["mount", "--bind", &source, target.to_str().unwrap()]);
+    let agent = node.agent_in_force(&[]);
+    agent.wait_for("routes.yaml is a mount of its own (subPath?): the kubelet never updates it", LIMIT);
+    node.owns(&["198.51.100.0/24".to_owned()].into());
+}

@@ -1,0 +1,399 @@
+//! A laboratory of network namespaces, private to one test.
+//!
+//! [`Lab::new`] starts a *holder*: a process with a mount and a network namespace of its own (and a user namespace, for whoever is not
+//! root) and a fresh tmpfs on `/run`, so that `ip netns` in it is nobody else's. The holder lives on a pipe from the test: however the
+//! test ends, `kill -9` included, the pipe closes, the holder ends and every host, link, route and mount of the laboratory is gone.
+//! Programs started in it die with the test by `PR_SET_PDEATHSIG`. Nothing needs cleaning up and nothing is shared with other tests.
+//!
+//! A machine that cannot make namespaces fails the test: what was not tested should not look as if it had been.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::{self, ChildStdin, Command, Stdio};
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
+
+mod blueprint;
+#[path = "../../examples/echo.rs"]
+mod echo;
+mod running;
+mod volume;
+
+#[allow(unused_imports, reason = "offered to every test")]
+pub use blueprint::*;
+pub use running::{Running, wait_until};
+pub use volume::Volume;
+
+/// The namespace that holds the switches: `nd`'s cable end is its `nd-eth1`, so `lab.ip(FABRIC, "link set nd-eth1 down")` pulls a plug.
+pub const FABRIC: &str = "";
+/// Where the echo host listens.
+pub const ECHO_PORT: u16 = 7007;
+/// The program under test.
+pub const AGENT: &str = env!("CARGO_BIN_EXE_egress-routes");
+/// A single command in a laboratory gets this many seconds.
+const COMMAND_SECONDS: &str = "60";
+/// What the test binary does instead of testing when it has to be the echo program: its arguments, one a line.
+const ECHO_ARGS: &str = "EGRESS_ROUTES_TEST_ECHO";
+
+/// What a command said when it had ended.
+#[derive(Debug, Clone)]
+pub struct Said {
+    /// The exit code; -1 when a signal ended it.
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+/// The laboratory; everything in it ends when this value does.
+#[derive(Debug)]
+pub struct Lab {
+    holder: process::Child,
+    /// The holder ends when this end of its stdin closes.
+    _life: ChildStdin,
+    needs_user_ns: bool,
+    kept: Mutex<Vec<Running>>,
+}
+
+impl Lab {
+    /// An empty laboratory: no hosts, no switches.
+    pub fn new() -> Self {
+        Self::start(!am_root())
+    }
+
+    /// The same in a user namespace of its own, whoever starts it: with limits of its own (`/proc/sys/user`).
+    pub fn unprivileged() -> Self {
+        Self::start(true)
+    }
+
+    fn start(needs_user_ns: bool) -> Self {
+        let mut command = Command::new("unshare");
+        if needs_user_ns {
+            command.args(["--user", "--map-root-user"]);
+        }
+        // `unshare` makes the mounts private, so the tmpfs is seen by nobody outside.
+        command.args(["--mount", "--net", "sh", "-ec"]);
+        command.arg("mount -t tmpfs lab /run; mkdir /run/netns; ip link set lo up; echo ready; exec cat >/dev/null");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut holder = command.spawn().expect("`unshare` of util-linux is needed for namespace tests");
+        let life = holder.stdin.take().expect("stdin was piped");
+        let mut first = String::new();
+        BufReader::new(holder.stdout.take().expect("stdout was piped")).read_line(&mut first).expect("reading the holder's first line");
+        if first.trim() != "ready" {
+            let mut why = String::new();
+            let _ = holder.stderr.take().expect("stderr was piped").read_to_string(&mut why);
+            panic!("this machine cannot make network namespaces, which these tests need (root, or user namespaces allowed): {why}");
+        }
+        Self { holder, _life: life, needs_user_ns, kept: Mutex::default() }
+    }
+
+    /// Adds a host: a network namespace with its loopback up.
+    pub fn host(&self, name: &str) -> &Self {
+        self.must(FABRIC, &["ip", "netns", "add", name]);
+        self.ip(name, "link set lo up");
+        self
+    }
+
+    /// Adds a switch: a bridge in the fabric.
+    pub fn switch(&self, name: &str) -> &Self {
+        // Snooping would drop neighbour discovery until a querier appears, that is, for ever.
+        self.ip(FABRIC, &format!("link add {name} up type bridge mcast_snooping 0 forward_delay 0"));
+        self
+    }
+
+    /// Gives a host an interface on a switch, with addresses. The cable's other end is `HOST-INTERFACE` in the fabric.
+    pub fn plug(&self, host: &str, interface: &str, switch: &str, addresses: &[&str]) -> &Self {
+        let end = format!("{host}-{interface}");
+        self.ip(FABRIC, &format!("link add {end} up master {switch} type veth peer name {interface} netns {host}"));
+        self.addresses(host, interface, addresses)
+    }
+
+    /// A cable between two hosts, each end `(host, interface, addresses)`.
+    pub fn link(&self, one: (&str, &str, &[&str]), two: (&str, &str, &[&str])) -> &Self {
+        self.ip(FABRIC, &format!("link add {} netns {} type veth peer name {} netns {}", one.1, one.0, two.1, two.0));
+        self.addresses(one.0, one.1, one.2);
+        self.addresses(two.0, two.1, two.2)
+    }
+
+    fn addresses(&self, host: &str, interface: &str, addresses: &[&str]) -> &Self {
+        let mut lines = format!("link set {interface} up\n");
+        for address in addresses {
+            // Duplicate address detection would leave an IPv6 address unusable for a second.
+            let dad = if address.contains(':') { " nodad" } else { "" };
+            let _ = writeln!(lines, "addr add {address} dev {interface}{dad}");
+        }
+        self.batch(host, &lines);
+        self
+    }
+
+    /// `ip ARGS` on a host; fails the test when `ip` fails.
+    pub fn ip(&self, host: &str, args: &str) -> String {
+        let words: Vec<&str> = std::iter::once("ip").chain(args.split_whitespace()).collect();
+        self.must(host, &words)
+    }
+
+    /// `ip -batch` on a host; fails the test when one line fails.
+    pub fn batch(&self, host: &str, lines: &str) {
+        let said = self.run_with_input(host, &["ip", "-batch", "-"], lines);
+        assert_eq!(said.code, 0, "ip -batch on `{host}`:\n{}{}", said.out, said.err);
+    }
+
+    /// `ip -j ARGS` on a host, such as `-4 route show table all`.
+    pub fn json(&self, host: &str, args: &str) -> serde_json::Value {
+        let said = self.ip(host, &format!("-j -N {args}"));
+        if said.trim().is_empty() {
+            return serde_json::Value::Array(Vec::new()); // what `ip -j` means by saying nothing
+        }
+        serde_json::from_str(&said).unwrap_or_else(|why| panic!("`ip -j {args}` said {said:?}: {why}"))
+    }
+
+    /// Loads nftables rules on a host.
+    pub fn nft(&self, host: &str, rules: &str) {
+        let said = self.run_with_input(host, &["nft", "-f", "-"], rules);
+        assert_eq!(said.code, 0, "nft on `{host}`: {}", said.err);
+    }
+
+    /// Sets a kernel parameter, `net.ipv4.ip_forward` style; interface names must not hold dots.
+    pub fn sysctl(&self, host: &str, name: &str, value: &str) {
+        self.must(host, &["sh", "-ec", &format!("echo {value} > /proc/sys/{}", name.replace('.', "/"))]);
+    }
+
+    /// Runs a command on a host to its end (at most a minute: exit code 124).
+    pub fn run<S: AsRef<OsStr>>(&self, host: &str, args: &[S]) -> Said {
+        self.run_with_input(host, args, "")
+    }
+
+    /// Runs a command on a host with something to read on stdin.
+    pub fn run_with_input<S: AsRef<OsStr>>(&self, host: &str, args: &[S], input: &str) -> Said {
+        self.run_command(&mut self.command(host, args, true), input)
+    }
+
+    /// As [`Lab::run`], with environment variables.
+    pub fn run_with_env<S: AsRef<OsStr>>(&self, host: &str, args: &[S], env: &[(&str, &str)]) -> Said {
+        self.run_command(self.command(host, args, true).envs(env.iter().copied()), "")
+    }
+
+    fn run_command(&self, command: &mut Command, input: &str) -> Said {
+        let _ = self;
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starting nsenter");
+        let mut stdin = child.stdin.take().expect("stdin was piped");
+        let input = input.to_owned();
+        // Written beside the reading, or a command that answers while it reads would stop both.
+        let writer = thread::spawn(move || {
+            let _ = stdin.write_all(input.as_bytes());
+        });
+        let output = child.wait_with_output().expect("waiting for a command");
+        let _ = writer.join();
+        Said {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Runs a command that has to succeed; gives its stdout.
+    pub fn must<S: AsRef<OsStr>>(&self, host: &str, args: &[S]) -> String {
+        let said = self.run(host, args);
+        let words: Vec<_> = args.iter().map(|word| word.as_ref().to_string_lossy()).collect();
+        assert_eq!(said.code, 0, "`{}` on `{host}` failed:\n{}{}", words.join(" "), said.out, said.err);
+        said.out
+    }
+
+    /// Starts a command on a host; it is killed when the guard is dropped, or the test's thread ends.
+    pub fn spawn<S: AsRef<OsStr>>(&self, host: &str, args: &[S]) -> Running {
+        Running::start(self.command(host, args, false))
+    }
+
+    /// As [`Lab::spawn`], with environment variables.
+    pub fn spawn_with_env<S: AsRef<OsStr>>(&self, host: &str, args: &[S], env: &[(&str, &str)]) -> Running {
+        let mut command = self.command(host, args, false);
+        command.envs(env.iter().copied());
+        Running::start(command)
+    }
+
+    /// Runs the agent's program to its end, such as `lab.egress_routes("nd", &["cleanup"])`.
+    pub fn egress_routes(&self, host: &str, args: &[&str]) -> Said {
+        self.run(host, &with_program(args))
+    }
+
+    /// Starts the agent on a configuration directory, without a cluster, with further flags of `run`.
+    pub fn agent(&self, host: &str, config: &Path, flags: &[&str]) -> Running {
+        let config = config.to_str().expect("temporary paths are text");
+        let args: Vec<&str> = ["run", "--config", config].into_iter().chain(flags.iter().copied()).collect();
+        self.spawn(host, &with_program(&args))
+    }
+
+    /// The command line that runs `args` on a host. No process is left between: the child's pid is the program's own.
+    fn command<S: AsRef<OsStr>>(&self, host: &str, args: &[S], limited: bool) -> Command {
+        let holder = self.holder.id();
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--target={holder}")).arg("--mount");
+        if self.needs_user_ns {
+            command.args(["--user", "--preserve-credentials"]);
+        }
+        // Not `ip netns exec`: it mounts sysfs anew, which a user namespace may not be allowed to.
+        if host == FABRIC {
+            command.arg("--net");
+        } else {
+            command.arg(format!("--net=/proc/{holder}/root/run/netns/{host}"));
+        }
+        // After the namespaces are entered, because a change of credentials would clear it.
+        command.args(["setpriv", "--pdeathsig", "KILL", "--"]);
+        if limited {
+            command.args(["timeout", "--kill-after=1", COMMAND_SECONDS]);
+        }
+        command.args(args).env("LC_ALL", "C");
+        // A developer's own cluster is none of the tests' business.
+        command.env_remove("KUBECONFIG").env_remove("KUBERNETES_SERVICE_HOST").env_remove("NODE_NAME");
+        command
+    }
+
+    /// Starts the echo host on `host` (TCP on all its addresses, port [`ECHO_PORT`]) and returns when it listens.
+    pub fn echo_server(&self, host: &str, udp: &[&str]) -> Running {
+        let port = ECHO_PORT.to_string();
+        let server = self.echo(host, &[&["serve", &port], udp].concat());
+        server.wait_for("echo: ready", Duration::from_secs(10));
+        server
+    }
+
+    /// Starts the echo program, for example `["hold", "500", "7007", address, …]`; see `examples/echo.rs`.
+    pub fn echo(&self, host: &str, args: &[&str]) -> Running {
+        let mut command = self.command(host, &echo_program(), false);
+        command.env(ECHO_ARGS, args.join("\n"));
+        Running::start(command)
+    }
+
+    /// Which source address the echo host sees for a TCP connection from `host` to each address; `None`: no answer in half a second.
+    pub fn sources(&self, host: &str, to: &[&str]) -> BTreeMap<IpAddr, Option<IpAddr>> {
+        let port = ECHO_PORT.to_string();
+        let args = [&["ask", "500", &port], to].concat().join("\n");
+        let said = self.run_with_env(host, &echo_program(), &[(ECHO_ARGS, &args)]);
+        let answers: BTreeMap<_, _> = said
+            .out
+            .lines()
+            .filter_map(|line| line.strip_prefix("echo: ")?.split_once(' '))
+            .filter_map(|(address, source)| Some((address.parse().ok()?, source.parse().ok())))
+            .collect();
+        assert!(to.is_empty() || !answers.is_empty(), "the echo client said: {}{}", said.out, said.err);
+        answers
+    }
+
+    /// Which source address the echo host sees for a connection from `host` to `to`, as text; `-` when there was no answer.
+    pub fn source(&self, host: &str, to: &str) -> String {
+        let answers = self.sources(host, &[to]);
+        answers.into_values().next().flatten().map_or_else(|| "-".to_owned(), |source| source.to_string())
+    }
+
+    /// Keeps a program running for as long as the laboratory.
+    pub fn keep(&self, program: Running) -> &Self {
+        self.kept.lock().expect("no thread panics while it holds this").push(program);
+        self
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // Its life line closes with this value as well; this only saves waiting for it.
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+fn am_root() -> bool {
+    fs::read_to_string("/proc/self/status")
+        .is_ok_and(|status| status.lines().any(|line| line.split_whitespace().take(3).eq(["Uid:", "0", "0"])))
+}
+
+fn with_program<'a>(args: &[&'a str]) -> Vec<&'a str> {
+    std::iter::once(AGENT).chain(args.iter().copied()).collect()
+}
+
+/// The test binary itself, told by [`ECHO_ARGS`] to be the echo program: `cargo test --test it` builds no example.
+fn echo_program() -> [String; 4] {
+    let me = std::env::current_exe().expect("the path of the test binary");
+    let test = "lab::the_echo_host_answers_with_the_source_that_it_sees";
+    [me.to_str().expect("build paths are text").to_owned(), "--exact".into(), test.into(), "--nocapture".into()]
+}
+
+#[test]
+fn the_echo_host_answers_with_the_source_that_it_sees() {
+    if let Ok(args) = std::env::var(ECHO_ARGS) {
+        let args: Vec<String> = args.lines().map(str::to_owned).collect();
+        // Not a return: the harness would add its own words, and the exit code is the answer.
+        let code = echo::play(&args);
+        #[allow(clippy::exit, reason = "this process is the echo program")]
+        process::exit(i32::from(code != process::ExitCode::SUCCESS));
+    }
+    let lab = Lab::new();
+    let _server = lab.echo_server(FABRIC, &["127.0.0.1"]);
+    assert_eq!(lab.source(FABRIC, "127.0.0.9"), "127.0.0.1");
+    assert_eq!(lab.source(FABRIC, "::1"), "::1");
+    assert_eq!(lab.source(FABRIC, "255.255.255.255"), "-");
+    let mut held = lab.echo(FABRIC, &["hold", "500", "7007", "127.0.0.2", "127.0.0.3"]);
+    held.wait_for("held 2 of 2", Duration::from_secs(5));
+    held.tell("once");
+    held.wait_for("alive 2 broken 0", Duration::from_secs(5));
+    held.hang_up();
+    assert_eq!(held.ends(Duration::from_secs(5)), Some(0));
+}
+
+#[test]
+fn two_hosts_on_a_cable_reach_each_other() {
+    let lab = Lab::new();
+    lab.host("a").host("b").link(("a", "eth0", &["10.0.0.1/24", "fd00::1/64"]), ("b", "eth0", &["10.0.0.2/24", "fd00::2/64"]));
+    let _server = lab.echo_server("b", &["10.0.0.2"]);
+    assert_eq!(lab.source("a", "10.0.0.2"), "10.0.0.1");
+    assert_eq!(lab.source("a", "fd00::2"), "fd00::1");
+    lab.ip("b", "link set eth0 down");
+    assert_eq!(lab.source("a", "10.0.0.2"), "-");
+}
+
+#[test]
+fn the_blueprints_node_leaves_with_its_own_address_and_a_route_makes_it_leave_by_a_gateway() {
+    let lab = Lab::blueprint();
+    for to in [ONE, TWO, "198.18.5.5", "169.254.169.254"] {
+        assert_eq!(lab.source("nd", to), NODE_PUBLIC, "to {to}");
+    }
+    assert_eq!(lab.source("nd", "2606:4700::1111"), NODE_PUBLIC6);
+    lab.batch("nd", &format!("route add {ONE} via {G1}\nroute add {TWO} via {G2}\nroute add 2606:4700::/32 via {G2_V6}\n"));
+    assert_eq!(lab.source("nd", ONE), G1_PUBLIC);
+    assert_eq!(lab.source("nd", TWO), G2_PUBLIC);
+    assert_eq!(lab.source("nd", "2606:4700::1111"), G2_PUBLIC6);
+    assert_eq!(lab.source("nd", "198.18.5.5"), NODE_PUBLIC);
+    assert_eq!(lab.json("nd", "route show 34.160.111.145")[0]["gateway"], G1);
+}
+
+#[test]
+fn a_volume_shows_one_whole_version_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut volume = Volume::new(dir.path());
+    for round in 1..=3 {
+        volume.write(&[("routes.yaml", format!("round {round}")), ("aws.txt", String::new())]);
+        assert_eq!(fs::read_to_string(dir.path().join("routes.yaml")).unwrap(), format!("round {round}"));
+    }
+    volume.routes("last");
+    let mut names: Vec<_> = fs::read_dir(dir.path()).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["..2026_11_22_12_00_00.000000004", "..data", "routes.yaml"]);
+}
+
+#[test]
+fn a_laboratory_ends_with_its_programs() {
+    let lab = Lab::new();
+    lab.host("a");
+    let mut sleeper = lab.spawn("a", &["sleep", "300"]);
+    let (pid, holder) = (sleeper.pid(), lab.holder.id());
+    assert!(sleeper.runs());
+    let name = || fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    assert!(wait_until(Duration::from_secs(5), || name().trim() == "sleep"), "pid {pid} is `{}`, not the program itself", name());
+    drop(sleeper);
+    drop(lab);
+    for pid in [pid, holder] {
+        assert!(!Path::new(&format!("/proc/{pid}")).exists(), "process {pid} outlived its laboratory");
+    }
+}

@@ -1,0 +1,240 @@
+//! What is in `deploy/`: that kubectl takes it as it stands, that it names only what the program has, and that it asks for no more
+//! rights than the contract allows.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use clap::{CommandFactory as _, Parser as _};
+use egress_routes::cli::{self, Cli};
+use egress_routes::exit::OnExit;
+use serde_json::{Value, json};
+
+use crate::lab::AGENT;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// The files that `kubectl apply -f deploy/` reads, in its order.
+fn applied_files() -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(Path::new(ROOT).join("deploy"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file() && path.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json"))
+        .collect();
+    files.sort();
+    files
+}
+
+/// Every object in those files, in order.
+fn objects() -> Vec<Value> {
+    applied_files().iter().flat_map(|path| serde_yaml::from_multiple::<Value>(&fs::read_to_string(path).unwrap()).unwrap()).collect()
+}
+
+fn object(kind: &str, namespace: Option<&str>) -> Value {
+    let mut found = objects().into_iter().filter(|object| object["kind"] == kind && object["metadata"]["namespace"].as_str() == namespace);
+    let one = found.next().unwrap_or_else(|| panic!("deploy/ has no {kind} in {namespace:?}"));
+    assert!(found.next().is_none(), "deploy/ has two {kind} in {namespace:?}");
+    one
+}
+
+fn pod() -> Value {
+    object("DaemonSet", Some("kube-system"))["spec"]["template"]["spec"].clone()
+}
+
+fn strings(list: &Value) -> Vec<&str> {
+    list.as_array().unwrap().iter().map(|item| item.as_str().unwrap()).collect()
+}
+
+#[test]
+fn apply_f_reads_nine_objects_and_nothing_that_is_not_one() {
+    let names: Vec<String> = objects()
+        .iter()
+        .map(|object| {
+            assert!(object["apiVersion"].is_string(), "{object}");
+            assert_eq!(object["metadata"]["name"], "egress-routes", "{object}");
+            format!("{} {}", object["kind"].as_str().unwrap(), object["metadata"]["namespace"].as_str().unwrap_or("-"))
+        })
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "ConfigMap kube-system",
+            "ServiceAccount kube-system",
+            "ClusterRole -",
+            "ClusterRoleBinding -",
+            "Role default",
+            "RoleBinding default",
+            "Role kube-system",
+            "RoleBinding kube-system",
+            "DaemonSet kube-system",
+        ]
+    );
+}
+
+#[test]
+fn apply_k_reads_the_same_files_as_apply_f() {
+    let kustomization: Value = serde_yaml::from_str(&fs::read_to_string(Path::new(ROOT).join("deploy/Kustomization")).unwrap()).unwrap();
+    let files: Vec<String> = applied_files().iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+    assert_eq!(strings(&kustomization["resources"]), files);
+    for entry in fs::read_dir(Path::new(ROOT).join("deploy")).unwrap().flatten() {
+        let path = entry.path();
+        let known = path.is_dir() || applied_files().contains(&path) || entry.file_name() == "Kustomization";
+        assert!(known, "{} is neither for kubectl nor in a folder of its own", path.display());
+    }
+}
+
+#[test]
+fn the_daemonsets_command_line_and_environment_are_the_programs() {
+    let container = &pod()["containers"][0];
+    let args: Vec<String> = strings(&container["args"]).iter().map(|arg| arg.replace("$(HOST_IP)", "10.0.0.1")).collect();
+    let cli = Cli::try_parse_from(std::iter::once("egress-routes".to_owned()).chain(args)).unwrap();
+    let cli::Command::Run(run) = cli.command else { panic!("the DaemonSet does not run `run`") };
+    assert_eq!(run.listen.to_string(), "10.0.0.1:9465");
+    assert_eq!(run.on_exit, OnExit::Auto);
+    assert_eq!(container["volumeMounts"][0]["mountPath"], run.node.config.to_str().unwrap());
+
+    let fields: Vec<(&str, &str)> = container["env"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|env| (env["name"].as_str().unwrap(), env["valueFrom"]["fieldRef"]["fieldPath"].as_str().unwrap()))
+        .collect();
+    assert_eq!(fields, [("NODE_NAME", "spec.nodeName"), ("POD_NAMESPACE", "metadata.namespace"), ("HOST_IP", "status.hostIP")]);
+}
+
+#[test]
+fn the_probes_ask_the_port_that_the_agent_listens_on() {
+    let container = &pod()["containers"][0];
+    assert_eq!(container["ports"], json!([{ "name": "http", "containerPort": 9465 }]));
+    assert_eq!(container["livenessProbe"]["httpGet"], json!({ "path": "/livez", "port": "http" }));
+    assert_eq!(container["readinessProbe"]["httpGet"], json!({ "path": "/readyz", "port": "http" }));
+    let annotations = &object("DaemonSet", Some("kube-system"))["spec"]["template"]["metadata"]["annotations"];
+    assert_eq!(annotations["prometheus.io/port"], "9465");
+}
+
+#[test]
+fn the_container_may_do_what_the_contract_says_and_no_more() {
+    let pod = pod();
+    assert_eq!(
+        pod["containers"][0]["securityContext"],
+        json!({
+            "runAsUser": 0,
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "capabilities": { "drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"] },
+            "seccompProfile": { "type": "RuntimeDefault" },
+        })
+    );
+    assert_eq!(pod["hostNetwork"], true);
+    assert!(pod["hostPID"].is_null() && pod["hostIPC"].is_null() && pod["initContainers"].is_null());
+    assert_eq!(pod["containers"].as_array().unwrap().len(), 1);
+    // The ConfigMap is the only volume: no host path, and no file of it by subPath, which would never follow an edit.
+    assert_eq!(pod["volumes"], json!([{ "name": "config", "configMap": { "name": "egress-routes", "optional": false } }]));
+    assert!(pod["containers"][0]["volumeMounts"][0]["subPath"].is_null());
+}
+
+#[test]
+fn the_agent_starts_before_everything_else_and_outlives_it() {
+    let pod = pod();
+    assert_eq!(pod["tolerations"], json!([{ "operator": "Exists" }]));
+    assert_eq!(pod["priorityClassName"], "system-node-critical");
+    assert_eq!(pod["dnsPolicy"], "Default");
+    assert_eq!(pod["containers"][0]["imagePullPolicy"], "IfNotPresent");
+}
+
+#[test]
+fn the_roles_are_those_of_the_contract() {
+    let rules = |kind: &str, namespace: Option<&str>| object(kind, namespace)["rules"].clone();
+    assert_eq!(rules("ClusterRole", None), json!([{ "apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "patch"] }]));
+    assert_eq!(
+        rules("Role", Some("default")),
+        json!([
+            { "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "resourceNames": ["kubernetes"], "verbs": ["get"] },
+            { "apiGroups": [""], "resources": ["endpoints"], "resourceNames": ["kubernetes"], "verbs": ["get"] },
+            { "apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"] },
+        ])
+    );
+    assert_eq!(
+        rules("Role", Some("kube-system")),
+        json!([{ "apiGroups": ["apps"], "resources": ["daemonsets"], "resourceNames": ["egress-routes"], "verbs": ["get"] }])
+    );
+    for (kind, namespace, role) in [
+        ("ClusterRoleBinding", None, "ClusterRole"),
+        ("RoleBinding", Some("default"), "Role"),
+        ("RoleBinding", Some("kube-system"), "Role"),
+    ] {
+        let binding = object(kind, namespace);
+        assert_eq!(binding["roleRef"], json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": role, "name": "egress-routes" }));
+        assert_eq!(binding["subjects"], json!([{ "kind": "ServiceAccount", "name": "egress-routes", "namespace": "kube-system" }]));
+    }
+}
+
+/// `check -` on a stream.
+fn check(stream: &str) -> (Option<i32>, String) {
+    let mut child =
+        Command::new(AGENT).args(["check", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // One that ends without reading all of it has said why.
+    let _ = std::io::Write::write_all(&mut child.stdin.take().unwrap(), stream.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+#[test]
+fn the_sample_configuration_is_valid_and_applies_to_no_node() {
+    let text = fs::read_to_string(Path::new(ROOT).join("deploy/configmap.yaml")).unwrap();
+    let (code, said) = check(&text);
+    assert_eq!(code, Some(0), "{said}");
+    let routes: Value = serde_yaml::from_str(object("ConfigMap", Some("kube-system"))["data"]["routes.yaml"].as_str().unwrap()).unwrap();
+    for set in routes["routes"].as_array().unwrap() {
+        assert_eq!(set["nodeSelector"]["matchLabels"], json!({ "egress-routes.dev/example": "true" }), "{set} would apply to nodes");
+    }
+}
+
+/// The sample as somebody leaves it who takes every commented example into use.
+fn sample_uncommented() -> String {
+    let text = fs::read_to_string(Path::new(ROOT).join("deploy/configmap.yaml")).unwrap();
+    let mut in_example = false;
+    let lines: Vec<String> = text
+        .lines()
+        .map(|line| {
+            let comment = line.trim_start();
+            in_example = comment.starts_with('#') && (in_example || comment.starts_with("# - name:") || comment.starts_with("# aws.txt:"));
+            if in_example || comment.starts_with("# protected:") { line.replacen("# ", "", 1) } else { line.to_owned() }
+        })
+        .collect();
+    lines.join("\n")
+}
+
+#[test]
+fn every_example_in_the_samples_comments_is_valid_too() {
+    let text = sample_uncommented();
+    let objects: Vec<Value> = serde_yaml::from_multiple(&text).unwrap();
+    let routes: Value = serde_yaml::from_str(objects[0]["data"]["routes.yaml"].as_str().unwrap()).unwrap();
+    assert_eq!(routes["routes"].as_array().unwrap().len(), 2, "{text}");
+    let keys: BTreeSet<&str> = routes["routes"][1].as_object().unwrap().keys().map(String::as_str).collect();
+    let all = "destinationFiles destinations except failback gateways healthCheck leakGuard name nodeSelector strategy whenDown";
+    assert_eq!(keys.into_iter().collect::<Vec<_>>().join(" "), all);
+    assert!(routes["protected"].is_array());
+    assert!(objects[0]["data"]["aws.txt"].is_string());
+    let (code, said) = check(&text);
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
+fn the_installation_page_lists_the_flags_of_run_with_their_defaults() {
+    let page = fs::read_to_string(Path::new(ROOT).join("docs/install.md")).unwrap();
+    let row = |name: &str| page.lines().find(|line| line.starts_with(&format!("| `--{name}`"))).map(str::to_owned);
+    let command = Cli::command();
+    let run = command.find_subcommand("run").unwrap();
+    let mut listed = 0;
+    for arg in run.get_arguments().chain(command.get_arguments()) {
+        let Some(name) = arg.get_long().filter(|name| !["help", "version"].contains(name) && !arg.is_hide_set()) else { continue };
+        let row = row(name).unwrap_or_else(|| panic!("docs/install.md does not list --{name}"));
+        for default in arg.get_default_values() {
+            assert!(row.contains(default.to_str().unwrap()), "--{name} defaults to {default:?}, the page says {row}");
+        }
+        listed += 1;
+    }
+    assert_eq!(page.lines().filter(|line| line.starts_with("| `--")).count(), listed, "the page lists a flag that `run` does not have");
+}

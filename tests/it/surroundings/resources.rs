@@ -1,0 +1,108 @@
+//! What runs out: file descriptors, inotify, the netlink socket's buffer. And clocks, which jump.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use super::{Duration, Lab, NODE, Node, SOON, fs, wait_until};
+
+/// Leaves a process as many descriptors more than it has.
+fn leave_files(pid: u32, more: usize) {
+    let open: Vec<u32> =
+        fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(|fd| fd.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect();
+    // The limit is on the number that a descriptor gets, which is the lowest free one.
+    let limit = (0..).filter(|fd| !open.contains(fd)).nth(more).unwrap();
+    let status = Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--nofile={limit}:")]).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn an_agent_out_of_file_descriptors_changes_no_route_and_goes_on_when_there_are_some() {
+    let mut node = Node::new(Lab::new());
+    let agent = node.agent(&["--resync", "1s"]);
+    node.is_well(&agent);
+    let routes = node.routes();
+    // Enough to be asked how it is, too few for the pipes of an `ip`.
+    leave_files(agent.pid(), 2);
+    node.reports("Degraded", "Too many open files", &agent);
+    node.edit();
+    assert!(wait_until(SOON, || agent.said().contains("Configuration refused") || agent.said().contains("Too many open files")));
+    assert_eq!(node.routes(), routes);
+    leave_files(agent.pid(), 1000);
+    node.is_well(&agent);
+    node.lives();
+    // The watch too.
+    node.edit();
+    node.is_well(&agent);
+}
+
+#[test]
+fn without_inotify_the_configuration_is_polled_and_the_watch_is_taken_up_when_there_is_room() {
+    let mut node = Node::new(Lab::unprivileged());
+    let instances = |count: &str| node.lab.must(NODE, &["sh", "-ec", &format!("echo {count} > /proc/sys/user/max_inotify_instances")]);
+    instances("0");
+    let agent = node.agent(&["--resync", "1s"]);
+    agent.wait_for("Cannot watch the configuration directory", SOON);
+    node.is_well(&agent);
+    instances("100");
+    node.edit();
+    node.is_well(&agent);
+    // By now it is watched: an edit is in force well before a poll is due.
+    let edited = Instant::now();
+    node.edit();
+    node.is_well(&agent);
+    assert!(edited.elapsed() < Duration::from_secs(5), "after {:?}: {}", edited.elapsed(), agent.said());
+}
+
+/// The `Drops` of a process's netlink sockets: "sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode".
+fn lost_notifications(pid: u32) -> u64 {
+    let table = fs::read_to_string(format!("/proc/{pid}/net/netlink")).unwrap();
+    table.lines().filter_map(|line| line.split_whitespace().nth(8)?.parse::<u64>().ok()).sum()
+}
+
+#[test]
+fn a_flood_of_other_routes_overruns_the_socket_and_a_loss_in_it_is_repaired_all_the_same() {
+    let node = Node::new(Lab::new());
+    // No resync within this test: what is repaired is repaired because of the notifications, or of their loss.
+    let agent = node.agent(&["--resync", "10m"]);
+    node.is_well(&agent);
+    let mut flood = String::new();
+    for n in 0..20_000 {
+        let _ = writeln!(flood, "route add blackhole 100.{}.{}.{}/32 proto 99", 64 + n / 65536, n / 256 % 256, n % 256);
+    }
+    // Stopped, it cannot drain the socket, whose buffer holds some hundreds of messages: what comes last is lost.
+    agent.signal("STOP");
+    node.lab.batch(NODE, &flood);
+    node.lab.ip(NODE, "route del 203.0.113.0/24 proto 230");
+    assert!(lost_notifications(agent.pid()) > 0, "the buffer held all of it");
+    agent.signal("CONT");
+    node.is_well(&agent);
+    assert!(!agent.said().contains("Cannot listen"), "{}", agent.said());
+    // A loss behind the flood is noticed at once again.
+    node.lab.ip(NODE, "route del 203.0.113.0/24 proto 230");
+    node.is_well(&agent);
+    assert!(agent.memory_kib().1 < 200 * 1024, "{} KiB", agent.memory_kib().1);
+}
+
+#[test]
+fn an_agent_that_was_stopped_for_a_while_goes_on_where_it_was() {
+    let mut node = Node::new(Lab::new());
+    let agent = node.agent(&["--resync", "1s"]);
+    node.is_well(&agent);
+    agent.signal("STOP");
+    node.edit();
+    node.lab.ip(NODE, "route del 203.0.113.0/24 proto 230");
+    std::thread::sleep(Duration::from_secs(3));
+    agent.signal("CONT");
+    node.is_well(&agent);
+}
+
+/// A jump of the wall clock cannot be made in a namespace; but it can be shown that nobody but reports looks at it.
+#[test]
+fn the_wall_clock_is_read_for_reports_alone() {
+    let clippy = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("clippy.toml")).unwrap();
+    for clock in ["std::time::SystemTime::now", "k8s_openapi::jiff::Timestamp::now"] {
+        assert!(clippy.contains(clock), "clippy.toml should forbid {clock}");
+    }
+}
