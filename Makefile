@@ -1,0 +1,76 @@
+# What a developer and the continuous integration run; both run the same. `make` alone says what there is.
+#
+# On a fresh Debian machine with cargo, `make demo` and `make test` install what they need themselves (hack/need): Debian packages as
+# root or by sudo; kubectl and promtool, when absent, are unpacked under target/ and not installed.
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+# An ordinary user's PATH has no `ip` and no `nft` on Debian.
+export PATH := $(PATH):/usr/sbin:/sbin:$(CURDIR)/target/tools/usr/bin
+IMAGE ?= egress-routes:0.1.0
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
+
+.PHONY: build
+build: ## the program as a static release binary; prints where it is
+	@sh hack/build-static
+
+.PHONY: demo
+demo: tools ## a node, two gateways and an internet in network namespaces: watch routes follow a ConfigMap, in under 30 s
+	cargo build --locked --quiet --bin egress-routes --example echo
+	@demo/run target/debug/egress-routes target/debug/examples/echo
+
+.PHONY: test
+test: tools lint manifests demo static unit ## everything that a change has to pass
+
+.PHONY: lint
+lint: ## formatting, and clippy with warnings denied
+	cargo fmt --check
+	cargo clippy --locked --all-targets --quiet -- -D warnings
+
+.PHONY: manifests
+manifests: kubectl promtool ## what is in deploy/, as kubectl, promtool and the program itself read it
+	cargo build --locked --quiet --bin egress-routes
+	hack/check-manifests target/debug/egress-routes
+
+.PHONY: static
+static: ## the release binary needs no library and has at most 10 MB
+	@binary=$$(sh hack/build-static) && sh hack/check-static "$$binary"
+
+.PHONY: unit
+unit: tools ## unit, property and namespace tests
+	cargo test --locked --no-fail-fast
+
+.PHONY: nightly
+nightly: tools ## the slow half: 100,000 cases of each property, as many lookups in the kernel, and the tests that are too long for every change
+	PROPTEST_CASES=100000 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+	  cargo test --locked --release --target-dir target/nightly --lib
+	PROPTEST_CASES=100000 cargo test --locked --test it -- carve::
+	cargo test --locked --test it -- --ignored
+
+.PHONY: fuzz
+fuzz: ## what comes from outside against random bytes, guided by coverage; SECONDS_EACH=600 for each of four readers
+	@hack/need g++
+	hack/fuzz $(or $(SECONDS_EACH),600)
+
+.PHONY: bench
+bench: tools ## how fast and how small the release binary is, against its limits
+	@binary=$$(sh hack/build-static) && hack/bench "$$binary"
+
+.PHONY: image
+image: ## the image, with docker, podman or buildah and a registry for the base images; IMAGE=name:tag
+	@tool=$$(command -v docker podman buildah | head -1); [ -n "$$tool" ] || { echo "image: install docker, podman or buildah"; exit 1; }; \
+	 set -x; "$$tool" build --tag "$(IMAGE)" .
+
+.PHONY: image-local
+image-local: ## the same without any registry, from Debian's packages and this machine's Rust (root); ARCHIVE=file.tar writes it there too
+	@hack/need buildah mmdebstrap
+	hack/image-local "$(IMAGE)" $(ARCHIVE)
+
+.PHONY: tools kubectl promtool
+tools:
+	@hack/need ip nft unshare nsenter setpriv ps cc
+kubectl promtool:
+	@hack/need $@
