@@ -97,7 +97,8 @@ impl Causes {
         let rested = ended.map_or(now, |ended| ended + reading * REST);
         self.link |= notice == Notice::Link;
         self.by(match notice {
-            Notice::Link | Notice::Ours => rested.max(now + SETTLE),
+            Notice::Ours => now + SETTLE,
+            Notice::Link => rested.max(now + SETTLE),
             Notice::Foreign => now + SETTLE.max(reading * BUSY),
         });
     }
@@ -134,6 +135,7 @@ mod tests {
         assert_eq!(due(Notice::Link, None), SETTLE);
         assert_eq!(due(Notice::Link, now.checked_sub(Duration::from_secs(5))), SETTLE);
         assert_eq!(due(Notice::Link, Some(now)), Duration::from_millis(900));
+        assert_eq!(due(Notice::Ours, Some(now)), SETTLE, "how often that is, is `fight`'s");
         assert_eq!(due(Notice::Foreign, Some(now)), Duration::from_secs(3));
     }
 }
