@@ -8,7 +8,7 @@ mod nudges;
 mod pass;
 mod words;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -91,8 +91,8 @@ struct Memory {
     applied: Option<String>,
     /// A fingerprint of the wanted state; while it stays the same, what is written is a repair.
     wanted: Option<u64>,
-    /// What an earlier agent had taken out; for probes that start with this one.
-    taken_out: Option<BTreeSet<crate::health::ProbeKey>>,
+    /// Whether the verdicts of an earlier agent, as the kernel shows them, have been taken over.
+    adopted: bool,
     /// For status reports between passes.
     sets: Vec<SetView>,
     installed: BTreeMap<u32, usize>,

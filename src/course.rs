@@ -132,6 +132,16 @@ mod tests {
         Arc::new(Loaded { revision: revision.to_owned(), config: Config { sets: Vec::new(), protected: Vec::new() } })
     }
 
+    fn from_confirmed_a_to_b() -> Course {
+        let mut course = Course::default();
+        course.found(Newest::Good(loaded("a")));
+        course.follow();
+        course.confirm();
+        course.found(Newest::Good(loaded("b")));
+        course.follow();
+        course
+    }
+
     #[test]
     fn what_is_refused_changes_nothing_in_force() {
         let mut course = Course::default();
@@ -145,12 +155,7 @@ mod tests {
 
     #[test]
     fn a_change_that_is_taken_back_returns_to_the_last_confirmed_one() {
-        let mut course = Course::default();
-        course.found(Newest::Good(loaded("a")));
-        course.follow();
-        course.confirm();
-        course.found(Newest::Good(loaded("b")));
-        course.follow();
+        let mut course = from_confirmed_a_to_b();
         course.found(Newest::Good(loaded("c")));
         course.follow();
         course.take_back();
@@ -169,12 +174,7 @@ mod tests {
 
     #[test]
     fn a_configuration_that_does_not_fit_the_node_gives_way_to_the_last_good_one() {
-        let mut course = Course::default();
-        course.found(Newest::Good(loaded("a")));
-        course.follow();
-        course.confirm();
-        course.found(Newest::Good(loaded("b")));
-        course.follow();
+        let mut course = from_confirmed_a_to_b();
         course.refuse("clash".into());
         assert_eq!(course.revision(), "a");
         assert!(matches!(course.newest(), Newest::Refused { revision: Some(r), .. } if r == "b"));

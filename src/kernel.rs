@@ -36,7 +36,7 @@ pub struct RouteKey {
 }
 
 /// A route that carries our protocol number.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct OwnRoute {
     /// Its key.
     pub key: RouteKey,
@@ -45,7 +45,7 @@ pub struct OwnRoute {
 }
 
 /// Where a route of ours goes.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Target {
     /// Through this nexthop or group.
     Nexthop(u32),

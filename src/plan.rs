@@ -11,7 +11,7 @@ use crate::kernel::{Kernel, Nexthop, NexthopKind, OwnRoute, RouteKey, Target};
 use crate::prefix::Family;
 
 /// What the kernel shall have of ours, and nothing else of ours.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Hash)]
 pub struct Wanted {
     /// Gateways and blackholes, by id.
     pub nexthops: BTreeMap<u32, WantedNexthop>,
@@ -22,7 +22,7 @@ pub struct Wanted {
 }
 
 /// A single nexthop object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum WantedNexthop {
     /// A gateway and the device it is reached by.
     Via(IpAddr, Box<str>),

@@ -1,6 +1,6 @@
 //! One pass: read the kernel, decide, write, read back, and remember what came of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
@@ -312,10 +312,8 @@ impl Agent {
         let ownership = self.ownership();
         let health = self.health.borrow().clone();
         let inputs = Inputs { config, kernel, facts: &facts, health: &health, ownership: &ownership };
-        let mut adopted = match &self.memory.taken_out {
-            Some(_) => std::collections::BTreeSet::new(),
-            None => resolve::taken_out_before(&inputs),
-        };
+        // Later the kernel shows this agent's own verdicts.
+        let mut adopted = if self.memory.adopted { BTreeSet::new() } else { resolve::taken_out_before(&inputs) };
         let mut wanted = BTreeMap::new();
         for set in inputs.applicable() {
             for gateway in &set.gateways {
@@ -328,7 +326,7 @@ impl Agent {
             }
         }
         self.probes.set(&wanted, &adopted);
-        self.memory.taken_out.get_or_insert(adopted);
+        self.memory.adopted = true;
     }
 
     /// Re-points groups at once; the whole pass that verifies it follows.
@@ -355,7 +353,6 @@ impl Agent {
                 tracing::warn!("Nexthop groups could not be re-pointed: {error:#}");
             }
         }
-        self.memory.health = health;
     }
 
     // --- marks ---
@@ -438,14 +435,6 @@ fn path(gateway: std::net::IpAddr, kernel: &Kernel) -> Option<ProbePath> {
 
 fn fingerprint(wanted: &Wanted) -> u64 {
     let mut hasher = DefaultHasher::new();
-    for (id, what) in &wanted.nexthops {
-        id.hash(&mut hasher);
-        format!("{what:?}").hash(&mut hasher);
-    }
-    wanted.groups.hash(&mut hasher);
-    for route in &wanted.routes {
-        route.key.hash(&mut hasher);
-        matches!(route.target, crate::kernel::Target::Blackhole).hash(&mut hasher);
-    }
+    wanted.hash(&mut hasher);
     hasher.finish()
 }
