@@ -21,7 +21,8 @@ struct Patience {
 
 /// A change that comes alone: a swap is a handful of events within a millisecond.
 const ALONE: Patience = Patience { quiet: Duration::from_millis(20), longest: Duration::from_millis(500) };
-/// A change soon after another: each look may cost an apply.
+/// The third change within [`SOON`], and on: each look may cost an apply. The second is prompt, because the first may have been
+/// the directory that a swap's files are written to before the swap itself.
 const STORM: Patience = Patience { quiet: Duration::from_millis(250), longest: Duration::from_secs(1) };
 /// What is soon.
 const SOON: Duration = Duration::from_secs(1);
@@ -35,8 +36,8 @@ pub struct Watch {
     watcher: Option<RecommendedWatcher>,
     events: mpsc::Receiver<()>,
     nudge: mpsc::Sender<()>,
-    /// When a change was looked at last.
-    looked: Option<Instant>,
+    /// When changes were looked at last: the one before the last, and the last.
+    looked: [Option<Instant>; 2],
     warned: bool,
 }
 
@@ -44,7 +45,7 @@ impl Watch {
     /// Starts to watch. A directory that is not there is no error: it may come.
     pub fn new(directory: &Path) -> Self {
         let (nudge, events) = mpsc::channel(1);
-        let mut watch = Self { directory: directory.to_owned(), watcher: None, events, nudge, looked: None, warned: false };
+        let mut watch = Self { directory: directory.to_owned(), watcher: None, events, nudge, looked: [None; 2], warned: false };
         watch.establish();
         watch
     }
@@ -61,9 +62,10 @@ impl Watch {
                 return;
             }
         }
-        let again = self.looked.is_some_and(|looked| looked.elapsed() < SOON);
+        let [before, last] = self.looked;
+        let again = before.is_some_and(|looked| looked.elapsed() < SOON);
         settle(&mut self.events, if again { STORM } else { ALONE }).await;
-        self.looked = Some(Instant::now());
+        self.looked = [last, Some(Instant::now())];
     }
 
     /// Watches the directory anew: one that was replaced as a whole takes its old watch with it.
@@ -119,6 +121,22 @@ mod tests {
         settle(&mut events, ALONE).await;
         assert_eq!(started.elapsed(), ALONE.longest);
         storm.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_swap_is_prompt_although_its_directory_was_made_before_it_and_what_follows_soon_waits() {
+        let mut watch = Watch::new(Path::new("/nowhere"));
+        for patience in [ALONE, ALONE, STORM, STORM] {
+            watch.nudge.try_send(()).unwrap();
+            let started = Instant::now();
+            watch.changed().await;
+            assert_eq!(started.elapsed(), patience.quiet);
+        }
+        tokio::time::sleep(SOON).await;
+        watch.nudge.try_send(()).unwrap();
+        let started = Instant::now();
+        watch.changed().await;
+        assert_eq!(started.elapsed(), ALONE.quiet);
     }
 
     #[tokio::test(start_paused = true)]
