@@ -8,7 +8,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use notify::event::{AccessKind, AccessMode};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
@@ -73,8 +74,10 @@ impl Watch {
         self.watcher = None;
         let nudge = self.nudge.clone();
         // A full channel has a nudge in it already.
-        let made = notify::recommended_watcher(move |_| {
-            let _ = nudge.try_send(());
+        let made = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            if !event.is_ok_and(|event| is_reading(event.kind)) {
+                let _ = nudge.try_send(());
+            }
         });
         let watched = made.and_then(|mut w| w.watch(&self.directory, RecursiveMode::NonRecursive).map(|()| w));
         match watched {
@@ -89,6 +92,11 @@ impl Watch {
             Err(_) => {}
         }
     }
+}
+
+/// Whether somebody only looked, as the agent itself does after each nudge. Every other kind may be a swap.
+fn is_reading(kind: EventKind) -> bool {
+    matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
 }
 
 /// Waits until `events` has been quiet for long enough.
