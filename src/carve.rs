@@ -141,6 +141,8 @@ struct Carver<'a> {
     /// All destinations, sorted, distinct; indices are those of `nest`.
     items: Vec<Item>,
     nest: Nest,
+    /// Destinations that their own set takes out and another set has.
+    taken_out: Vec<Item>,
     /// By claim.
     excepts: Vec<Ranges>,
     /// Sorted by prefix and metric.
@@ -157,14 +159,16 @@ struct Carver<'a> {
 
 impl<'a> Carver<'a> {
     fn new(claims: &'a [Claim<'a>], ground: &'a Ground<'a>) -> Result<Self, Vec<Clash>> {
-        let items = items_of(claims)?;
+        let excepts: Vec<Ranges> = claims.iter().map(|c| Ranges::of(c.except.iter().copied())).collect();
+        let (items, taken_out) = items_of(claims, &excepts)?;
         let mut foreign: Vec<&ForeignRoute> = ground.foreign.iter().filter(|r| r.key.table == ground.table && r.key.tos == 0).collect();
         foreign.sort_unstable_by_key(|r| (r.key.prefix, r.key.metric));
         let nest = Nest::of(items.iter().map(|i| i.prefix));
         let mut carver = Self {
             claims,
             ground,
-            excepts: claims.iter().map(|c| Ranges::of(c.except.iter().copied())).collect(),
+            taken_out,
+            excepts,
             foreign_nest: Nest::of(foreign.iter().map(|r| r.key.prefix)),
             foreign,
             standing: BTreeMap::new(),
@@ -201,7 +205,7 @@ impl<'a> Carver<'a> {
             if protected.ranges().covers(prefix) {
                 carved.skipped.add(prefix, || protected.forbids(prefix).unwrap_or_default());
             } else if except.covers(prefix) {
-                carved.skipped.add(prefix, || "taken out by the set's `except`".to_owned());
+                carved.skipped.add(prefix, taken_out);
             } else if prefix.is_everything()
                 || protected.ranges().touches(prefix)
                 || except.touches(prefix)
@@ -211,6 +215,9 @@ impl<'a> Carver<'a> {
             } else {
                 self.install_whole(prefix, claim);
             }
+        }
+        for Item { prefix, claim } in std::mem::take(&mut self.taken_out) {
+            self.carved[claim].skipped.add(prefix, taken_out);
         }
     }
 
@@ -299,8 +306,9 @@ fn rivals<'f, 'a>(foreign: &'f [&'a ForeignRoute], prefix: Prefix) -> &'f [&'a F
     &foreign[from..from + len]
 }
 
-/// All destinations in order, each once; or the clashes.
-fn items_of(claims: &[Claim<'_>]) -> Result<Vec<Item>, Vec<Clash>> {
+/// All destinations in order, each once; or the clashes. What a set's own `except` takes out altogether does not clash with
+/// another set's, and is listed apart.
+fn items_of(claims: &[Claim<'_>], excepts: &[Ranges]) -> Result<(Vec<Item>, Vec<Item>), Vec<Clash>> {
     let of = |(claim, c): (usize, &Claim<'_>)| c.destinations.iter().map(|prefix| Item { prefix: *prefix, claim }).collect::<Vec<_>>();
     let mut items: Vec<Item> = claims.iter().enumerate().flat_map(of).collect();
     items.sort_unstable_by_key(|item| (item.prefix, item.claim));
@@ -309,8 +317,22 @@ fn items_of(claims: &[Claim<'_>]) -> Result<Vec<Item>, Vec<Clash>> {
         let sets = [claims[pair[0].claim].set.to_owned(), claims[pair[1].claim].set.to_owned()];
         Clash { prefix: pair[0].prefix, sets }
     };
-    let clashes: Vec<Clash> = items.windows(2).filter(|pair| pair[0].prefix == pair[1].prefix).map(clash).collect();
-    if clashes.is_empty() { Ok(items) } else { Err(clashes) }
+    let (mut distinct, mut taken_out, mut clashes) = (Vec::with_capacity(items.len()), Vec::new(), Vec::new());
+    for same in items.chunk_by(|one, next| one.prefix == next.prefix) {
+        let (out, wanted): (Vec<Item>, Vec<Item>) = if same.len() > 1 {
+            same.iter().partition(|item| excepts[item.claim].covers(item.prefix))
+        } else {
+            (Vec::new(), same.to_vec())
+        };
+        clashes.extend(wanted.windows(2).map(clash));
+        distinct.extend(wanted.first());
+        taken_out.extend(out);
+    }
+    if clashes.is_empty() { Ok((distinct, taken_out)) } else { Err(clashes) }
+}
+
+fn taken_out() -> String {
+    "taken out by the set's `except`".to_owned()
 }
 
 /// A default is never installed, even if nothing at all were protected: its halves are.

@@ -230,6 +230,18 @@ fn protocol(text: &str) -> Result<u8, String> {
         Ok(4) => taken("administrators"),
         Ok(9) => taken("router advertisements"),
         Ok(16) => taken("DHCP clients"),
+        // rtnetlink.h too, and what the daemons of Kubernetes networks take for themselves
+        Ok(11) => taken("zebra"),
+        Ok(12) => taken("BIRD"),
+        Ok(17) => taken("kube-router"),
+        Ok(18) => taken("keepalived"),
+        Ok(42) => taken("Babel"),
+        Ok(66) => taken("Google's guest agent"),
+        Ok(80) => taken("Calico"),
+        Ok(84) => taken("OVN"),
+        Ok(99) => taken("Open/R"),
+        Ok(186..=198) => taken("routing daemons such as FRR"),
+        Ok(248) => taken("kube-vip"),
         Ok(protocol) => Ok(protocol),
     }
 }

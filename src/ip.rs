@@ -24,7 +24,7 @@ use crate::prefix::Family;
 pub const CHUNK: usize = 1000;
 /// A chunk takes some 20 ms; ten seconds mean that it hangs.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
-/// The kernel interrupts a dump when the table changes under it; Felix tries as often.
+/// How often a dump is tried that the kernel interrupts; Felix tries as often.
 const DUMP_TRIES: u32 = 5;
 /// The longest answer but for routes, which are parsed as they come: 50,000 links are about as long.
 const ANSWER_LIMIT: u64 = 64 << 20;
@@ -57,13 +57,7 @@ impl Ip {
     }
 
     async fn read_routes(&self, family: Family) -> anyhow::Result<Kernel> {
-        let mut tries = 1;
-        loop {
-            match self.dump_routes(family).await {
-                Err(e) if tries < DUMP_TRIES && e.is::<Interrupted>() => tries += 1,
-                done => return done,
-            }
-        }
+        patiently(|| self.dump_routes(family)).await
     }
 
     async fn dump_routes(&self, family: Family) -> anyhow::Result<Kernel> {
@@ -250,8 +244,23 @@ fn spawn(arguments: &[&str], stdin: Stdio, stdout: Stdio) -> anyhow::Result<Chil
         })
 }
 
-/// Runs `ip` for its output.
+/// Runs `ip` for its output, again when the kernel interrupted the dump.
 async fn output(arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
+    patiently(|| output_once(arguments)).await
+}
+
+/// The kernel interrupts a dump when the table changes under it.
+async fn patiently<T, F: Future<Output = anyhow::Result<T>>>(dump: impl Fn() -> F) -> anyhow::Result<T> {
+    let mut tries = 1;
+    loop {
+        match dump().await {
+            Err(e) if tries < DUMP_TRIES && e.is::<Interrupted>() => tries += 1,
+            done => return done,
+        }
+    }
+}
+
+async fn output_once(arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
     let what = || format!("running `ip {}`", arguments.join(" "));
     let mut child = spawn(arguments, Stdio::null(), Stdio::piped())?;
     let stdout = child.stdout.take().context("no pipe from `ip`")?;

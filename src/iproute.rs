@@ -89,6 +89,9 @@ struct RawRoute {
     #[serde(default, rename = "type")]
     kind: Option<Number>,
     dst: Box<str>,
+    /// IPv6: for packets from there alone. None of ours is, but a stray with our protocol number may be.
+    #[serde(default)]
+    from: Option<Box<str>>,
     #[serde(default)]
     dev: Option<Box<str>>,
     #[serde(default)]
@@ -154,9 +157,9 @@ impl RawRoute {
         };
         if protocol == ownership.protocol {
             let target = match (self.nhid, kind) {
-                (Some(id), _) => Target::Nexthop(id),
-                (None, RTN_BLACKHOLE) => Target::Blackhole,
-                (None, _) => Target::Stray(words(self.gateway.as_deref(), self.dev.as_deref())),
+                (Some(id), _) if self.from.is_none() => Target::Nexthop(id),
+                (None, RTN_BLACKHOLE) if self.from.is_none() => Target::Blackhole,
+                _ => Target::Stray(words(self.from.as_deref(), self.gateway.as_deref(), self.dev.as_deref())),
             };
             kernel.own.push(OwnRoute { key, target });
             return Ok(());
@@ -174,8 +177,11 @@ fn byte(number: u32, what: &str) -> Result<u8, String> {
     u8::try_from(number).map_err(|_| format!("{what} {number} is more than 255"))
 }
 
-fn words(gateway: Option<&str>, dev: Option<&str>) -> Box<str> {
+fn words(from: Option<&str>, gateway: Option<&str>, dev: Option<&str>) -> Box<str> {
     let mut words = String::new();
+    if let Some(from) = from.and_then(|from| from.parse::<Prefix>().ok()) {
+        let _ = write!(words, " from {from}");
+    }
     if let Some(gateway) = gateway.filter(|g| g.parse::<IpAddr>().is_ok()) {
         let _ = write!(words, " via {gateway}");
     }

@@ -98,6 +98,27 @@ fn what_is_equal_to_or_inside_a_protected_range_or_taken_out_is_skipped_with_the
 }
 
 #[test]
+fn what_a_sets_own_except_takes_out_is_another_sets_to_have() {
+    let node = Node::new(&[], &[]);
+    let (shared, except) = ([p("52.94.0.0/22")], [p("52.94.0.0/22")]);
+    let carved = carve(&[claim("clouds", &shared, &except), claim("partner", &shared, &[])], &node.ground()).unwrap();
+    assert_eq!(notes(&carved[0].skipped), ["52.94.0.0/22: taken out by the set's `except`"]);
+    assert_eq!((carved[0].install.len(), texts(&carved[1].install)), (0, vec!["52.94.0.0/22".to_owned()]));
+
+    // What comes after the pair, and has to be cut, is as if there were no pair.
+    let node = Node::new(&["60.1.0.0/16"], &[]);
+    let [clouds, everything] = [ps(&["52.94.0.0/22", "60.0.0.0/8"]), ps(&["::/0"])];
+    let claims = [claim("clouds", &clouds, &except), claim("partner", &shared, &[]), claim("everything", &everything, &[])];
+    let carved = carve(&claims, &node.ground()).unwrap();
+    assert_eq!(carved[0].install, node.one(&["60.0.0.0/8"], &[]).install);
+    assert_eq!(texts(&carved[2].install), ["::/1", "8000::/1"]);
+    // Three that take it out, and nobody has it.
+    let carved = carve(&["a", "b", "c"].map(|set| claim(set, &shared, &except)), &node.ground()).unwrap();
+    assert_eq!(carved.iter().map(|carved| carved.skipped.total).collect::<Vec<_>>(), [1, 1, 1]);
+    assert!(carve(&[claim("clouds", &shared, &[]), claim("partner", &shared, &[])], &node.ground()).is_err());
+}
+
+#[test]
 fn everything_is_never_installed_as_itself_and_wins_against_the_nodes_default() {
     assert_eq!(
         texts(&Node::new(&[], &[("0.0.0.0/0", 0), ("::/0", 1024)]).one(&["0.0.0.0/0", "::/0"], &[]).install),

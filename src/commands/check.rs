@@ -1,10 +1,10 @@
 //! `check`: whether a configuration is right, before a cluster sees it.
 //!
 //! Reads a directory, a `routes.yaml` or Kubernetes manifests; needs no privileges and no cluster.
-//! A summary and warnings go to `out`, problems to `err`, a line each.
+//! A summary and warnings go to `out`, problems with the offending lines to `err`.
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal as _, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use crate::config::{
     self, Checked, Files, HealthCheck, ListUnread, NodeSelector, Probe, Problems, ROUTES_YAML, RouteSet, Strategy, WhenDown,
 };
+use crate::logs;
 use crate::manifests::{self, Stream};
 use crate::prefix::Family;
 use crate::source::{self, SourceError};
@@ -35,34 +36,16 @@ pub enum Verdict {
     Unread = 2,
 }
 
-/// How problems are shown.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Style {
-    /// Show the offending line with a caret below it.
-    pub pictures: bool,
-    /// Use ANSI colours.
-    pub color: bool,
-}
-
-impl Style {
-    /// What suits standard error: pictures on a terminal, in colour unless `NO_COLOR` is set to something.
-    pub fn of_stderr() -> Self {
-        let terminal = io::stderr().is_terminal();
-        let color = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { pictures: terminal, color: terminal && color }
-    }
-}
-
 /// `check` of the command line.
 pub fn command(path: Option<&str>) -> anyhow::Result<u8> {
     let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
-    let verdict = run(path, &mut io::stdin().lock(), Style::of_stderr(), &mut out, &mut err).context("writing the output")?;
+    let verdict = run(path, &mut io::stdin().lock(), logs::colours(), &mut out, &mut err).context("writing the output")?;
     Ok(verdict as u8)
 }
 
-/// Checks what is at `path` (`-` is `input`); fails only when `out` or `err` cannot be written.
-pub fn run(path: Option<&str>, input: &mut dyn Read, style: Style, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<Verdict> {
-    let mut check = Check { style, out, err, worst: Verdict::Valid };
+/// Checks what is at `path` (`-` is `input`); problems are shown with the offending line, in colours if asked; fails only when `out` or `err` cannot be written.
+pub fn run(path: Option<&str>, input: &mut dyn Read, colours: bool, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<Verdict> {
+    let mut check = Check { colours, out, err, worst: Verdict::Valid };
     match path.unwrap_or(DEFAULT_PATH) {
         "-" => {
             let mut bytes = Vec::new();
@@ -77,7 +60,7 @@ pub fn run(path: Option<&str>, input: &mut dyn Read, style: Style, out: &mut dyn
 }
 
 struct Check<'w> {
-    style: Style,
+    colours: bool,
     out: &'w mut dyn Write,
     err: &'w mut dyn Write,
     worst: Verdict,
@@ -169,7 +152,7 @@ impl Check<'_> {
             if problem.file == ROUTES_YAML {
                 name.clone_into(&mut problem.file);
             }
-            let said = if self.style.pictures { problem.picture(self.style.color) } else { problem.to_string() };
+            let said = problem.picture(self.colours);
             writeln!(self.err, "{said}")?;
         }
         if problems.more > 0 {

@@ -76,13 +76,12 @@ impl Problems {
         self.kept.len() + self.more
     }
 
-    /// One line for an annotation or an Event: the first problem, and how many more.
+    /// One line for a log, an annotation or an Event: the first five problems, and how many more.
     pub fn summary(&self) -> String {
-        let first = self.kept.first().map(ToString::to_string).unwrap_or_default();
-        match self.count() {
-            0 | 1 => first,
-            n => format!("{first} (and {} more)", n - 1),
-        }
+        let shown: Vec<String> = self.kept.iter().take(5).map(ToString::to_string).collect();
+        let more = self.count() - shown.len();
+        let shown = shown.join("; ");
+        if more > 0 { format!("{shown} (and {more} more)") } else { shown }
     }
 }
 

@@ -70,6 +70,7 @@ fn a_stray_of_our_protocol_is_removed_and_the_right_route_stays() {
         assert!(wait_until(LIMIT, || shown() == right), "after `{stray}`:\n{}\n{}", shown(), agent.said());
         println!("{stray}: undone after {:?}", start.elapsed());
     }
+    node.lab.ip("nd", "-6 route add 2001:db8:77::/64 from 2001:db8:9::/64 via fd00:116::9 dev eth1 proto 230");
     node.owns(&wanted);
 }
 
