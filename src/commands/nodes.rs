@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 
 mod table;
 
-pub use table::{Cluster, Row};
+pub use table::{Cluster, Desired, Row};
 
 /// From one look at the cluster to the next, at least.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -37,20 +37,19 @@ pub struct Newest {
     pub refused: Option<String>,
 }
 
-/// Finds the revision of a `ConfigMap`'s keys; an error is one sentence, such as that there is no `routes.yaml`.
-pub type Reading = fn(&BTreeMap<String, Vec<u8>>) -> Result<Newest, String>;
-
 /// `nodes`: 0 all Ready, 1 not, also when the time is over.
 pub async fn command(args: &Args) -> anyhow::Result<u8> {
-    let cluster = look_and_wait(args, newest).await?;
+    let cluster = look_and_wait(args).await?;
     print(&cluster, args.output, &mut std::io::stdout().lock()).map(|all_ready| u8::from(!all_ready))
 }
 
 /// What agents will make of a `ConfigMap`'s keys.
-fn newest(keys: &BTreeMap<String, Vec<u8>>) -> Result<Newest, String> {
-    let files = Files::from_keys(keys).ok_or("it has no key `routes.yaml`")?;
+fn newest(keys: &BTreeMap<String, Vec<u8>>) -> Newest {
+    let Some(files) = Files::from_keys(keys) else {
+        return Newest { revision: String::new(), refused: Some("it has no key `routes.yaml`".into()) };
+    };
     let refused = config::parse(&files).err().map(|problems| problems.summary());
-    Ok(Newest { revision: files.revision().to_string(), refused })
+    Newest { revision: files.revision().to_string(), refused }
 }
 
 fn print(cluster: &Cluster, output: Output, out: &mut impl Write) -> anyhow::Result<bool> {
@@ -70,8 +69,8 @@ fn tell(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-async fn look_and_wait(args: &Args, reading: Reading) -> anyhow::Result<Cluster> {
-    let observer = Observer { api: connect(args).await?, args, reading };
+async fn look_and_wait(args: &Args) -> anyhow::Result<Cluster> {
+    let observer = Observer { api: connect(args).await?, args };
     let started = Instant::now();
     let deadline = started + args.timeout;
     let mut progress = Progress { started, terminal: std::io::stderr().is_terminal() };
@@ -140,26 +139,36 @@ async fn connect(args: &Args) -> anyhow::Result<Api> {
 struct Observer<'a> {
     api: Api,
     args: &'a Args,
-    reading: Reading,
 }
 
 impl Observer<'_> {
     async fn look(&self) -> anyhow::Result<Cluster> {
         let newest = self.newest().await?;
+        let Args { namespace, daemonset, .. } = self.args;
         let mut hints = Vec::new();
+        let desired = self.desired().await;
         let pods = match self.pods().await {
+            // A DaemonSet that nobody has looked at yet, or that may not be read: what nodes report is all there is.
+            Ok(pods) if pods.is_empty() && matches!(desired, Desired::Pods(0) | Desired::Unknown) => {
+                hints.push(format!("hint: there are no pods of the agent in `{namespace}`; every node is taken to run it"));
+                None
+            }
             Ok(pods) => Some(pods),
             Err(error) if code(&error) == Some(403) => {
-                hints.push(format!("hint: pods in `{}` may not be listed; every node is taken to run the agent", self.args.namespace));
+                hints.push(format!("hint: pods in `{namespace}` may not be listed; every node is taken to run the agent"));
                 None
             }
             Err(error) => return Err(anyhow!(explain(&error)).context("listing the agents' pods")),
         };
+        if pods.is_some() && desired == Desired::Unknown {
+            hints.push(format!(
+                "hint: the DaemonSet `{namespace}/{daemonset}` may not be read; a node without a pod that never reported is taken to need none"
+            ));
+        }
         let nodes = self.nodes().await.map_err(|error| anyhow!(explain(&error)).context("listing nodes"))?;
         if let Some(reason) = &newest.refused {
             hints.push(format!("hint: agents refuse the ConfigMap as it is: {reason}"));
         }
-        let desired = self.desired().await;
         Ok(Cluster::new(&newest, &nodes, pods.as_deref(), desired, hints))
     }
 
@@ -170,8 +179,7 @@ impl Observer<'_> {
         let map = map.with_context(|| format!("reading the ConfigMap `{namespace}/{configmap}`"))?;
         let text = map.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.into_bytes()));
         let binary = map.binary_data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0));
-        let newest = (self.reading)(&text.chain(binary).collect()).map_err(|problem| anyhow!(problem));
-        newest.with_context(|| format!("the ConfigMap `{namespace}/{configmap}`"))
+        Ok(newest(&text.chain(binary).collect()))
     }
 
     async fn nodes(&self) -> Result<Vec<kube::core::PartialObjectMeta<Node>>, kube::Error> {
@@ -203,13 +211,12 @@ impl Observer<'_> {
         }
     }
 
-    /// How many pods the DaemonSet wants; `None` when it is not there or may not be read.
-    async fn desired(&self) -> Option<usize> {
+    async fn desired(&self) -> Desired {
         let sets: kube::Api<DaemonSet> = kube::Api::namespaced(self.api.client(), &self.args.namespace);
-        let status = sets.get(&self.args.daemonset).await.ok()?.status?;
-        usize::try_from(status.desired_number_scheduled).ok()
+        match sets.get(&self.args.daemonset).await {
+            Ok(set) => Desired::Pods(set.status.and_then(|status| status.desired_number_scheduled.try_into().ok()).unwrap_or(0)),
+            Err(error) if code(&error) == Some(404) => Desired::NotInstalled,
+            Err(_) => Desired::Unknown,
+        }
     }
 }
-
-#[cfg(test)]
-mod tests {}

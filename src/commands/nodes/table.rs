@@ -53,6 +53,17 @@ pub struct Row {
     pub expected: bool,
 }
 
+/// What the `DaemonSet` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Desired {
+    /// It wants so many pods.
+    Pods(usize),
+    /// It is not there.
+    NotInstalled,
+    /// It may not be read.
+    Unknown,
+}
+
 /// An agent's pod.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Agent {
@@ -61,15 +72,9 @@ struct Agent {
 
 impl Cluster {
     /// `pods` is `None` when they may not be listed.
-    pub fn new(
-        newest: &Newest,
-        nodes: &[PartialObjectMeta<Node>],
-        pods: Option<&[Pod]>,
-        desired: Option<usize>,
-        hints: Vec<String>,
-    ) -> Self {
+    pub fn new(newest: &Newest, nodes: &[PartialObjectMeta<Node>], pods: Option<&[Pod]>, desired: Desired, hints: Vec<String>) -> Self {
         let agents = pods.map(agents);
-        let row = |node| Row::new(node, &newest.revision, agents.as_ref());
+        let row = |node| Row::new(node, &newest.revision, agents.as_ref(), desired);
         let mut rows: Vec<Row> = nodes.iter().map(row).collect();
         rows.sort_by(|one, other| one.node.cmp(&other.node));
         let expected = rows.iter().filter(|row| row.expected).count();
@@ -77,7 +82,10 @@ impl Cluster {
             revision: newest.revision.clone(),
             refused: newest.refused.clone(),
             nodes: rows,
-            missing_pods: if pods.is_some() { desired.unwrap_or(0).saturating_sub(expected) } else { 0 },
+            missing_pods: match (pods, desired) {
+                (Some(_), Desired::Pods(desired)) => desired.saturating_sub(expected),
+                _ => 0,
+            },
             hints,
         }
     }
@@ -147,7 +155,7 @@ impl Cluster {
 }
 
 impl Row {
-    fn new(node: &PartialObjectMeta<Node>, newest: &str, agents: Option<&BTreeMap<String, Agent>>) -> Self {
+    fn new(node: &PartialObjectMeta<Node>, newest: &str, agents: Option<&BTreeMap<String, Agent>>, desired: Desired) -> Self {
         let name = node.metadata.name.clone().unwrap_or_default();
         let said = |key: &str| {
             let value = node.metadata.annotations.as_ref()?.get(&format!("{PREFIX}{key}"))?;
@@ -155,7 +163,10 @@ impl Row {
         };
         let agent = agents.map(|agents| agents.get(&name).copied());
         let (status, revision) = (said("status"), said("revision"));
+        // Nobody says that there should be no pod on a node that has reported.
+        let lost = matches!(agent, Some(None)) && status.is_some() && desired == Desired::Unknown;
         let word = match (agent, status) {
+            _ if lost => "NotRunning".into(),
             // No pod, though pods can be seen: what is written there is left from earlier.
             (Some(None), _) | (None, None) => "NoAgent".into(),
             (Some(Some(_)), None) => "Pending".into(),
@@ -172,7 +183,7 @@ impl Row {
             gateways: said("gateways"),
             created: node.metadata.creation_timestamp.as_ref().map(|time| time.0),
             message: said("message"),
-            expected: agent.is_none_or(|agent| agent.is_some()),
+            expected: lost || agent.is_none_or(|agent| agent.is_some()),
         }
     }
 

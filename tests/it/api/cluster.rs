@@ -11,6 +11,13 @@ use crate::lab::{AGENT, Said, wait_until};
 
 const VIEWER: &str = "viewer";
 
+/// What a user who may read nodes, the agents' pods and the ConfigMap may do beyond that.
+#[derive(Clone, Copy, PartialEq)]
+enum Also {
+    Nothing,
+    ReadTheDaemonSet,
+}
+
 /// A namespace with a ConfigMap and two agents on nodes of their own, seen by a user with few rights.
 struct View<'a> {
     server: &'a Server,
@@ -19,11 +26,13 @@ struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    fn new(server: &'a Server, namespace: &'static str, nodes: &[&str]) -> Self {
+    fn new(server: &'a Server, namespace: &'static str, nodes: &[&str], also: Also) -> Self {
         let installed = server.install(namespace);
+        let daemonsets = if also == Also::Nothing { "nothing" } else { "daemonsets" };
         let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": VIEWER, "namespace": namespace}, "rules": [
             {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
             {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["egress-routes"], "verbs": ["get"]},
+            {"apiGroups": ["apps"], "resources": [daemonsets], "verbs": ["get"]},
         ]});
         server.kubectl_with_input(&["create", "-f", "-"], &role.to_string());
         let account = format!("{namespace}:{VIEWER}");
@@ -98,7 +107,7 @@ fn pod(server: &Server, namespace: &str, node: &str) {
 #[test]
 fn nodes_shows_a_line_per_node_to_somebody_with_few_rights() {
     let Some(server) = shared() else { return };
-    let view = View::new(server, "seen", &["seen-1", "seen-2"]);
+    let view = View::new(server, "seen", &["seen-1", "seen-2"], Also::Nothing);
     let revision = view.revision();
     view.applied("seen-1", "Ready", &revision);
     let said = view.nodes(&[]);
@@ -107,14 +116,18 @@ fn nodes_shows_a_line_per_node_to_somebody_with_few_rights() {
     let line = |node: &str| said.out.lines().find(|line| line.starts_with(node)).unwrap_or_default().split_whitespace().collect::<Vec<_>>();
     assert_eq!(line("seen-1")[..5], ["seen-1", "Ready", &revision, "3/3", "10.116.0.5=up"]);
     assert_eq!(line("seen-2")[..3], ["seen-2", "Pending", "<none>"]);
-    view.applied("seen-2", "Ready", &revision);
-    assert_eq!(view.nodes(&[]).code, 0, "{}", view.nodes(&[]).out);
+    // Nobody says that this one should have no agent.
+    server.node("seen-3");
+    view.applied("seen-3", "Ready", &revision);
+    let said = view.nodes(&[]);
+    assert!(said.out.lines().any(|line| line.starts_with("seen-3") && line.contains("NotRunning")), "{}", said.out);
+    assert!(said.err.contains("DaemonSet `seen/egress-routes` may not be read"), "{}", said.err);
 }
 
 #[test]
 fn wait_returns_when_the_last_node_has_the_edit_and_says_who_was_missing_when_the_time_is_over() {
     let Some(server) = shared() else { return };
-    let view = View::new(server, "waited", &["waited-1", "waited-2"]);
+    let view = View::new(server, "waited", &["waited-1", "waited-2"], Also::ReadTheDaemonSet);
     let old = view.revision();
     view.applied("waited-1", "Ready", &old);
     view.applied("waited-2", "Ready", &old);
@@ -133,15 +146,23 @@ fn wait_returns_when_the_last_node_has_the_edit_and_says_who_was_missing_when_th
     waiting.stdout.take().unwrap().read_to_string(&mut out).unwrap();
     assert_eq!(waiting.wait().unwrap().code(), Some(1), "applied everywhere, but not Ready everywhere: {out}");
     assert!(out.contains("Degraded"), "{out}");
+    view.applied("waited-2", "Ready", &revision);
+    assert_eq!(view.nodes(&["--wait", "--timeout", "10s"]).code, 0, "{}", view.nodes(&[]).out);
 }
 
 #[test]
 fn what_cannot_be_asked_is_an_error_that_says_what_and_where() {
     let Some(server) = shared() else { return };
-    let view = View::new(server, "errors", &[]);
+    let view = View::new(server, "errors", &[], Also::ReadTheDaemonSet);
     server.kubectl(&["delete", "configmap", "egress-routes", "-n", "errors"]);
     let said = view.nodes(&[]);
     assert_eq!(said.code, 2);
     assert!(said.err.contains("errors/egress-routes") && said.err.contains("not found"), "{}", said.err);
     assert_eq!(view.nodes(&["--kubeconfig", "/nowhere"]).code, 2);
+    // A ConfigMap without the key is there, and no agent will take it.
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "egress-routes", "namespace": "errors"}, "data": {"route.yaml": ""}});
+    server.kubectl_with_input(&["create", "-f", "-"], &map.to_string());
+    let said = view.nodes(&[]);
+    assert_eq!(said.code, 1, "{}", said.err);
+    assert!(said.err.contains("it has no key `routes.yaml`") && said.out.starts_with("NODE"), "{}{}", said.out, said.err);
 }
