@@ -8,7 +8,7 @@ mod nudges;
 mod pass;
 mod words;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,8 +36,10 @@ use crate::iproute::Ownership;
 use crate::kernel::Kernel;
 use crate::metrics::Metrics;
 use crate::notice::Notice;
+use crate::prefix::Family;
 use crate::presence::{self, Presence};
 use crate::probe::Probes;
+use crate::report::Told;
 use crate::resolve::SetView;
 use crate::source::{self, Kind};
 use crate::status::{Happening, Reason, Status};
@@ -48,9 +50,10 @@ use nudges::{Causes, Nudges};
 const FIRST_FACTS: Duration = Duration::from_secs(3);
 /// How long reading and checking the configuration may take; a file system that hangs must not stop the agent.
 const READING: Duration = Duration::from_secs(10);
-/// One question to the API server while a change waits for its confirmation, and the pause before the next.
+/// How long the annotations may take to be removed at an uninstall: what is left of a pod's 30 s, with the verdict before it.
+const LAST_WORDS: Duration = Duration::from_secs(8);
+/// The first question to the API server while a change waits for its confirmation.
 const QUESTION: Duration = Duration::from_secs(2);
-const PAUSE: Duration = Duration::from_millis(500);
 /// The loop beats at least this often when it is well, and counts as stuck after [`STUCK`].
 const BEAT: Duration = Duration::from_secs(5);
 const STUCK: Duration = Duration::from_secs(120);
@@ -68,7 +71,9 @@ struct Agent {
     probes: Probes,
     health: watch::Receiver<HealthView>,
     status: watch::Sender<Option<Status>>,
-    happenings: broadcast::Sender<Happening>,
+    /// The task that keeps the annotations.
+    annotating: Option<AbortHandle>,
+    happenings: broadcast::Sender<report::Dated>,
     answers: (mpsc::Sender<()>, mpsc::Receiver<()>),
     asking: Option<AbortHandle>,
     /// A look at the directory that did not end in time.
@@ -80,6 +85,17 @@ struct Agent {
     memory: Memory,
 }
 
+/// What the API tells of this node, and what it told before that: the change cut the API server off, or may have.
+#[derive(Clone, Debug)]
+struct Held {
+    /// What is decided with instead.
+    with: Facts,
+    /// What is not.
+    instead_of: Facts,
+    /// A fingerprint of the routes that it would make.
+    routes: u64,
+}
+
 /// What one pass leaves for the next.
 #[derive(Default)]
 struct Memory {
@@ -89,10 +105,24 @@ struct Memory {
     health: HealthView,
     /// The revision that is verified in the kernel.
     applied: Option<String>,
+    /// What the routes in the kernel were decided with, and a fingerprint of them.
+    decided: Option<(Facts, u64)>,
+    /// The change that waits for its verdict is one of what the API tells, not of the configuration.
+    relabelled: Option<Held>,
+    /// Such a change was taken back.
+    held: Option<Held>,
+    /// The same before an edit that waits for its verdict.
+    held_before: Option<Held>,
     /// A fingerprint of the wanted state; while it stays the same, what is written is a repair.
     wanted: Option<u64>,
     /// Whether the verdicts of an earlier agent, as the kernel shows them, have been taken over.
     adopted: bool,
+    /// What the node's annotations said at the start, until every gateway has a verdict.
+    told: Told,
+    /// Sets and families without a healthy gateway.
+    down: BTreeSet<(String, Family)>,
+    /// All that is wanted is in the kernel, and all that applies is known.
+    complete: bool,
     /// For status reports between passes.
     sets: Vec<SetView>,
     installed: BTreeMap<u32, usize>,
@@ -126,7 +156,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         () = &mut end => return Ok(()),
     };
     let agent = Agent::start(args, presence);
-    agent.live(end).await;
+    Box::pin(agent.live(end)).await;
     Ok(())
 }
 
@@ -141,13 +171,14 @@ impl Agent {
         let (facts_here, no_cluster) = watch::channel(Facts::NoCluster);
         let facts = watching.as_ref().map_or(no_cluster, |w| w.facts.clone());
         tokio::spawn(presence.answer(status.subscribe()));
-        if let (Some(api), Some(watching)) = (api.clone(), &watching) {
-            tokio::spawn(report::keep_annotations(api.clone(), status.subscribe(), watching.seen.clone()));
-            tokio::spawn(report::publish_events(api, happenings.subscribe()));
+        let annotating = if let (Some(api), Some(watching)) = (api.clone(), &watching) {
+            tokio::spawn(report::publish_events(api.clone(), happenings.subscribe()));
+            Some(tokio::spawn(report::keep_annotations(api, status.subscribe(), watching.seen.clone())).abort_handle())
         } else {
             // Kept alive so that nobody waits on a closed channel.
             tokio::spawn(async move { facts_here.closed().await });
-        }
+            None
+        };
         let installation = api.clone().map(|api| Installation::new(api, &args.namespace, &args.daemonset));
         if let Some(installation) = installation.clone() {
             tokio::spawn(async move { installation.recognise().await });
@@ -168,6 +199,7 @@ impl Agent {
             probes,
             health,
             status,
+            annotating,
             happenings,
             answers: mpsc::channel(1),
             asking: None,
@@ -202,7 +234,7 @@ impl Agent {
                 Some(()) = nudges.ours.recv() => self.notice(Notice::Ours),
                 Some(()) = nudges.foreign.recv() => self.notice(Notice::Foreign),
                 Ok(()) = self.health.changed() => self.health_changed().await,
-                Ok(()) = self.facts.changed() => self.causes.facts_changed(),
+                Ok(()) = self.facts.changed() => self.facts_changed(),
                 _ = nudges.resync.tick() => self.causes.resync_is_due(),
                 _ = beating.tick() => self.refresh(),
                 Some(()) = self.answers.1.recv() => { let verdict = self.guard.heard(); self.judge(verdict).await; }
@@ -210,6 +242,15 @@ impl Agent {
                 () = until(due) => self.pass().await,
             }
         }
+    }
+
+    /// The API tells something else about this node: labels, pod CIDRs, API servers.
+    fn facts_changed(&mut self) {
+        if self.course.reconsider() {
+            self.memory.announce = true;
+            self.causes.configuration_changed();
+        }
+        self.causes.facts_changed();
     }
 
     fn notice(&mut self, notice: Notice) {
@@ -231,6 +272,9 @@ impl Agent {
             drop(timeout(FIRST_FACTS, known).await);
         }
         self.facts.mark_unchanged();
+        if let Some(seen) = self.watching.as_ref().and_then(|watching| watching.seen.borrow().clone()) {
+            self.memory.told = Told::by(&seen.annotations);
+        }
         self.load().await;
         self.resume().await;
         self.pass().await;
@@ -270,7 +314,9 @@ impl Agent {
                 let revision = revision.as_deref().unwrap_or("unknown");
                 let note = format!("Configuration refused (revision {revision}): {why}");
                 tracing::error!(revision, in_force = self.course.revision(), "Configuration refused, the last good one stays: {why}");
-                self.happens(Reason::ConfigRejected, note);
+                if !self.memory.told.is_refused(why) {
+                    self.happens(Reason::ConfigRejected, note);
+                }
                 self.publish();
             }
             // It was gone for a while; what is known of it still holds.
@@ -279,6 +325,8 @@ impl Agent {
                 // What was said of an older revision says nothing of this one. A refused one leaves the guard at its post.
                 self.guard.superseded();
                 self.stop_asking();
+                self.memory.relabelled = None;
+                self.memory.held_before = self.memory.held.take().or(self.memory.held_before.take());
                 if let Some(watching) = &self.watching {
                     // Where the API servers were half an hour ago is not enough to protect them from this.
                     watching.refresh();
@@ -318,22 +366,23 @@ impl Agent {
                 } else {
                     tracing::info!(revision = self.course.revision(), "Change confirmed: the API server answers");
                     self.course.confirm();
-                    self.clear_marks(None).await;
+                    (self.memory.relabelled, self.memory.held_before) = (None, None);
+                    self.settle_marks().await;
+                    self.remove_startup_taint();
                 }
             }
             Some(Verdict::TakeBack) => self.take_back(),
             Some(Verdict::Rejected) => {
                 self.stop_asking();
-                if let Some(mark) = self.guard.rejected().map(crate::nexthop_id::rejected) {
-                    self.write_mark(mark).await;
-                }
+                self.settle_marks().await;
             }
             Some(Verdict::ApplyAfterAll) => {
                 self.stop_asking();
                 tracing::warn!("The API server stays away without the change too, so the change was not the cause: applying it after all");
+                (self.memory.relabelled, self.memory.held, self.memory.held_before) = (None, None, None);
                 self.course.follow();
                 self.course.confirm();
-                self.clear_marks(None).await;
+                self.write_mark(None).await;
                 self.causes.configuration_changed();
             }
         }
@@ -342,33 +391,35 @@ impl Agent {
 
     fn take_back(&mut self) {
         let revision = self.guard.rejected().unwrap_or_default().to_owned();
-        self.course.take_back();
         self.metrics.rolled_back();
-        let back = match self.course.revision() {
-            "" => "what was there before".to_owned(),
-            before => format!("revision {before}"),
+        let silent = format!("the API server did not answer for {:?} after it was applied", self.args.confirm);
+        self.memory.held = self.memory.relabelled.take();
+        let note = if self.memory.held.is_some() {
+            format!(
+                "What changed with the node's labels taken back: {silent}; the earlier labels are in force until labels or configuration change"
+            )
+        } else {
+            self.memory.held = self.memory.held_before.take();
+            self.course.take_back();
+            let back = match self.course.revision() {
+                "" => "what was there before".to_owned(),
+                before => format!("revision {before}"),
+            };
+            format!("Revision {revision} taken back: {silent}; {back} is in force until the configuration changes")
         };
-        let note = format!(
-            "Revision {revision} taken back: the API server did not answer for {:?} after it was applied; {back} is in force until the configuration changes",
-            self.args.confirm
-        );
         tracing::error!(revision, "{note}");
         self.happens(Reason::RolledBack, note);
         self.causes.configuration_changed();
     }
 
-    /// Asks the API server over new connections until it answers or the asking is stopped.
+    /// Asks the API server until it answers or the asking is stopped.
     fn ask(&mut self) {
         self.stop_asking();
         let Some(api) = self.api.clone() else { return };
         let answers = self.answers.0.clone();
         let asking = tokio::spawn(async move {
-            loop {
-                if api.answers(QUESTION).await {
-                    let _ = answers.send(()).await;
-                }
-                tokio::time::sleep(PAUSE).await;
-            }
+            api.until_it_answers(QUESTION).await;
+            let _ = answers.send(()).await;
         });
         self.asking = Some(asking.abort_handle());
     }
@@ -394,8 +445,11 @@ impl Agent {
             Ok(outcome) => tracing::error!(left = outcome.left.delete.len(), "Ending; not everything could be removed"),
             Err(error) => tracing::error!("Ending; removing the routes failed: {error:#}"),
         }
+        if let Some(annotating) = &self.annotating {
+            annotating.abort();
+        }
         if let Some(api) = &self.api
-            && let Err(error) = report::clear_annotations(api, QUESTION).await
+            && let Err(error) = report::clear_annotations(api, LAST_WORDS).await
         {
             tracing::warn!("The annotations of this node stay: {error:#}");
         }
@@ -417,7 +471,7 @@ impl Agent {
     /// Sends a happening to whoever publishes; the log line is the caller's.
     fn happens(&self, reason: Reason, note: String) {
         // Without a cluster nobody listens.
-        let _ = self.happenings.send(Happening { reason, note });
+        let _ = self.happenings.send(report::Dated::now(Happening { reason, note }));
     }
 
     /// Whether these words are new about this topic.
@@ -425,8 +479,11 @@ impl Agent {
         self.memory.said.insert(topic, words.to_owned()).as_deref() != Some(words)
     }
 
-    /// After the first verified apply, and once.
+    /// Once, after the first verified apply of a configuration that is confirmed and that is known to be all that applies here.
     fn remove_startup_taint(&mut self) {
+        if !self.memory.complete || self.course.config().is_none() || self.guard.is_undecided() || self.guard.rejected().is_some() {
+            return;
+        }
         if let (Some(key), Some(api), false) = (&self.args.startup_taint, &self.api, self.memory.taint_removed) {
             self.memory.taint_removed = true;
             let (api, key) = (api.clone(), key.clone());

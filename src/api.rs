@@ -15,7 +15,7 @@ use hyper::body::Bytes;
 use hyper::{Method, Request, Response, header};
 use kube::Client;
 use kube::client::Body;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tower::BoxError;
 
 use crate::metrics::Metrics;
@@ -34,6 +34,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const ANSWER_LIMIT: usize = 16 << 20;
 /// The longest that a server's Retry-After is honoured; a broken one must not silence the agent for a day.
 const HOLD_LIMIT: Duration = Duration::from_secs(300);
+
+/// The longest pause between two questions whether the server is there.
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
 const VERSION: &str = "/version";
 /// Every annotation of ours starts with this.
@@ -152,6 +155,24 @@ impl Api {
         timeout(limit, asking).await.unwrap_or(false)
     }
 
+    /// Whether the server answers before a change. Asked as it will be asked after it, unless it is known from just now: neither does an
+    /// edit wait for a server to be silent again, nor does a whole cluster open two connections each for one edit.
+    pub async fn answers_now(&self, limit: Duration) -> bool {
+        match self.last_answer() {
+            Some(last) if last.at.elapsed() > limit => self.answers(limit).await,
+            last => last.is_some_and(|last| last.ok),
+        }
+    }
+
+    /// Asks, each time over a new connection, until there is an answer. `limit` is for the first question; the next ones get more and
+    /// more time, and pauses: a server that is slow because a whole cluster asks at once must not be asked more for it.
+    pub async fn until_it_answers(&self, limit: Duration) {
+        let mut backoff = Backoff::new(Duration::from_millis(500), LONGEST_PAUSE);
+        while !self.answers(limit * (1 << backoff.failures().min(3))).await {
+            sleep(backoff.failed()).await;
+        }
+    }
+
     fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
         lock(&self.memory)
     }
@@ -262,6 +283,12 @@ pub fn code(error: &kube::Error) -> Option<u16> {
         kube::Error::Api(status) => Some(status.code),
         _ => None,
     }
+}
+
+/// Whether to ask again. A token that has expired (401) is replaced, "too many requests" (429) ends, and so does what is no answer or
+/// the server's own trouble; what else it does not like will stay so.
+pub fn may_get_better(error: &kube::Error) -> bool {
+    code(error).is_none_or(|code| !(400..500).contains(&code) || matches!(code, 401 | 429))
 }
 
 /// An API error as one line for a person: what kube displays holds every cause twice.

@@ -106,8 +106,8 @@ pub struct Applier<T> {
 
 impl<T: RouteTable> Applier<T> {
     /// Brings the kernel from what was `found` to what is wanted, reads it back, and tries once more what is missing.
-    /// `mark` is a nexthop id that says in the kernel that the change is not confirmed yet; it is written first.
-    pub async fn apply(&mut self, wanted: &Wanted, found: Kernel, mark: Option<u32>) -> anyhow::Result<Outcome> {
+    /// `marks` say in the kernel what the change is; with something to change, they are written first.
+    pub async fn apply(&mut self, wanted: &Wanted, found: Kernel, marks: &[Line<'static>]) -> anyhow::Result<Outcome> {
         let plan = diff(wanted, &found, &self.ownership, self.resilient);
         if plan.is_empty() {
             return Ok(Outcome { kernel: found, left: plan, ..Outcome::default() });
@@ -115,7 +115,7 @@ impl<T: RouteTable> Applier<T> {
         let mut outcome = Outcome { examples: plan.in_words(wanted, &found).take(EXAMPLES).collect(), ..Outcome::default() };
         drop(found);
         let started = Instant::now();
-        self.write(mark.map(|id| Line::BlackholeNexthop { id }), &plan, &mut outcome).await?;
+        self.write(marks, &plan, &mut outcome).await?;
         outcome.writing = started.elapsed();
         let mut kernel = self.table.read().await.context("reading back what was applied")?;
         let mut left = diff(wanted, &kernel, &self.ownership, self.resilient);
@@ -141,7 +141,7 @@ impl<T: RouteTable> Applier<T> {
         drop(kernel);
         let first = std::mem::take(&mut outcome.complaints);
         outcome.words.clear();
-        self.write(None, &plan, outcome).await?;
+        self.write(&[], &plan, outcome).await?;
         let kernel = self.table.read().await.context("reading back what was applied")?;
         if refused && plan.groups.iter().all(|g| kernel.nexthops.get(&g.id).is_some_and(|n| matches!(n.kind, NexthopKind::Group { .. }))) {
             self.resilient = false;
@@ -167,7 +167,7 @@ impl<T: RouteTable> Applier<T> {
         }
         let started = Instant::now();
         let mut outcome = Outcome::default();
-        self.write(None, &plan, &mut outcome).await?;
+        self.write(&[], &plan, &mut outcome).await?;
         Ok((Counts { nexthops: plan.nexthops.len() + plan.groups.len(), ..Counts::default() }, started.elapsed()))
     }
 
@@ -178,15 +178,15 @@ impl<T: RouteTable> Applier<T> {
         self.write_lines(None, lines, &mut Outcome::default()).await
     }
 
-    /// Writes a single line.
-    pub async fn write_one(&mut self, line: &Line<'_>) -> anyhow::Result<()> {
-        self.write_lines(None, std::iter::once(line.clone()), &mut Outcome::default()).await
+    /// Writes lines beside all plans: marks. What of them was refused does not matter.
+    pub async fn write_few(&mut self, lines: &[Line<'_>]) -> anyhow::Result<()> {
+        self.write_lines(None, lines.iter().cloned(), &mut Outcome::default()).await
     }
 
     /// Removes every route and nexthop object of ours; the result is what is left, empty when none is.
     pub async fn remove_all(&mut self) -> anyhow::Result<Outcome> {
         let found = self.table.read().await?;
-        let outcome = self.apply(&Wanted::default(), found, None).await?;
+        let outcome = self.apply(&Wanted::default(), found, &[]).await?;
         if outcome.left.unused.is_empty() {
             return Ok(outcome);
         }
@@ -196,13 +196,13 @@ impl<T: RouteTable> Applier<T> {
         Ok(Outcome { kernel, left, ..outcome })
     }
 
-    async fn write(&mut self, mark: Option<Line<'_>>, plan: &Plan, outcome: &mut Outcome) -> anyhow::Result<()> {
+    async fn write(&mut self, marks: &[Line<'static>], plan: &Plan, outcome: &mut Outcome) -> anyhow::Result<()> {
         // These alone need an `ip -6`: a batch line cannot name the family of a blackhole.
         let blackholes: Vec<Line<'_>> = plan.v6_blackholes().collect();
         if !blackholes.is_empty() {
             self.write_lines(Some(Family::V6), blackholes.into_iter(), outcome).await?;
         }
-        self.write_lines(None, mark.into_iter().chain(plan.lines()), outcome).await
+        self.write_lines(None, marks.iter().cloned().chain(plan.lines()), outcome).await
     }
 
     async fn write_lines<'a>(

@@ -49,6 +49,8 @@ pub struct Course {
     newest: Newest,
     in_force: Option<Basis>,
     good: Option<Basis>,
+    /// A good configuration that did not fit this node as it was.
+    unfit: Option<Arc<Loaded>>,
 }
 
 impl Course {
@@ -81,6 +83,9 @@ impl Course {
     /// The directory holds this now. Whether that is another answer than before.
     pub fn found(&mut self, newest: Newest) -> bool {
         let is_new = newest != self.newest;
+        if is_new {
+            self.unfit = None;
+        }
         self.newest = newest;
         is_new
     }
@@ -95,9 +100,19 @@ impl Course {
     /// The newest configuration turns out not to fit this node.
     pub fn refuse(&mut self, why: String) {
         if let Newest::Good(loaded) = &self.newest {
-            self.newest = Newest::Refused { revision: Some(loaded.revision.clone()), why };
+            let refused = Newest::Refused { revision: Some(loaded.revision.clone()), why };
+            self.unfit = Some(loaded.clone());
+            self.newest = refused;
             self.in_force.clone_from(&self.good);
         }
+    }
+
+    /// The node has changed: what did not fit it is tried again. Whether there is something to try.
+    pub fn reconsider(&mut self) -> bool {
+        let Some(loaded) = self.unfit.take() else { return false };
+        self.newest = Newest::Good(loaded);
+        self.follow();
+        true
     }
 
     /// What is in force is good: later changes go back to it.
@@ -178,5 +193,11 @@ mod tests {
         course.refuse("clash".into());
         assert_eq!(course.revision(), "a");
         assert!(matches!(course.newest(), Newest::Refused { revision: Some(r), .. } if r == "b"));
+        assert!(course.reconsider(), "the node has changed");
+        assert_eq!(course.revision(), "b");
+        assert!(!course.reconsider());
+        course.refuse("clash".into());
+        course.found(Newest::Good(loaded("c")));
+        assert!(!course.reconsider(), "another configuration is the newest");
     }
 }

@@ -81,22 +81,33 @@ impl Installation {
 
     /// Looks at the DaemonSet until it was seen once; without that, [`Installation::verdict`] is always to keep.
     pub async fn recognise(&self) {
-        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(300));
+        let mut refused = Backoff::new(Duration::from_secs(1), Duration::from_secs(300));
+        // An API that is away when the agent starts is back sooner than a right that was never given.
+        let mut unanswered = Backoff::new(Duration::from_secs(1), Duration::from_secs(15));
         while self.uid.get().is_none() {
-            match self.ask().await {
+            let pause = match self.ask().await {
                 Ok(Answer::There { uid, .. }) => {
                     let _ = self.uid.set(uid);
                     return;
                 }
-                Ok(_) if backoff.failures() == 3 => tracing::warn!(
-                    namespace = &*self.namespace,
-                    daemonset = &*self.daemonset,
-                    "The agent's DaemonSet cannot be read; until it can, routes stay when the agent is uninstalled"
-                ),
-                Ok(answer) => tracing::debug!(?answer, "The agent's DaemonSet could not be read"),
-                Err(error) => tracing::debug!(error = explain(&error), "The agent's DaemonSet could not be read"),
-            }
-            sleep(backoff.failed().max(self.api.hold())).await;
+                Ok(answer @ (Answer::NotFound | Answer::Refused)) => {
+                    if refused.failures() == 3 {
+                        tracing::warn!(
+                            namespace = &*self.namespace,
+                            daemonset = &*self.daemonset,
+                            ?answer,
+                            "The agent's DaemonSet cannot be read; until it can, routes stay when the agent is uninstalled"
+                        );
+                    }
+                    refused.failed()
+                }
+                Ok(Answer::Nothing) => unanswered.failed(),
+                Err(error) => {
+                    tracing::debug!(error = explain(&error), "The agent's DaemonSet could not be read");
+                    unanswered.failed()
+                }
+            };
+            sleep(pause.max(self.api.hold())).await;
         }
     }
 
@@ -105,7 +116,10 @@ impl Installation {
     pub async fn verdict(&self, successor: impl Fn() -> bool) -> Verdict {
         let asked_at = Instant::now();
         let Some(uid) = self.uid.get() else {
-            return Verdict::Keep("the agent has never seen its own DaemonSet");
+            return match self.ask().await {
+                Ok(Answer::There { being_deleted: true, .. }) => Verdict::Cleanup("the DaemonSet is being deleted"),
+                _ => Verdict::Keep("the agent has never seen its own DaemonSet"),
+            };
         };
         let granted_ago = self.api.last_granted().map(|at| asked_at - at);
         let mut case = Case { uid, recently_granted: granted_ago.is_some_and(|ago| ago <= RECENT), refused_since: None };

@@ -80,6 +80,9 @@ pub struct Transition {
     pub to: State,
 }
 
+/// The reason of a gateway that an earlier agent found down, until its first probe.
+pub const ADOPTED: &str = "out of service when the agent started";
+
 /// The state machine of one [`ProbeKey`].
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -118,7 +121,7 @@ impl Machine {
             ever_up: adopted,
             rtt: None,
             streak: Streak::Failures(0),
-            failure: adopted.then(|| "out of service when the agent started".to_owned()),
+            failure: adopted.then(|| ADOPTED.to_owned()),
             no_verdict: None,
             doublings: 0,
             unrest: None,
@@ -186,7 +189,10 @@ impl Machine {
     }
 
     fn failure(&mut self, now: Duration, why: String) -> Option<Transition> {
-        self.failure = Some(why);
+        // The last words before the verdict stand: those of a dead gateway's later probes differ, and change nothing.
+        if self.state != State::Down || self.failure.as_deref() == Some(ADOPTED) {
+            self.failure = Some(why);
+        }
         let count = match self.streak {
             Streak::Failures(count) => count.saturating_add(1),
             Streak::Successes(_) => {

@@ -11,12 +11,13 @@ use ring::digest::{SHA256, digest};
 
 use crate::prefix::Family;
 
-// Four spaces of 2^28 ids, out of the way of small numbers that people and other daemons use.
+// Spaces of 2^28 ids, out of the way of small numbers that people and other daemons use.
 const GATEWAYS: u32 = 0x1000_0000;
 const GROUPS: u32 = 0x2000_0000;
 const BLACKHOLES: u32 = 0x3000_0000;
 const UNCONFIRMED: u32 = 0x4000_0000;
 const REJECTED: u32 = 0x5000_0000;
+const APPLIED: u32 = 0x6000_0000;
 const SPACE: u32 = 0x0fff_ffff;
 
 fn hash(bytes: &[u8]) -> u32 {
@@ -71,14 +72,19 @@ pub fn rejected(revision: &str) -> u32 {
     REJECTED | hash(revision.as_bytes())
 }
 
+/// The mark of the revision that the objects and routes were made from, once nothing speaks against it.
+pub fn applied(revision: &str) -> u32 {
+    APPLIED | hash(revision.as_bytes())
+}
+
 /// Whether an id marks an unconfirmed revision, whichever.
 pub const fn is_unconfirmed(id: u32) -> bool {
     id & !SPACE == UNCONFIRMED
 }
 
-/// Whether an id is such a mark, of whatever revision.
-pub const fn is_mark(id: u32) -> bool {
-    matches!(id & !SPACE, UNCONFIRMED | REJECTED)
+/// Whether an id marks a revision, whichever and as what.
+pub const fn is_revision(id: u32) -> bool {
+    matches!(id & !SPACE, UNCONFIRMED | REJECTED | APPLIED)
 }
 
 #[cfg(test)]

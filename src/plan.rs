@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use crate::iproute::{Line, Ownership, TWIN_METRIC};
 use crate::kernel::{Kernel, Nexthop, NexthopKind, OwnRoute, RouteKey, Target};
+use crate::nexthop_id;
 use crate::prefix::Family;
 
 /// What the kernel shall have of ours, and nothing else of ours.
@@ -44,7 +45,7 @@ impl Wanted {
                 }
                 // The kernel does not tell a blackhole's family; those that `nexthop_id` makes are known.
                 NexthopKind::Blackhole => {
-                    if let Some(family) = crate::nexthop_id::blackhole_family(*id) {
+                    if let Some(family) = nexthop_id::blackhole_family(*id) {
                         wanted.nexthops.insert(*id, WantedNexthop::Blackhole(family));
                     }
                 }
@@ -185,7 +186,16 @@ impl Plan {
             let twin = if r.key.metric == TWIN_METRIC { " (leak guard)" } else { "" };
             format!("- {} {}{twin}", r.key.prefix, in_words_now(kernel, &r.target))
         });
-        written.chain(self.repointed(wanted, kernel)).chain(gone)
+        written.chain(self.repointed(wanted, kernel)).chain(self.standbys(wanted)).chain(gone)
+    }
+
+    /// Gateways that are written and carry nothing for now.
+    fn standbys<'a>(&'a self, wanted: &'a Wanted) -> impl Iterator<Item = String> + 'a {
+        let idle = |id: &u32| !wanted.groups.values().any(|members| members.contains(id));
+        self.nexthops.iter().filter(move |(id, _)| idle(id)).filter_map(|(_, what)| match what {
+            WantedNexthop::Via(gateway, dev) => Some(format!("+ gateway {gateway} dev {dev}, which carries nothing for now")),
+            WantedNexthop::Blackhole(_) => None,
+        })
     }
 
     fn repointed<'a>(&'a self, wanted: &'a Wanted, kernel: &'a Kernel) -> impl Iterator<Item = String> + 'a {
@@ -199,7 +209,10 @@ impl Plan {
             let target = Target::Nexthop(*group.0);
             words.entry(*group.0).or_insert_with(|| (wanted.in_words(&target), in_words_now(kernel, &target)));
         }
-        kernel.own.iter().filter(|r| wanted.routes.binary_search_by(|w| w.key.cmp(&r.key)).is_ok()).filter_map(move |r| match r.target {
+        // One that goes to another group is written itself.
+        let stays =
+            |r: &&OwnRoute| wanted.routes.binary_search_by(|w| w.key.cmp(&r.key)).is_ok_and(|n| wanted.routes[n].target == r.target);
+        kernel.own.iter().filter(stays).filter_map(move |r| match r.target {
             Target::Nexthop(id) => words.get(&id).map(|(now, before)| format!("~ {} {now} (was {before})", r.key.prefix)),
             _ => None,
         })
@@ -237,6 +250,14 @@ pub fn diff(wanted: &Wanted, kernel: &Kernel, ownership: &Ownership, resilient: 
     drop_whole_groups(wanted, kernel, ownership, &mut plan);
     find_unused(wanted, kernel, ownership, &mut plan);
     plan
+}
+
+/// What to write so that `mark` is the only mark of a revision; see `nexthop_id`.
+pub fn marks_to(mark: Option<u32>, kernel: &Kernel, ownership: &Ownership) -> Vec<Line<'static>> {
+    let new = mark.filter(|id| !kernel.nexthops.contains_key(id)).map(|id| Line::BlackholeNexthop { id });
+    let ours = kernel.nexthops.iter().filter(|(_, nexthop)| nexthop.protocol == ownership.protocol).map(|(id, _)| *id);
+    let old = ours.filter(|id| nexthop_id::is_revision(*id) && Some(*id) != mark).map(|id| Line::DeleteNexthop { id });
+    new.into_iter().chain(old).collect()
 }
 
 /// Nexthops and groups alone: all that a change of health or gateway needs while the groups stay.

@@ -3,23 +3,25 @@
 //! Nothing here can delay or change a route: it reads a `watch` and a `broadcast`, which never make their sender wait.
 //! What the annotations say and when they are written is decided by pure functions, below.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::bail;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::api::{Api, Backoff, PREFIX, Seen, cut, explain, phase};
-use crate::status::{GatewayState, Overall, Status};
+use crate::api::{Api, Backoff, PREFIX, Seen, code, cut, explain, may_get_better, phase};
+use crate::health::ADOPTED;
+use crate::status::{GatewayState, GatewayStatus, Overall, Status};
 
 mod events;
 
-pub use events::{HAPPENINGS_KEPT, publish_events};
+pub use events::{Dated, HAPPENINGS_KEPT, publish_events};
 
 const STATUS: &str = "egress-routes.dev/status";
 const REVISION: &str = "egress-routes.dev/revision";
@@ -27,8 +29,13 @@ const ROUTES: &str = "egress-routes.dev/routes";
 const GATEWAYS: &str = "egress-routes.dev/gateways";
 const MESSAGE: &str = "egress-routes.dev/message";
 
-/// At most one patch in this time per node; also what the first patch after a quiet time is spread over, by node name.
-const EVERY: Duration = Duration::from_secs(5);
+/// At most one patch in this time per node. A little more than the 5 s that are promised, so that a minute has no room for twelve.
+const EVERY: Duration = Duration::from_secs(6);
+/// What the first patch, and the first Event, after a quiet time is spread over, by node name.
+const SPREAD: Duration = Duration::from_secs(5);
+/// For so long a gateway without a verdict is waited for: what is so in the seconds between an edit, or a start, and the
+/// first answers to probes is not worth a patch of its own.
+const VERDICTS: Duration = Duration::from_secs(10);
 /// The longest pause after failures.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Bytes of `message`.
@@ -109,7 +116,7 @@ struct Pace {
 
 impl Pace {
     fn new(node: &str) -> Self {
-        Self { spread: phase(node, EVERY), last: None, not_before: None, backoff: Backoff::new(Duration::from_secs(1), LONGEST_PAUSE) }
+        Self { spread: phase(node, SPREAD), last: None, not_before: None, backoff: Backoff::new(2 * EVERY, LONGEST_PAUSE) }
     }
 
     /// For something that became worth writing at `now`: in a row of changes the interval counts, after a quiet time the spread.
@@ -139,17 +146,21 @@ pub async fn keep_annotations(api: Api, mut status: watch::Receiver<Option<Statu
     let mut pace = Pace::new(api.node());
     let mut known: Option<BTreeMap<String, String>> = None;
     let mut written_at = None;
+    let mut patience = Patience::default();
     loop {
         look(&mut seen, &mut known, written_at);
-        if to_write(&mut status, known.as_ref()).is_some() {
+        let mut waits = patience.until(status.borrow().as_ref(), Instant::now());
+        if waits.is_none() && to_write(&mut status, known.as_ref()).is_some() {
             sleep_until(pace.due(Instant::now())).await;
             look(&mut seen, &mut known, written_at);
+            waits = patience.until(status.borrow().as_ref(), Instant::now());
         }
         // What was worth writing may have been undone, or outdone, in the meantime.
-        let Some(changes) = to_write(&mut status, known.as_ref()) else {
+        let Some(changes) = to_write(&mut status, known.as_ref()).filter(|_| waits.is_none()) else {
             tokio::select! {
                 changed = status.changed() => if changed.is_err() { return },
                 changed = seen.changed() => if changed.is_err() { return },
+                () = sleep_until(waits.unwrap_or_else(Instant::now)), if waits.is_some() => {}
             }
             continue;
         };
@@ -165,6 +176,25 @@ pub async fn keep_annotations(api: Api, mut status: watch::Receiver<Option<Statu
                 pace.failed(Instant::now(), api.hold());
             }
         }
+    }
+}
+
+/// How long gateways have been without a verdict.
+#[derive(Debug, Default)]
+struct Patience {
+    since: Option<Instant>,
+}
+
+impl Patience {
+    /// Until when verdicts that are missing in `status` are waited for; `None` when there is nothing to wait for, or it took too long.
+    fn until(&mut self, status: Option<&Status>, now: Instant) -> Option<Instant> {
+        let mut gateways = status.into_iter().flat_map(|status| &status.sets).flat_map(|set| &set.gateways);
+        let awaited = |gateway: &GatewayStatus| gateway.state == GatewayState::Unknown || gateway.reason.as_deref() == Some(ADOPTED);
+        if !gateways.any(awaited) {
+            self.since = None;
+            return None;
+        }
+        Some(*self.since.get_or_insert(now) + VERDICTS).filter(|until| *until > now)
     }
 }
 
@@ -205,15 +235,65 @@ async fn patch<V: serde::Serialize>(api: &Api, changes: &BTreeMap<&'static str, 
     Ok(annotations)
 }
 
-/// Removes our annotations from this node, for `cleanup` and an uninstall; gives up after `limit`.
+/// Removes our annotations from this node, for `cleanup` and an uninstall; gives up when it is refused, or after `limit`.
 pub async fn clear_annotations(api: &Api, limit: Duration) -> anyhow::Result<()> {
     let nothing = BTreeMap::from([STATUS, REVISION, ROUTES, GATEWAYS, MESSAGE].map(|key| (key, None::<String>)));
-    let removing = timeout(limit, patch(api, &nothing)).await;
-    let removed = removing.with_context(|| format!("removing the annotations of node `{}`: no answer within {limit:?}", api.node()))?;
-    removed
-        .map_err(|error| anyhow::anyhow!(explain(&error)))
-        .with_context(|| format!("removing the annotations of node `{}`", api.node()))?;
-    Ok(())
+    let mut backoff = Backoff::new(Duration::from_millis(500), limit);
+    let mut last = "no answer".to_owned();
+    let removing = async {
+        while let Err(error) = patch(api, &nothing).await {
+            last = explain(&error);
+            // An account that is gone (401) does not come back, here.
+            if !may_get_better(&error) || code(&error) == Some(401) {
+                return Err(());
+            }
+            sleep(backoff.failed().max(api.hold())).await;
+        }
+        Ok(())
+    };
+    match timeout(limit, removing).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(())) => bail!("removing the annotations of node `{}`: {last}", api.node()),
+        Err(_) => bail!("removing the annotations of node `{}`: not done within {limit:?}: {last}", api.node()),
+    }
+}
+
+/// What the node's annotations told before this agent did: what has not changed since is no transition.
+#[derive(Debug, Default)]
+pub struct Told {
+    down: BTreeSet<IpAddr>,
+    refused: Option<String>,
+}
+
+impl Told {
+    /// `annotations` with their whole names.
+    pub fn by(annotations: &BTreeMap<String, String>) -> Self {
+        let of = |key: &str| annotations.get(key).map(String::as_str).unwrap_or_default();
+        let down = of(GATEWAYS).split(',').filter_map(|entry| entry.strip_suffix("=down")?.parse().ok());
+        let refused = (of(STATUS) == word(Overall::Invalid)).then(|| of(MESSAGE).to_owned());
+        Self { down: down.collect(), refused }
+    }
+
+    /// Another trace of an earlier agent says that this gateway is down.
+    pub fn add_down(&mut self, gateway: IpAddr) {
+        self.down.insert(gateway);
+    }
+
+    /// It is up now: whatever comes next is news.
+    pub fn forget(&mut self, gateway: IpAddr) {
+        self.down.remove(&gateway);
+    }
+
+    /// That this gateway is down.
+    pub fn is_down(&self, gateway: IpAddr) -> bool {
+        self.down.contains(&gateway)
+    }
+
+    /// That a configuration was refused for this reason.
+    pub fn is_refused(&self, why: &str) -> bool {
+        // A long message is cut at its end.
+        self.refused.as_deref().is_some_and(|message| message.contains(cut(why, MESSAGE_LENGTH / 2)))
+    }
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ pub struct Inputs<'a> {
 pub struct Resolution {
     /// What the kernel shall have.
     pub wanted: Wanted,
-    /// The sets that apply, in the order of the file, for reports.
+    /// The sets that apply, in the order of the file, for reports; then those of which nobody can say it.
     pub sets: Vec<SetView>,
     /// Worth a word although nothing is wrong on this node.
     pub notes: Vec<String>,
@@ -63,9 +63,36 @@ pub struct SetView {
     /// How many there are.
     pub skipped_total: usize,
     /// Families without a healthy gateway, each with what is done about it.
-    pub down: Vec<String>,
+    pub down: BTreeMap<Family, String>,
     /// What is not in force although wanted.
     pub problems: Vec<String>,
+    /// Whether it applies is not known yet.
+    pub undecided: bool,
+}
+
+impl SetView {
+    fn empty(set: &RouteSet) -> Self {
+        Self {
+            name: set.name.clone(),
+            strategy: set.strategy,
+            when_down: set.when_down,
+            gateways: Vec::new(),
+            groups: BTreeMap::new(),
+            wanted: 0,
+            skipped: Vec::new(),
+            skipped_total: 0,
+            down: BTreeMap::new(),
+            problems: Vec::new(),
+            undecided: false,
+        }
+    }
+
+    /// A set of which nobody can say whether it applies.
+    fn skipped(set: &RouteSet, reason: &str) -> Self {
+        let shown = set.destinations.iter().take(SKIPPED_SHOWN);
+        let skipped = shown.map(|prefix| Skipped { destination: prefix.to_string(), reason: reason.to_owned() }).collect();
+        Self { skipped, skipped_total: set.destinations.len(), ..Self::empty(set) }
+    }
 }
 
 /// Whether a set applies to this node.
@@ -74,6 +101,8 @@ enum Applies {
     Yes,
     No,
     NobodyToAsk,
+    /// Not known, and no trace of it in the kernel.
+    NotYet,
 }
 
 impl Inputs<'_> {
@@ -86,7 +115,7 @@ impl Inputs<'_> {
             // The kernel remembers what an earlier agent knew.
             Facts::NotYet { .. } => {
                 let there = |family| self.kernel.nexthops.contains_key(&nexthop_id::group(&set.name, family));
-                if Family::BOTH.into_iter().any(there) { Applies::Yes } else { Applies::No }
+                if Family::BOTH.into_iter().any(there) { Applies::Yes } else { Applies::NotYet }
             }
         }
     }
@@ -142,11 +171,6 @@ impl Part<'_> {
 pub fn resolve(inputs: &Inputs<'_>) -> Result<Resolution, Vec<carve::Clash>> {
     let mut resolution = Resolution::default();
     let sets: Vec<&RouteSet> = inputs.applicable().collect();
-    for set in inputs.config.sets.iter().filter(|s| inputs.applies(s) == Applies::NobodyToAsk) {
-        resolution
-            .notes
-            .push(format!("set `{}` has a nodeSelector, and without a cluster there are no labels to compare: skipped", set.name));
-    }
     let mut builder = Builder::new(inputs, &sets);
     let examined: Vec<Examined> = sets.iter().map(|set| builder.examine(set)).collect();
     let parts: Vec<Part<'_>> = sets.iter().zip(&examined).flat_map(|(set, examined)| builder.parts(set, examined)).collect();
@@ -171,6 +195,23 @@ pub fn resolve(inputs: &Inputs<'_>) -> Result<Resolution, Vec<carve::Clash>> {
         resolution.sets.push(view);
     }
     resolution.wanted = builder.finish();
+    for set in &inputs.config.sets {
+        match inputs.applies(set) {
+            Applies::Yes | Applies::No => {}
+            Applies::NobodyToAsk => {
+                let reason = "without a cluster there are no labels to compare with its nodeSelector";
+                resolution.notes.push(format!("set `{}` is skipped: {reason}", set.name));
+                resolution.sets.push(SetView::skipped(set, reason));
+            }
+            Applies::NotYet => {
+                let reason = "the API has not told this node's labels yet, to compare with its nodeSelector";
+                let mut view = SetView::skipped(set, reason);
+                view.undecided = true;
+                view.problems.push(format!("whether set `{}` applies is not known: {reason}", set.name));
+                resolution.sets.push(view);
+            }
+        }
+    }
     Ok(resolution)
 }
 
@@ -233,18 +274,8 @@ impl<'a> Builder<'a> {
     }
 
     fn view(&self, set: &RouteSet, examined: &Examined) -> SetView {
-        let mut view = SetView {
-            name: set.name.clone(),
-            strategy: set.strategy,
-            when_down: set.when_down,
-            gateways: set.gateways.iter().map(|g| self.gateway_status(set, *g, examined)).collect(),
-            groups: BTreeMap::new(),
-            wanted: 0,
-            skipped: Vec::new(),
-            skipped_total: 0,
-            down: Vec::new(),
-            problems: Vec::new(),
-        };
+        let mut view = SetView::empty(set);
+        view.gateways = set.gateways.iter().map(|g| self.gateway_status(set, *g, examined)).collect();
         for (gateway, why) in examined.iter().filter_map(|(g, r)| r.as_ref().err().map(|why| (g, why))) {
             view.problems.push(format!("gateway {gateway} of set `{}` is left out: it {why}", set.name));
         }
@@ -411,7 +442,7 @@ impl<'a> Builder<'a> {
             Choice::Withdraw => "; its routes are withdrawn",
             Choice::Nothing => "; no route can be installed",
         };
-        view.down.push(format!("set `{}` ({family}): {why}{what}", set.name));
+        view.down.insert(family, format!("set `{}` ({family}): {why}{what}", set.name));
     }
 
     fn finish(mut self) -> Wanted {
@@ -428,30 +459,49 @@ impl<'a> Builder<'a> {
 
 /// Gateways that the kernel shows to have been taken out by an earlier agent: their object exists, their
 /// set's group exists, and they are not in it although the strategy would have them there.
-pub fn taken_out_before(inputs: &Inputs<'_>) -> BTreeSet<ProbeKey> {
-    let mut out = BTreeSet::new();
+///
+/// Only where the kernel's state was made from this `revision`: after an edit, what a group lacks says nothing.
+pub fn taken_out_before(inputs: &Inputs<'_>, revision: &str) -> BTreeSet<ProbeKey> {
+    let ours = inputs.kernel.nexthops.iter().filter(|(_, nexthop)| nexthop.protocol == inputs.ownership.protocol).map(|(id, _)| *id);
+    let marks: Vec<u32> = ours.filter(|id| nexthop_id::is_revision(*id)).collect();
+    // While a change is unconfirmed, the mark of what was applied before is still there.
+    let made_from_it = if marks.contains(&nexthop_id::unconfirmed(revision)) {
+        true
+    } else {
+        marks.contains(&nexthop_id::applied(revision)) && !marks.iter().any(|id| nexthop_id::is_unconfirmed(*id))
+    };
+    let healthy = Inputs { health: &HealthView::new(), ..*inputs };
+    let Some(would_be) = Some(&healthy).filter(|_| made_from_it).and_then(|healthy| resolve(healthy).ok()) else { return BTreeSet::new() };
+    let (mut out, mut in_use) = (BTreeSet::new(), BTreeSet::new());
     let sets: Vec<&RouteSet> = inputs.applicable().collect();
     let builder = Builder::new(inputs, &sets);
     for set in &sets {
-        for family in Family::BOTH {
+        for family in Family::BOTH.into_iter().filter(|family| set.destinations.iter().any(|prefix| prefix.family() == *family)) {
             let group = nexthop_id::group(&set.name, family);
             let gateways = || set.gateways.iter().filter(|g| Family::of(**g) == family);
             let active = gateways().position(|g| builder.in_use(group, *g));
-            let existed = |g: &&IpAddr| builder.ids.get(g).is_some_and(|id| inputs.kernel.nexthops.contains_key(id));
+            let existed = |g: &IpAddr| builder.ids.get(g).is_some_and(|id| inputs.kernel.nexthops.contains_key(id));
             let none_in_use = match inputs.kernel.nexthops.get(&group) {
                 Some(_) => active.is_none(),
-                None => set.when_down == WhenDown::Withdraw,
+                None => set.when_down == WhenDown::Withdraw && would_be.wanted.groups.contains_key(&group),
             };
-            let missed = gateways().enumerate().filter(|(n, g)| {
+            for (n, gateway) in gateways().enumerate() {
+                let key = ProbeKey { gateway: *gateway, check: set.health_check.clone() };
                 let passed_over = match set.strategy {
                     Strategy::Balance => active.is_some(),
-                    Strategy::Failover { failback } => failback && active.is_some_and(|a| *n < a),
+                    Strategy::Failover { failback } => failback && active.is_some_and(|a| n < a),
                 };
-                existed(g) && !builder.in_use(group, **g) && (none_in_use || passed_over)
-            });
-            out.extend(missed.map(|(_, g)| ProbeKey { gateway: *g, check: set.health_check.clone() }));
+                if builder.in_use(group, *gateway) {
+                    // A set that holds its routes uses what is down.
+                    in_use.extend(Some(key).filter(|_| set.when_down != WhenDown::Hold));
+                } else if existed(gateway) && (none_in_use || passed_over) {
+                    out.insert(key);
+                }
+            }
         }
     }
+    // One verdict is every set's.
+    out.retain(|key| !in_use.contains(key));
     out
 }
 
@@ -459,7 +509,7 @@ pub fn taken_out_before(inputs: &Inputs<'_>) -> BTreeSet<ProbeKey> {
 
 /// All that is not in force although wanted.
 pub fn problems(sets: &[SetView], others: &[String]) -> Vec<String> {
-    let of_sets = sets.iter().flat_map(|set| set.down.iter().chain(&set.problems));
+    let of_sets = sets.iter().flat_map(|set| set.down.values().chain(&set.problems));
     of_sets.chain(others).cloned().collect()
 }
 

@@ -1,14 +1,15 @@
 //! One pass: read the kernel, decide, write, read back, and remember what came of it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::hash::{DefaultHasher, Hasher as _};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Agent, Causes, QUESTION};
+use super::{Agent, Causes, Held, QUESTION};
 use crate::apply::{Counts, Outcome};
 use crate::course::{Basis, Newest};
+use crate::facts::Facts;
 use crate::fight::Bout;
 use crate::health::{ProbeKey, State};
 use crate::ip::{Hung, RouteTable as _, Unfit};
@@ -16,7 +17,7 @@ use crate::iproute::Line;
 use crate::kernel::Kernel;
 use crate::metrics::Change;
 use crate::nexthop_id;
-use crate::plan::Wanted;
+use crate::plan::{Wanted, marks_to};
 use crate::probe::ProbePath;
 use crate::report;
 use crate::resolve::{self, Inputs, Resolution, resolve};
@@ -66,13 +67,13 @@ impl Agent {
         let Some(basis) = self.course.in_force().cloned() else { return Ok(()) };
         let kernel = self.read().await?;
         self.memory.reading = started.elapsed();
+        let facts = self.facts_for(&basis, &kernel);
         let resolution = match &basis {
             Basis::AsFound(wanted) => Resolution { wanted: (**wanted).clone(), ..Resolution::default() },
             Basis::Config(loaded) => {
-                self.watch_gateways(&loaded.config, &kernel);
+                self.watch_gateways(&loaded.config, &kernel, &facts);
                 let health = self.health.borrow_and_update().clone();
                 self.tell_health(&health);
-                let facts = self.facts.borrow().clone();
                 let ownership = self.ownership();
                 let inputs = Inputs { config: &loaded.config, kernel: &kernel, facts: &facts, health: &health, ownership: &ownership };
                 match resolve(&inputs) {
@@ -84,9 +85,19 @@ impl Agent {
                 }
             }
         };
-        let fresh = self.memory.applied.as_deref() != Some(self.course.revision()) || self.guard.is_taking_back();
+        let edited = self.memory.applied.as_deref() != Some(self.course.revision()) || self.guard.is_taking_back();
+        let routes = fingerprint(&resolution.wanted.routes);
+        let fresh = edited || self.is_relabelled(&facts, routes);
         let mark = if fresh { self.prepare_guard(&kernel).await } else { None };
-        let outcome = match self.applier.apply(&resolution.wanted, kernel, mark).await {
+        let marks = match mark {
+            Some(id) => vec![Line::BlackholeNexthop { id }],
+            None if fresh && !self.guard.is_taking_back() => marks_to(self.settled_mark(), &kernel, &self.ownership()),
+            None => Vec::new(),
+        };
+        if fresh && mark.is_none() {
+            self.memory.relabelled = None;
+        }
+        let outcome = match self.applier.apply(&resolution.wanted, kernel, &marks).await {
             Ok(outcome) => outcome,
             Err(error) => {
                 if mark.is_some() {
@@ -96,13 +107,68 @@ impl Agent {
                 return Err(error);
             }
         };
+        self.memory.decided = Some((facts, routes));
         self.account(&outcome, &resolution, causes, started.elapsed());
         if fresh {
             self.after_a_change(&outcome, mark).await;
         }
+        let settled = self.settled_mark().filter(|_| !fresh && !self.guard.is_undecided() && !self.guard.is_unsettled());
+        if settled.is_some() && !marks_to(settled, &outcome.kernel, &self.ownership()).is_empty() {
+            self.settle_marks().await;
+        }
         self.remember(resolution, outcome);
         self.sweep(causes.resync).await;
         Ok(())
+    }
+
+    /// What the API tells, or what it told before that where the change was taken back.
+    fn facts_for(&mut self, basis: &Basis, kernel: &Kernel) -> Facts {
+        let newest = self.facts.borrow().clone();
+        let (Some(held), Basis::Config(loaded)) = (self.memory.held.clone(), basis) else { return newest };
+        if held.instead_of == newest {
+            return held.with;
+        }
+        let (health, ownership) = (self.health.borrow().clone(), self.ownership());
+        let inputs = Inputs { config: &loaded.config, kernel, facts: &newest, health: &health, ownership: &ownership };
+        if resolve(&inputs).is_ok_and(|resolution| fingerprint(&resolution.wanted.routes) == held.routes) {
+            // Another label, and the same routes.
+            let with = held.with.clone();
+            self.memory.held = Some(Held { instead_of: newest, ..held });
+            return with;
+        }
+        self.memory.held = None;
+        self.memory.relabelled = Some(Held { instead_of: newest.clone(), ..held });
+        if self.is_held() {
+            self.guard.superseded();
+            self.stop_asking();
+        }
+        newest
+    }
+
+    /// Whether what was taken back is a change of what the API tells: the revision that is rejected is the one in force.
+    pub(super) fn is_held(&self) -> bool {
+        self.guard.rejected() == Some(self.course.revision())
+    }
+
+    /// Whether what the API tells makes other routes of the same configuration: a label can cut a node off as an edit can.
+    fn is_relabelled(&mut self, facts: &Facts, routes: u64) -> bool {
+        let Some((with, before)) = self.memory.decided.clone() else { return false };
+        if with == *facts || before == routes || self.guard.is_taking_back() {
+            return false;
+        }
+        if self.guard.is_undecided() {
+            // It joins what waits for its verdict, and is taken back with it.
+            self.guard.superseded();
+            self.stop_asking();
+        }
+        let instead_of = facts.clone();
+        match &mut self.memory.relabelled {
+            // One after the other: back is before the first.
+            Some(waiting) => (waiting.instead_of, waiting.routes) = (instead_of, routes),
+            None if self.guard.is_unsettled() => {}
+            none => *none = Some(Held { with, instead_of, routes }),
+        }
+        true
     }
 
     /// Reads the kernel. What health demands meanwhile is done at once: a switch takes as long with many routes as with few.
@@ -131,10 +197,15 @@ impl Agent {
         let why = clashes.iter().take(3).map(ToString::to_string).collect::<Vec<_>>().join("; ");
         let fresh = self.memory.applied.as_deref() != Some(self.course.revision());
         if fresh {
-            let note = format!("Configuration refused on this node (revision {}): {why}", self.course.revision());
-            tracing::error!("{note}");
-            self.happens(Reason::ConfigRejected, note);
+            if self.once("clash", &why) {
+                let note = format!("Configuration refused on this node (revision {}): {why}", self.course.revision());
+                tracing::error!("{note}");
+                if !self.memory.told.is_refused(&why) {
+                    self.happens(Reason::ConfigRejected, note);
+                }
+            }
             self.course.refuse(why);
+            self.memory.announce = false;
             self.causes.configuration_changed();
         } else {
             if self.once("clash", &why) {
@@ -152,7 +223,8 @@ impl Agent {
             return None;
         }
         let unsettled = self.guard.is_unsettled();
-        if !unsettled && !self.api_answers().await {
+        let Some(api) = &self.api else { return None };
+        if !unsettled && !api.answers_now(QUESTION).await {
             return None;
         }
         let ownership = self.ownership();
@@ -161,21 +233,11 @@ impl Agent {
         Some(nexthop_id::unconfirmed(self.course.revision()))
     }
 
-    /// Whether the API server answers before a change. Asked as it will be asked after it, unless it is known from just now.
-    async fn api_answers(&self) -> bool {
-        let Some(api) = &self.api else { return false };
-        match api.last_answer() {
-            Some(last) if last.ok && last.at.elapsed() > QUESTION => api.answers(QUESTION).await,
-            // Silent when it was asked last, which is not long ago: an edit does not wait for it to be silent again.
-            last => last.is_some_and(|last| last.ok),
-        }
-    }
-
     async fn after_a_change(&mut self, outcome: &Outcome, mark: Option<u32>) {
         match mark {
             Some(mark) if outcome.changed.any() || self.guard.is_unsettled() => {
                 if !outcome.changed.any() {
-                    self.write_mark(mark).await;
+                    self.write_mark(Some(mark)).await;
                 }
                 let revision = self.course.revision().to_owned();
                 self.guard.applied(self.started.elapsed(), &revision);
@@ -189,7 +251,7 @@ impl Agent {
             _ => {
                 self.course.confirm();
                 self.memory.unused.clone_from(&outcome.left.unused);
-                self.clear_marks(self.guard.rejected().map(nexthop_id::rejected)).await;
+                self.settle_marks().await;
             }
         }
         self.memory.applied = Some(self.course.revision().to_owned());
@@ -209,17 +271,15 @@ impl Agent {
         self.metrics.changed(Change::Replace, replaced);
         self.metrics.changed(Change::Delete, deleted);
         self.metrics.changed(Change::Nexthop, nexthops);
-        for note in &resolution.notes {
-            if self.once("note", note) {
-                tracing::warn!("{note}");
-            }
+        let notes = resolution.notes.join("; ");
+        if self.once("notes", &notes) && !notes.is_empty() {
+            tracing::warn!("{notes}");
         }
         let revision = self.course.revision().to_owned();
         let examples = outcome.examples.join("; ");
         let took_ms = took.as_millis();
         if outcome.changed.any() {
             self.metrics.applied(took);
-            self.memory.last_applied = Some(report::wall_clock());
             if repair {
                 tracing::warn!(revision, replaced, deleted, nexthops, took_ms, examples, "Routes restored: they had vanished or changed");
                 self.metrics.restored(replaced.max(nexthops));
@@ -237,9 +297,9 @@ impl Agent {
         self.memory.written_since_announced |= outcome.changed.any();
         if self.memory.announce && outcome.left.is_empty() && self.course.config().is_some() {
             self.memory.announce = false;
+            self.memory.said.remove("clash");
             let written = std::mem::take(&mut self.memory.written_since_announced);
-            self.memory.last_applied.get_or_insert_with(report::wall_clock);
-            let (routes, sets) = (resolution.wanted.routes.len(), resolution.sets.len());
+            let (routes, sets) = (resolution.wanted.routes.len(), resolution.sets.iter().filter(|set| set.wanted > 0).count());
             tracing::info!(revision, routes, sets, "Configuration in force");
             if written {
                 self.happens(Reason::RoutesApplied, format!("Revision {revision} applied: {routes} route(s) of {sets} set(s)"));
@@ -276,6 +336,12 @@ impl Agent {
     fn remember(&mut self, resolution: Resolution, mut outcome: Outcome) {
         let left = !outcome.left.is_empty() || !outcome.left.conflicts.is_empty();
         self.memory.installed = outcome.installed(&resolution.wanted);
+        let installed: usize = self.memory.installed.values().sum();
+        let wanted = resolution.sets.iter().map(|set| set.wanted).sum();
+        self.memory.complete = outcome.left.is_empty() && installed >= wanted && !resolution.sets.iter().any(|set| set.undecided);
+        if self.memory.complete && (outcome.changed.any() || self.memory.last_applied.is_none()) && self.course.config().is_some() {
+            self.memory.last_applied = Some(report::wall_clock());
+        }
         self.memory.problems = if left { outcome.problems() } else { Vec::new() };
         self.memory.sets = resolution.sets;
         self.memory.unused = std::mem::take(&mut outcome.left.unused);
@@ -307,13 +373,12 @@ impl Agent {
     // --- gateways ---
 
     /// One probe task for each gateway and check of the sets that apply.
-    fn watch_gateways(&mut self, config: &crate::config::Config, kernel: &Kernel) {
-        let facts = self.facts.borrow().clone();
+    fn watch_gateways(&mut self, config: &crate::config::Config, kernel: &Kernel, facts: &Facts) {
         let ownership = self.ownership();
         let health = self.health.borrow().clone();
-        let inputs = Inputs { config, kernel, facts: &facts, health: &health, ownership: &ownership };
+        let inputs = Inputs { config, kernel, facts, health: &health, ownership: &ownership };
         // Later the kernel shows this agent's own verdicts.
-        let mut adopted = if self.memory.adopted { BTreeSet::new() } else { resolve::taken_out_before(&inputs) };
+        let mut adopted = if self.memory.adopted { BTreeSet::new() } else { resolve::taken_out_before(&inputs, self.course.revision()) };
         let mut wanted = BTreeMap::new();
         for set in inputs.applicable() {
             for gateway in &set.gateways {
@@ -338,7 +403,8 @@ impl Agent {
         if self.memory.applied.as_deref() != Some(loaded.revision.as_str()) {
             return;
         }
-        let facts = self.facts.borrow().clone();
+        // Of what the API tells since, the next pass takes account.
+        let Some((facts, _)) = self.memory.decided.clone() else { return };
         let ownership = self.ownership();
         let inputs = Inputs { config: &loaded.config, kernel: &self.memory.kernel, facts: &facts, health: &health, ownership: &ownership };
         let wanted = resolve::regroup(&inputs);
@@ -386,32 +452,28 @@ impl Agent {
         }
     }
 
-    /// Removes marks of revisions that no longer wait for anything.
-    pub(super) async fn clear_marks(&mut self, but: Option<u32>) {
-        let unused = match self.applier.table.read_nexthops().await {
-            Ok(kernel) => kernel.nexthops,
-            Err(_) => return, // the next resync does it
-        };
-        let ours = unused.iter().filter(|(_, n)| n.protocol == self.ownership().protocol).map(|(id, _)| *id);
-        let marks: Vec<u32> = ours.filter(|id| nexthop_id::is_mark(*id) && Some(*id) != but).collect();
-        if !marks.is_empty()
-            && let Err(error) = self.applier.sweep(&marks).await
-        {
-            tracing::debug!("Marks could not be removed: {error:#}");
-        }
+    /// The one mark that is true when nothing is undecided: of the rejected revision, or of the one that was applied.
+    fn settled_mark(&self) -> Option<u32> {
+        let applied = || self.course.config().map(|loaded| nexthop_id::applied(&loaded.revision));
+        self.guard.rejected().filter(|_| !self.is_held()).map(nexthop_id::rejected).or_else(applied)
+    }
+
+    pub(super) async fn settle_marks(&mut self) {
+        self.write_mark(self.settled_mark()).await;
     }
 
     /// Writes a mark and removes all others.
-    pub(super) async fn write_mark(&mut self, mark: u32) {
-        if let Err(error) = self.applier.write_one(&Line::BlackholeNexthop { id: mark }).await {
+    pub(super) async fn write_mark(&mut self, mark: Option<u32>) {
+        let Ok(kernel) = self.applier.table.read_nexthops().await else { return }; // the next change does it
+        let lines = marks_to(mark, &kernel, &self.ownership());
+        if let Err(error) = self.applier.write_few(&lines).await {
             tracing::debug!("The mark could not be written: {error:#}");
         }
-        self.clear_marks(Some(mark)).await;
     }
 
     /// Nexthop objects that nothing uses go at the periodic read only: until then a change can still be taken back in one step.
     async fn sweep(&mut self, resync: bool) {
-        let unused: Vec<u32> = self.memory.unused.iter().copied().filter(|id| !nexthop_id::is_mark(*id)).collect();
+        let unused: Vec<u32> = self.memory.unused.iter().copied().filter(|id| !nexthop_id::is_revision(*id)).collect();
         if !resync || unused.is_empty() || self.guard.is_undecided() {
             return;
         }
@@ -433,7 +495,7 @@ fn path(gateway: std::net::IpAddr, kernel: &Kernel) -> Option<ProbePath> {
     Some(ProbePath { dev, index: link.index, source })
 }
 
-fn fingerprint(wanted: &Wanted) -> u64 {
+fn fingerprint(wanted: &impl std::hash::Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     wanted.hash(&mut hasher);
     hasher.finish()

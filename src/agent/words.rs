@@ -2,30 +2,60 @@
 
 use super::Agent;
 use crate::course::{Course, Newest};
-use crate::health::{HealthView, State};
+use crate::health::{HealthView, ProbeKey, State};
+use crate::prefix::Family;
+use crate::report::Told;
 use crate::resolve::{SetView, problems, set_status};
-use crate::status::{Overall, Reason, Status};
+use crate::status::{GatewayState, Overall, Reason, Status};
 
 /// The longest message; contract section 6.
 const LONGEST: usize = 1024;
+
+/// For a change of labels that was taken back.
+const LABELS_HELD: &str = "the newest labels of this node cut off the API server and are not followed; the earlier ones are in force until labels or configuration change";
 
 impl Agent {
     /// Publishes the status if it differs.
     pub(super) fn publish(&mut self) {
         let status = self.status_now();
         self.metrics.observe(&status);
-        let no_healthy = self.memory.sets.iter().flat_map(|s| s.down.iter()).cloned().collect::<Vec<_>>().join("; ");
-        if no_healthy.is_empty() {
-            self.memory.said.remove("down");
-        } else if self.once("down", &no_healthy) {
-            tracing::error!("No healthy gateway: {no_healthy}");
-            self.happens(Reason::NoHealthyGateway, no_healthy);
+        self.tell_down();
+        // From now on what happens is told, whatever the annotations said at the start.
+        if self.course.config().is_some()
+            && status.sets.iter().flat_map(|set| &set.gateways).all(|gateway| gateway.state != GatewayState::Unknown)
+        {
+            self.memory.told = Told::default();
         }
         self.status.send_if_modified(|old| {
             let changed = old.as_ref() != Some(&status);
             *old = Some(status);
             changed
         });
+    }
+
+    /// A log line and an Event for the sets that have come to be without a healthy gateway.
+    fn tell_down(&mut self) {
+        let before = std::mem::take(&mut self.memory.down);
+        let (mut lines, mut events) = (Vec::new(), Vec::new());
+        for set in &self.memory.sets {
+            for (family, words) in &set.down {
+                let key = (set.name.clone(), *family);
+                if !before.contains(&key) {
+                    lines.push(words.clone());
+                    let mut gateways = set.gateways.iter().filter(|gateway| Family::of(gateway.address) == *family);
+                    if !gateways.all(|gateway| self.memory.told.is_down(gateway.address)) {
+                        events.push(words.clone());
+                    }
+                }
+                self.memory.down.insert(key);
+            }
+        }
+        if !lines.is_empty() {
+            tracing::error!("No healthy gateway: {}", lines.join("; "));
+        }
+        if !events.is_empty() {
+            self.happens(Reason::NoHealthyGateway, events.join("; "));
+        }
     }
 
     /// Between passes: the round-trip times.
@@ -47,8 +77,12 @@ impl Agent {
 
     fn status_now(&self) -> Status {
         let problems = problems(&self.memory.sets, &self.memory.problems);
-        let (status, message) = verdict(&self.course, self.guard.rejected(), &problems);
-        let rejected = match (self.course.newest(), self.guard.rejected()) {
+        let rejected = self.guard.rejected().filter(|_| !self.is_held());
+        let (status, message) = match self.course.newest() {
+            Newest::Good(_) if self.is_held() => (Overall::RolledBack, Some(LABELS_HELD.to_owned())),
+            _ => verdict(&self.course, rejected, &problems),
+        };
+        let rejected = match (self.course.newest(), rejected) {
             (Newest::Refused { revision: Some(revision), .. }, _) => Some(revision.clone()),
             (_, rejected) => rejected.map(str::to_owned),
         };
@@ -66,22 +100,40 @@ impl Agent {
 
     /// A log line and an Event for each gateway that changed; one for all that changed together.
     pub(super) fn tell_health(&mut self, health: &HealthView) {
-        let was = |key| self.memory.health.get(key).map_or(State::Unknown, |h| h.state);
-        let mut down: Vec<String> = Vec::new();
-        let mut up: Vec<String> = Vec::new();
+        // No machine starts as down, but by the mark of an earlier one.
+        let adopted = health.iter().filter(|(key, now)| now.state == State::Down && !self.memory.health.contains_key(key));
+        for (key, _) in adopted {
+            self.memory.told.add_down(key.gateway);
+        }
+        let was = |key: &ProbeKey| match self.memory.health.get(key).map_or(State::Unknown, |h| h.state) {
+            State::Unknown if self.memory.told.is_down(key.gateway) => State::Down,
+            state => state,
+        };
+        // The annotations know addresses alone; another check of the same one may be what was down.
+        let all_up = |key: &ProbeKey| {
+            let seen = self.memory.health.get(key).is_some_and(|h| h.state == State::Down);
+            seen || health.iter().all(|(other, now)| other.gateway != key.gateway || now.state == State::Up)
+        };
+        let (mut down, mut up, mut still) = (Vec::new(), Vec::new(), Vec::new());
         for (key, now) in health {
             match (was(key), now.state) {
-                (State::Down, State::Up) => up.push(key.gateway.to_string()),
+                (State::Down, State::Up) if all_up(key) => up.push(key.gateway.to_string()),
+                (State::Down, State::Down) if self.memory.health.get(key).is_none_or(|h| h.state != State::Down) => {
+                    still.push(key.gateway.to_string());
+                }
                 (State::Up | State::Unknown, State::Down) => {
                     down.push(format!("{} ({})", key.gateway, now.reason.as_deref().unwrap_or("no answer")));
                 }
                 _ => {}
             }
         }
-        down.sort();
-        down.dedup();
-        up.sort();
-        up.dedup();
+        for list in [&mut down, &mut up, &mut still] {
+            list.sort();
+            list.dedup();
+        }
+        if !still.is_empty() {
+            tracing::warn!("Gateway down, as before the agent started: {}", still.join(", "));
+        }
         if !down.is_empty() {
             let note = format!("Gateway down: {}", down.join(", "));
             tracing::warn!("{note}");
@@ -91,6 +143,9 @@ impl Agent {
             let note = format!("Gateway up again: {}", up.join(", "));
             tracing::info!("{note}");
             self.happens(Reason::GatewayUp, note);
+        }
+        for (key, _) in health.iter().filter(|(_, now)| now.state == State::Up) {
+            self.memory.told.forget(key.gateway);
         }
         self.memory.health.clone_from(health);
     }
@@ -109,6 +164,13 @@ fn verdict(course: &Course, rejected: Option<&str>, problems: &[String]) -> (Ove
             format!("revision {revision} cut off the API server and was taken back; {stays} until the configuration changes"),
         ),
         (Newest::Unknown, None) => (Overall::Degraded, "the configuration has not been read yet".to_owned()),
+        (Newest::Good(newest), None) if course.in_force().is_none() => (
+            Overall::Degraded,
+            format!(
+                "revision {} was never confirmed by an answer of the API server; it is asked now, and until then nothing is changed",
+                newest.revision
+            ),
+        ),
         (Newest::Good(_), None) if problems.is_empty() => return (Overall::Ready, None),
         (Newest::Good(_), None) => (Overall::Degraded, problems.join("; ")),
     };

@@ -2,7 +2,7 @@
 //!
 //! A round reads the node's metadata: labels for selectors, our annotations for `report`. Once per start the whole node
 //! is read, for its pod CIDRs. The addresses behind the `kubernetes` Service are read at the start, after any trouble with
-//! the API, when asked to (a new configuration), and instead of the metadata once in [`ENDPOINTS_EVERY`] rounds.
+//! the API, when asked to (a new configuration), and with the metadata once in [`ENDPOINTS_EVERY`] rounds.
 //! Without an answer the last one stays.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,10 +23,16 @@ use crate::prefix::Prefix;
 
 /// "Label changes are noticed within a minute at no more than one small request a minute per node."
 const EVERY: Duration = Duration::from_secs(60);
+/// The first pause after a failure at the start of a node, when the API is seldom away for long and more depends on it.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// The first pause after a failure later on: a server that has too much to do gets no more of it.
+const LATER_PAUSE: Duration = Duration::from_secs(10);
 /// In rounds. API servers come and go rarely, and mostly with a broken connection, which is noticed at once.
 const ENDPOINTS_EVERY: u32 = 30;
-/// The first pause after a failure: at the start of a node the API is seldom away for long.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// For how long an address stays protected that was behind the Service: a server that restarts is back in a moment.
+const ENDPOINT_KEPT: Duration = Duration::from_secs(3600);
+/// After so many failures in a row, some seconds, what is known is told although the addresses of the API servers are not.
+const PATIENCE: u32 = 4;
 /// At most this often is the list of API servers read on request.
 const ASKED_EVERY: Duration = Duration::from_secs(10);
 
@@ -79,7 +85,8 @@ struct Keeper {
     facts: watch::Sender<Facts>,
     seen: watch::Sender<Option<Seen>>,
     known: NodeFacts,
-    behind: BTreeSet<IpAddr>,
+    /// When each was last seen.
+    behind: BTreeMap<IpAddr, Instant>,
     source: Source,
     endpoints_due: bool,
     endpoints_at: Option<Instant>,
@@ -95,7 +102,7 @@ impl Keeper {
             facts,
             seen,
             known: NodeFacts::default(),
-            behind: BTreeSet::new(),
+            behind: BTreeMap::new(),
             source: Source::Slice,
             endpoints_due: true,
             endpoints_at: None,
@@ -115,7 +122,7 @@ impl Keeper {
                     if self.backoff.failures() > 0 {
                         tracing::info!("The Kubernetes API answers again");
                     }
-                    self.backoff.worked();
+                    self.backoff = Backoff::new(LATER_PAUSE, EVERY);
                     slot(started + phase(self.api.node(), EVERY), now)
                 }
                 Err(error) => now + self.pause(&error),
@@ -151,15 +158,13 @@ impl Keeper {
     /// One read; two or three at the start and after trouble.
     async fn round(&mut self) -> Result<(), kube::Error> {
         self.round = self.round.saturating_add(1);
-        let routine = self.node_read && !self.endpoints_due && self.round.is_multiple_of(ENDPOINTS_EVERY);
-        if !routine {
-            self.read_node().await?;
+        self.read_node().await?;
+        let endpoints = if self.endpoints_due || self.round.is_multiple_of(ENDPOINTS_EVERY) { self.read_endpoints().await } else { Ok(()) };
+        let told = matches!(*self.facts.borrow(), Facts::Known(_));
+        if endpoints.is_ok() || told || self.backoff.failures() >= PATIENCE {
+            self.publish();
         }
-        if routine || self.endpoints_due {
-            self.read_endpoints().await?;
-        }
-        self.publish();
-        Ok(())
+        endpoints
     }
 
     async fn only_endpoints(&mut self) {
@@ -173,7 +178,7 @@ impl Keeper {
         if !self.node_read {
             return;
         }
-        let mut servers = self.behind.clone();
+        let mut servers: BTreeSet<IpAddr> = self.behind.keys().copied().collect();
         servers.extend(self.api.known_addresses());
         self.known.api_servers = servers.into_iter().collect();
         let facts = Facts::Known(self.known.clone());
@@ -208,14 +213,16 @@ impl Keeper {
         self.seen.send_replace(Some(Seen { annotations, asked_at }));
     }
 
-    /// A refusal (403) is an answer: what is known without asking must do.
+    /// A refusal (403), or that there are none (404), is an answer: what is known without asking must do.
     async fn read_endpoints(&mut self) -> Result<(), kube::Error> {
         let result = match self.source {
             Source::Slice => match self.read_slice().await {
                 Err(error) if code(&error) == Some(404) => {
-                    let found = self.read_old_endpoints().await?;
-                    self.source = Source::Endpoints;
-                    Ok(found)
+                    let found = self.read_old_endpoints().await;
+                    if found.is_ok() {
+                        self.source = Source::Endpoints;
+                    }
+                    found
                 }
                 other => other,
             },
@@ -229,11 +236,15 @@ impl Keeper {
             },
         };
         match result {
-            Ok(found) => self.behind = found,
-            Err(error) if code(&error) == Some(403) => {
+            Ok(found) => {
+                let now = Instant::now();
+                self.behind.extend(found.into_iter().map(|address| (address, now)));
+                self.behind.retain(|_, seen| now - *seen < ENDPOINT_KEPT);
+            }
+            Err(error) if matches!(code(&error), Some(403 | 404)) => {
                 tracing::warn!(
                     error = explain(&error),
-                    "The addresses behind the `kubernetes` Service may not be read; only its own address is protected"
+                    "The addresses behind the `kubernetes` Service are not told; only its own address is protected"
                 );
             }
             Err(error) => return Err(error),

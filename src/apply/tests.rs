@@ -24,7 +24,7 @@ impl Applier<FakeTable> {
     /// As a pass does it: read, apply; and the sweep of what nothing uses.
     fn pass(&mut self, wanted: &Wanted) -> anyhow::Result<Outcome> {
         let found = now(self.table.read())?;
-        let outcome = now(self.apply(wanted, found, None))?;
+        let outcome = now(self.apply(wanted, found, &[]))?;
         now(self.sweep(&outcome.left.unused))?;
         Ok(outcome)
     }
@@ -421,6 +421,6 @@ fn re_pointing_reads_no_routes_and_leaves_new_groups_to_a_whole_pass() {
 fn the_mark_of_an_unconfirmed_change_is_written_before_the_change() {
     let mut applier = applier();
     let found = now(applier.table.read()).unwrap();
-    now(applier.apply(&many(1, &[1]), found, Some(0x4000_0001))).unwrap();
+    now(applier.apply(&many(1, &[1]), found, &[Line::BlackholeNexthop { id: 0x4000_0001 }])).unwrap();
     assert_eq!(applier.table.take_lines()[0], "nexthop replace id 1073741825 blackhole proto 230");
 }

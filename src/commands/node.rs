@@ -20,7 +20,8 @@ use crate::ip::{Ip, RouteTable as _};
 use crate::iproute::Ownership;
 use crate::kernel::Kernel;
 use crate::metrics::Metrics;
-use crate::plan::diff;
+use crate::nexthop_id;
+use crate::plan::{diff, marks_to};
 use crate::report;
 use crate::resolve::{Inputs, Resolution, problems, resolve, set_status, taken_out_before};
 use crate::source;
@@ -68,10 +69,14 @@ pub async fn apply(args: OneShotArgs) -> anyhow::Result<u8> {
     }
     let Ok(here) = look(&args.node, args.path.as_deref()).await? else { return Ok(1) };
     let Here { revision, resolution, kernel, mut applier } = here;
-    let outcome = applier.apply(&resolution.wanted, kernel, None).await?;
-    if !outcome.left.unused.is_empty() {
-        applier.sweep(&outcome.left.unused).await?;
+    let mark = nexthop_id::applied(&revision);
+    let marks = marks_to(Some(mark), &kernel, &applier.ownership);
+    let outcome = applier.apply(&resolution.wanted, kernel, &marks).await?;
+    if !outcome.changed.any() {
+        applier.write_few(&marks).await?;
     }
+    let unused: Vec<u32> = outcome.left.unused.iter().copied().filter(|id| *id != mark).collect();
+    applier.sweep(&unused).await?;
     let installed: usize = outcome.installed(&resolution.wanted).values().sum();
     let wanted: usize = resolution.sets.iter().map(|set| set.wanted).sum();
     let changed = outcome.changed;
@@ -149,7 +154,7 @@ async fn look(args: &NodeArgs, path: Option<&Path>) -> anyhow::Result<Result<Her
     let facts = facts(args.node_name.as_deref()).await;
     let (ownership, config) = (applier.ownership, &checked.config);
     let before = Inputs { config, kernel: &kernel, facts: &facts, health: &HealthView::new(), ownership: &ownership };
-    let health = taken_out_before(&before).into_iter().map(|key| (key, taken_out())).collect();
+    let health = taken_out_before(&before, &checked.revision.to_string()).into_iter().map(|key| (key, taken_out())).collect();
     match resolve(&Inputs { health: &health, ..before }) {
         Ok(resolution) => Ok(Ok(Here { revision: checked.revision.to_string(), resolution, kernel, applier })),
         Err(clashes) => {

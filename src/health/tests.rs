@@ -194,6 +194,24 @@ fn an_adopted_gateway_is_down_was_up_before_and_comes_back_by_the_configured_suc
 }
 
 #[test]
+fn why_a_gateway_is_down_stays_what_it_was_when_it_went_down() {
+    let mut machine = Machine::new(&check(Duration::from_secs(1)), Initial::Unknown);
+    let mut now = Duration::ZERO;
+    let mut reasons = |machine: &mut Machine, words: &[&str]| {
+        let of = |why: &&str| {
+            now += Duration::from_secs(1);
+            machine.feed(now, Err((*why).to_owned()));
+            machine.health().reason.unwrap()
+        };
+        words.iter().map(of).collect::<Vec<_>>()
+    };
+    let later = ["no answer", "no answer", "unreachable", "no answer", "refused", "no answer"];
+    assert_eq!(reasons(&mut machine, &later)[2..], ["unreachable"; 4]);
+    let mut adopted = Machine::new(&check(Duration::from_secs(1)), Initial::AdoptedDown);
+    assert_eq!(reasons(&mut adopted, &["no answer", "refused"]), ["no answer"; 2]);
+}
+
+#[test]
 fn a_probe_that_could_not_be_sent_changes_the_reason_and_nothing_else() {
     let mut fed = Fed::defaults();
     fed.feed(true);

@@ -58,6 +58,22 @@ fn a_diff_says_what_comes_goes_and_goes_another_way() {
 }
 
 #[test]
+fn a_gateway_that_only_stands_by_is_a_line_and_a_route_that_changes_its_set_is_one() {
+    let kernel = kernel(STANDING);
+    let mut wanted = Wanted::as_found(&kernel, &OURS);
+    wanted.nexthops.extend(gateways(&[7]));
+    assert_eq!(words(&wanted, &kernel), "+ gateway 10.116.0.7 dev eth1, which carries nothing for now");
+    // Both groups change, and the route goes from one to the other.
+    wanted.groups = BTreeMap::from([(11, vec![6]), (12, vec![7])]);
+    wanted.routes.iter_mut().find(|r| r.key.prefix == prefix("192.0.2.0/24")).unwrap().target = Target::Nexthop(11);
+    insta::assert_snapshot!(words(&wanted, &kernel), @r"
+    ~ 192.0.2.0/24 via 10.116.0.6
+    ~ 198.51.100.7/32 via 10.116.0.6 (was via 10.116.0.5)
+    ~ 203.0.113.0/24 via 10.116.0.6 (was via 10.116.0.5)
+    ");
+}
+
+#[test]
 fn a_gateway_that_moved_to_another_device_changes_the_routes_through_it() {
     let kernel = kernel(STANDING);
     let mut wanted = Wanted::as_found(&kernel, &OURS);

@@ -1,4 +1,4 @@
-//! Events on the Node: a bounded number of them, lost rather than late.
+//! Events on the Node: a bounded number of them, spread over nodes, each with the time of what it tells.
 //!
 //! Written as the kubelet writes its own, `v1` Events in `default`: servers before 1.21 take Events about a Node in the newer
 //! form (which kube's `Recorder` writes) only in `kube-system`, and then with nothing that `kubectl describe node` would find.
@@ -14,7 +14,8 @@ use kube::api::{Patch, PatchParams, PostParams};
 use tokio::sync::broadcast;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::api::{Api, Backoff, code, cut, explain};
+use super::SPREAD;
+use crate::api::{Api, Backoff, code, cut, explain, may_get_better, phase};
 use crate::status::{Happening, Reason};
 
 /// The capacity of the channel that happenings come through; with more waiting, the oldest are lost.
@@ -27,8 +28,11 @@ const COMPONENT: &str = "egress-routes";
 const BURST: u32 = 10;
 /// One more for every such time that passes.
 const REFILL: Duration = Duration::from_secs(10);
-/// An Event is tried this often: one that comes much later than what it tells misleads.
-const TRIES: u32 = 3;
+/// For how long an Event is tried: over a restart of the API server, and not until nobody wants to know any more.
+const TRIED: Duration = Duration::from_secs(600);
+/// The pauses between tries: a server that has too much to do gets no more of it.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Bytes of a note, a limit of the API.
 const NOTE_LENGTH: usize = 1024;
 /// Bytes of the node's name in an Event's name, of which 253 are allowed.
@@ -38,52 +42,69 @@ const REMEMBERED: usize = 64;
 /// For how long: API servers keep an Event for an hour.
 const KEPT: Duration = Duration::from_secs(3600);
 
+/// A happening and its moment: the Event may be written well after it.
+#[derive(Clone, Debug)]
+pub struct Dated {
+    happening: Happening,
+    at: Timestamp,
+    since: Instant,
+}
+
+impl Dated {
+    /// It happens now.
+    pub fn now(happening: Happening) -> Self {
+        Self { happening, at: super::wall_clock(), since: Instant::now() }
+    }
+}
+
 /// Publishes happenings as Events on this node until their sender is gone.
-pub async fn publish_events(api: Api, mut happenings: broadcast::Receiver<Happening>) {
+pub async fn publish_events(api: Api, mut happenings: broadcast::Receiver<Dated>) {
+    let spread = phase(api.node(), SPREAD);
     let mut said = Said::default();
     let mut bucket = Bucket { tokens: BURST, filled_at: Instant::now() };
     let mut complained = false;
     loop {
-        let happening = match happenings.recv().await {
-            Ok(happening) => happening,
+        let quiet = happenings.is_empty();
+        let dated = match happenings.recv().await {
+            Ok(dated) => dated,
             Err(broadcast::error::RecvError::Lagged(lost)) => {
                 tracing::debug!(lost, "Events were left out: there were too many");
                 continue;
             }
             Err(broadcast::error::RecvError::Closed) => return,
         };
+        if quiet {
+            sleep(spread).await;
+        }
         while let Err(until) = bucket.take(Instant::now()) {
             sleep_until(until).await;
         }
-        match publish(&api, &mut said, &happening).await {
+        match publish(&api, &mut said, &dated).await {
             Ok(()) => complained = false,
             Err(error) if complained => tracing::debug!(error, "Writing an Event failed again"),
             Err(error) => {
-                tracing::warn!(error, reason = ?happening.reason, "Writing an Event failed; it is given up");
+                tracing::warn!(error, reason = ?dated.happening.reason, "Writing an Event failed; it is given up");
                 complained = true;
             }
         }
     }
 }
 
-async fn publish(api: &Api, said: &mut Said, happening: &Happening) -> Result<(), String> {
-    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
-    let now = super::wall_clock();
+async fn publish(api: &Api, said: &mut Said, dated: &Dated) -> Result<(), String> {
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
-        let Err(error) = write(api, said, happening, now).await else { return Ok(()) };
-        // 4xx other than "too many requests" will not get better.
-        let hopeless = code(&error).is_some_and(|code| (400..500).contains(&code) && code != 429);
-        if hopeless || backoff.failures() + 1 >= TRIES {
+        let Err(error) = write(api, said, dated).await else { return Ok(()) };
+        if !may_get_better(&error) || dated.since.elapsed() > TRIED {
             return Err(explain(&error));
         }
         sleep(backoff.failed().max(api.hold())).await;
     }
 }
 
-async fn write(api: &Api, said: &mut Said, happening: &Happening, now: Timestamp) -> Result<(), kube::Error> {
+async fn write(api: &Api, said: &mut Said, Dated { happening, at, .. }: &Dated) -> Result<(), kube::Error> {
     let events: kube::Api<Event> = kube::Api::namespaced(api.client(), NAMESPACE);
     if let Some((name, count)) = said.before(happening, Instant::now()) {
-        let again = Patch::Merge(serde_json::json!({"count": count + 1, "lastTimestamp": Time(now)}));
+        let again = Patch::Merge(serde_json::json!({"count": count + 1, "lastTimestamp": Time(*at)}));
         match events.patch_metadata(&name, &PatchParams::default(), &again).await {
             Ok(_) => {
                 said.remember(happening, name, count + 1, Instant::now());
@@ -94,19 +115,23 @@ async fn write(api: &Api, said: &mut Said, happening: &Happening, now: Timestamp
             Err(error) => return Err(error),
         }
     }
-    let event = event(api.node(), happening, now);
+    let event = event(api.node(), happening, *at);
     let name = event.metadata.name.clone().unwrap_or_default();
-    events.create(&PostParams::default(), &event).await?;
+    match events.create(&PostParams::default(), &event).await {
+        // An earlier try got through, though its answer did not.
+        Err(error) if code(&error) == Some(409) => {}
+        created => drop(created?),
+    }
     said.remember(happening, name, 1, Instant::now());
     Ok(())
 }
 
-fn event(node: &str, happening: &Happening, now: Timestamp) -> Event {
+fn event(node: &str, happening: &Happening, at: Timestamp) -> Event {
     let (type_, reason) = words(happening.reason);
     let start = cut(node, NODE_LENGTH).trim_end_matches(['.', '-']);
     Event {
         metadata: ObjectMeta {
-            name: Some(format!("{start}.{:x}", now.as_nanosecond())),
+            name: Some(format!("{start}.{:x}", at.as_nanosecond())),
             namespace: Some(NAMESPACE.into()),
             ..ObjectMeta::default()
         },
@@ -116,8 +141,8 @@ fn event(node: &str, happening: &Happening, now: Timestamp) -> Event {
         message: Some(cut(&happening.note, NOTE_LENGTH).to_owned()),
         source: Some(EventSource { component: Some(COMPONENT.into()), host: Some(node.into()) }),
         count: Some(1),
-        first_timestamp: Some(Time(now)),
-        last_timestamp: Some(Time(now)),
+        first_timestamp: Some(Time(at)),
+        last_timestamp: Some(Time(at)),
         ..Event::default()
     }
 }

@@ -126,3 +126,37 @@ fn a_refusal_is_followed_by_growing_pauses_and_at_least_what_the_server_asked_fo
     let due = pace.due(now);
     assert!(due >= now + LONGEST_PAUSE / 2 && due <= now + LONGEST_PAUSE, "{:?}", due - now);
 }
+
+#[test]
+fn a_gateway_without_a_verdict_is_waited_for_a_while_and_not_for_ever() {
+    let start = Instant::now();
+    let second = Duration::from_secs(1);
+    let with = |state| {
+        let mut status = example();
+        status.sets[0].gateways[0].state = state;
+        status
+    };
+    let mut patience = Patience::default();
+    assert_eq!(patience.until(Some(&with(GatewayState::Up)), start), None);
+    let unknown = with(GatewayState::Unknown);
+    assert_eq!(patience.until(Some(&unknown), start), Some(start + VERDICTS));
+    assert_eq!(patience.until(Some(&unknown), start + second), Some(start + VERDICTS), "not from now on again");
+    assert_eq!(patience.until(Some(&unknown), start + VERDICTS), None);
+    assert_eq!(patience.until(Some(&with(GatewayState::Down)), start + VERDICTS), None);
+    assert_eq!(patience.until(Some(&unknown), start + 2 * VERDICTS), Some(start + 3 * VERDICTS));
+}
+
+#[test]
+fn what_the_annotations_told_before_is_known_at_the_next_start() {
+    let mut status = example();
+    status.status = Overall::Invalid;
+    status.message = Some(format!("configuration refused, no revision is in force: {}", "routes.yaml:1:1: ".repeat(200)));
+    status.sets[0].gateways[0].state = GatewayState::Down;
+    let written = annotations(&status).into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
+    let told = Told::by(&written);
+    assert!(told.is_down(status.sets[0].gateways[0].address));
+    assert!(!told.is_down("192.0.2.99".parse().unwrap()));
+    assert!(told.is_refused(&"routes.yaml:1:1: ".repeat(200)));
+    assert!(!told.is_refused("routes.yaml:2:1: another"));
+    assert!(!Told::default().is_refused(""));
+}

@@ -10,10 +10,14 @@ use crate::apply::fake::FakeTable;
 use crate::config::{self, Files};
 use crate::facts::NodeFacts;
 use crate::health::Health;
+use crate::iproute::Line;
 use crate::kernel::{ForeignRoute, Link};
 use crate::plan::diff;
 
 const OURS: Ownership = Ownership { protocol: 230, metric: 4242, table: 254 };
+
+/// What [`Case::apply`] writes is of this one.
+const REVISION: &str = "0123456789ab";
 
 /// A node whose `eth1` is `10.116.0.2/24` and `fd00:116::2/64`; a gateway of 10.117.0.0/24 is off-link.
 fn node() -> Kernel {
@@ -98,6 +102,7 @@ impl Case {
         let wanted = self.resolve().wanted;
         let mut lines = String::new();
         diff(&wanted, &Kernel::default(), &OURS, true).lines().for_each(|line| line.render(&OURS, &mut lines));
+        Line::BlackholeNexthop { id: nexthop_id::applied(REVISION) }.render(&OURS, &mut lines);
         table.prepare(&lines);
         let kernel = table.kernel();
         (self.kernel.own, self.kernel.nexthops) = (kernel.own, kernel.nexthops);
@@ -112,7 +117,7 @@ impl Case {
     }
 
     fn down(&self) -> String {
-        self.resolve().sets.iter().flat_map(|s| s.down.clone()).collect::<Vec<_>>().join("\n")
+        self.resolve().sets.iter().flat_map(|s| s.down.values().cloned().collect::<Vec<_>>()).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -296,7 +301,7 @@ fn a_set_with_a_selector_applies_to_nodes_with_its_labels_and_nowhere_without_a_
     assert_eq!(case(known(None)).sets.len(), 0);
     let alone = case(Facts::NoCluster);
     assert_eq!(alone.wanted, Wanted::default());
-    assert_eq!(alone.notes, ["set `a` has a nodeSelector, and without a cluster there are no labels to compare: skipped"]);
+    assert_eq!(alone.notes, ["set `a` is skipped: without a cluster there are no labels to compare with its nodeSelector"]);
 }
 
 #[test]
@@ -307,7 +312,7 @@ fn until_the_api_answers_a_set_with_a_selector_stays_as_an_earlier_agent_left_it
     let applied = Case::new(set(A, SELECTED)).facts(known(Some(("pool", "web")))).apply().facts(not_yet());
     assert_eq!(applied.resolve().wanted.routes.len(), 1, "one that had it keeps it");
     let plan = diff(&applied.resolve().wanted, &applied.kernel, &OURS, true);
-    assert!(plan.is_empty() && plan.unused.is_empty(), "{plan:?}");
+    assert!(plan.is_empty() && plan.unused == [nexthop_id::applied(REVISION)], "{plan:?}");
 }
 
 #[test]
@@ -365,11 +370,22 @@ fn what_an_earlier_agent_had_taken_out_is_seen_in_the_kernel_and_nothing_else_is
     for (keys, health, out) in cases {
         let before = Case::new(set(BOTH, keys)).health(health).apply();
         let restarted = Case { health: HealthView::new(), ..before };
-        let found: Vec<String> = taken_out_before(&restarted.inputs()).into_iter().map(|key| key.gateway.to_string()).collect();
+        let found: Vec<String> = taken_out_before(&restarted.inputs(), REVISION).into_iter().map(|key| key.gateway.to_string()).collect();
         assert_eq!(found, out, "{keys} {health:?}");
+        assert!(taken_out_before(&restarted.inputs(), "ba9876543210").is_empty(), "another revision may have another reason");
     }
     let fresh = Case::new(set(BOTH, "whenDown: withdraw"));
-    assert!(taken_out_before(&fresh.inputs()).is_empty(), "a first start finds nothing");
+    assert!(taken_out_before(&fresh.inputs(), REVISION).is_empty(), "a first start finds nothing");
+}
+
+#[test]
+fn a_gateway_that_one_set_uses_was_not_taken_out_of_another_that_has_no_route() {
+    // All that `b` wants is on-link, and it has IPv6 gateways without IPv6 destinations: no group, although nothing is down.
+    let yaml = "routes:\n\
+                - {name: a, gateways: [10.116.0.5], destinations: [203.0.113.0/24]}\n\
+                - {name: b, gateways: [10.116.0.5, 'fd00:116::5'], destinations: [10.116.0.9], whenDown: withdraw}\n";
+    let restarted = Case { health: HealthView::new(), ..Case::new(config(yaml)).apply() };
+    assert_eq!(taken_out_before(&restarted.inputs(), REVISION), BTreeSet::new());
 }
 
 #[test]
@@ -378,7 +394,7 @@ fn a_restart_wants_nothing_else_than_what_is_there() {
         for health in [vec![], vec![(A, Is::Down)], vec![(A, Is::Down), (B, Is::Down)]] {
             let before = Case::new(set(BOTH, keys)).health(&health).apply();
             let mut restarted = Case { health: HealthView::new(), ..before };
-            for key in taken_out_before(&restarted.inputs()) {
+            for key in taken_out_before(&restarted.inputs(), REVISION) {
                 restarted.health.insert(key, Health { state: State::Down, ever_up: true, rtt: None, reason: None });
             }
             let plan = diff(&restarted.resolve().wanted, &restarted.kernel, &OURS, true);

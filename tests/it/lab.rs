@@ -228,6 +228,16 @@ impl Lab {
         self.spawn(host, &with_program(&args))
     }
 
+    /// Gives every host a pod's credentials, where the kubelet mounts them.
+    pub fn credentials(&self, namespace: &str, token: &str, authority: &str) {
+        let script = format!(
+            "[ -L /var/run ] || mount -t tmpfs lab /var/run\n\
+             cd /var/run; mkdir -p secrets/kubernetes.io/serviceaccount; cd secrets/kubernetes.io/serviceaccount\n\
+             printf %s '{namespace}' >namespace; printf %s '{token}' >token\ncat >ca.crt <<'END'\n{authority}\nEND\n"
+        );
+        self.must(FABRIC, &["sh", "-ec", &script]);
+    }
+
     /// The command line that runs `args` on a host. No process is left between: the child's pid is the program's own.
     fn command<S: AsRef<OsStr>>(&self, host: &str, args: &[S], limited: bool) -> Command {
         let holder = self.holder.id();

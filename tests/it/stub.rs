@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,7 +20,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::lab::{AGENT, FABRIC, Lab, Running};
+use crate::lab::{AGENT, Lab, Running};
 
 /// The node whose agent is tested.
 pub const NODE: &str = "nd";
@@ -62,15 +61,9 @@ impl Stub {
     }
 }
 
-/// Gives the laboratory a pod's credentials, where the kubelet mounts them.
+/// Makes the laboratory a pod of a cluster whose API server is a stub.
 pub fn credentials(lab: &Lab) {
-    let mut script = String::from(
-        "[ -L /var/run ] || mount -t tmpfs lab /var/run\n\
-         cd /var/run; mkdir -p secrets/kubernetes.io/serviceaccount; cd secrets/kubernetes.io/serviceaccount\n\
-         printf kube-system >namespace; printf token >token\n",
-    );
-    let _ = write!(script, "cat >ca.crt <<'END'\n{AUTHORITY}END\n");
-    lab.must(FABRIC, &["sh", "-ec", &script]);
+    lab.credentials("kube-system", "token", AUTHORITY);
 }
 
 /// Starts the agent as the pod of [`NODE`] in a cluster whose API server is at `api`, an address or a name.
@@ -88,6 +81,7 @@ const TEST: &str = "stub::a_merge_patch_changes_what_it_names_and_removes_what_i
 #[derive(Default)]
 struct Cluster {
     endpoints: Vec<String>,
+    labels: BTreeMap<String, String>,
     annotations: BTreeMap<String, String>,
 }
 
@@ -108,7 +102,7 @@ impl Cluster {
             self.patch(body);
             say(&format!("annotations {}", json!(self.annotations)));
         }
-        let metadata = json!({"name": NODE, "uid": "1", "labels": {"pool": "web"}, "annotations": self.annotations});
+        let metadata = json!({"name": NODE, "uid": "1", "labels": self.labels, "annotations": self.annotations});
         match path {
             "/version" => (200, json!({"major": "1", "minor": "30"})),
             _ if is_node && meta => (200, json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": metadata})),
@@ -144,10 +138,15 @@ async fn respond(request: Request<Incoming>, cluster: Arc<Mutex<Cluster>>) -> Re
     Ok(response.body(Full::new(answer.to_string().into())).unwrap())
 }
 
-/// Each line of stdin is the endpoints from then on.
+/// Each line of stdin is the endpoints from then on, or `label KEY=VALUE`, or `label KEY=` without that label.
 fn obey(cluster: &Mutex<Cluster>) {
     for line in std::io::stdin().lines().map_while(Result::ok) {
-        cluster.lock().unwrap().endpoints = line.split_whitespace().map(str::to_owned).collect();
+        let mut cluster = cluster.lock().unwrap();
+        match line.strip_prefix("label ").and_then(|label| label.split_once('=')) {
+            Some((key, "")) => drop(cluster.labels.remove(key)),
+            Some((key, value)) => drop(cluster.labels.insert(key.to_owned(), value.to_owned())),
+            None => cluster.endpoints = line.split_whitespace().map(str::to_owned).collect(),
+        }
     }
 }
 
@@ -156,7 +155,8 @@ async fn serve(endpoints: Vec<String>) {
     let key = PrivateKeyDer::from_pem_slice(KEY.as_bytes()).unwrap();
     let config = ServerConfig::builder().with_no_client_auth().with_single_cert(certificates, key).unwrap();
     let tls = TlsAcceptor::from(Arc::new(config));
-    let cluster = Arc::new(Mutex::new(Cluster { endpoints, ..Cluster::default() }));
+    let cluster =
+        Arc::new(Mutex::new(Cluster { endpoints, labels: BTreeMap::from([("pool".into(), "web".into())]), ..Cluster::default() }));
     let commanded = cluster.clone();
     std::thread::spawn(move || obey(&commanded));
     let listener = TcpListener::bind(("::", PORT)).await.unwrap();

@@ -70,6 +70,33 @@ fn diff_apply_status_and_cleanup_say_by_their_exit_code_how_it_stands() {
 }
 
 #[test]
+fn an_edit_between_two_runs_takes_no_gateway_for_one_that_an_agent_took_out() {
+    let two = format!("{G1}, {G2}");
+    let partner = |gateways: &str, more: &str| set("partner", gateways, "198.51.100.0/24", more);
+    let probed = |set: String| set.replace("    healthCheck: { type: none }\n", "");
+    let mut node = with(&routes(&[probed(partner(&two, "    strategy: failover\n"))]));
+    assert_eq!(node.command("apply").code, 0);
+    let via = |node: &Node| node.command("diff").out;
+    let edits = [
+        (partner(&two, "    strategy: balance\n"), "~ 198.51.100.0/24 via 10.116.0.5, 10.116.0.6 (was via 10.116.0.5)\n"),
+        (partner(G1, "    whenDown: blackhole\n"), "~ 198.51.100.0/24 via 10.116.0.5 (was via 10.116.0.5, 10.116.0.6)\n"),
+        (partner(G2, "    whenDown: blackhole\n"), "~ 198.51.100.0/24 via 10.116.0.6 (was via 10.116.0.5)\n"),
+        (partner(&format!("{G1}, {G2}"), "    strategy: failover\n"), "~ 198.51.100.0/24 via 10.116.0.5 (was via 10.116.0.6)\n"),
+        (partner(&format!("{G2}, {G1}"), "    strategy: failover\n"), "~ 198.51.100.0/24 via 10.116.0.6 (was via 10.116.0.5)\n"),
+    ];
+    for (set, words) in edits {
+        node.volume.routes(&routes(&[probed(set)]));
+        assert_eq!(via(&node), words);
+        let apply = node.command("apply");
+        assert_eq!((apply.code, apply.err.as_str()), (0, ""));
+        assert_eq!((via(&node), node.command("diff").code), (String::new(), 0));
+        let before = node.lab.ip("nd", "nexthop show");
+        assert_eq!(node.command("apply").code, 0);
+        assert_eq!(node.lab.ip("nd", "nexthop show"), before, "a second run has nothing to do");
+    }
+}
+
+#[test]
 fn without_iproute2_every_command_that_needs_it_is_an_error_that_says_so() {
     let node = with(&good());
     let empty = node.path().join("bin");
