@@ -2,8 +2,9 @@
 
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
+use std::thread::sleep;
 
-use super::{Lab, Node, fs, numbered};
+use super::{Duration, Lab, Node, SOON, fs, numbered, wait_until};
 
 /// Replaces `routes.yaml` by something else; gets its path.
 type Break = fn(&Path);
@@ -64,6 +65,35 @@ fn whatever_stands_in_place_of_the_configuration_changes_no_route_and_is_named_u
         node.is_well(&agent);
     }
     assert!(agent.memory_kib().1 < 100 * 1024, "{} KiB", agent.memory_kib().1);
+}
+
+/// System calls that read, of a process so far.
+fn reads(pid: u32) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
+    io.lines().find_map(|line| line.strip_prefix("syscr: ")?.parse().ok()).unwrap()
+}
+
+#[test]
+fn a_plain_directory_is_read_when_it_changes_and_reading_it_is_no_change() {
+    let mut node = Node::new(Lab::new());
+    let directory = node.dir.path().join("plain");
+    fs::create_dir(&directory).unwrap();
+    node.volume = crate::lab::Volume::new(&directory);
+    fs::write(directory.join("routes.yaml"), numbered(1)).unwrap();
+    let agent = node.agent(&["--resync", "10m"]);
+    node.is_well(&agent);
+    let span = Duration::from_secs(3);
+    // Until what the start caused is over.
+    let mut before = 0;
+    let quiet = wait_until(SOON, || {
+        let earlier = std::mem::replace(&mut before, reads(agent.pid()));
+        sleep(span); // the span that is measured
+        earlier > 0 && reads(agent.pid()) - before < 30
+    });
+    assert!(quiet, "{} reads in {span:?} in which nothing happens", reads(agent.pid()) - before);
+    node.number = 2;
+    fs::write(directory.join("routes.yaml"), numbered(2)).unwrap();
+    node.is_well(&agent);
 }
 
 #[test]

@@ -98,6 +98,41 @@ fn an_agent_that_was_stopped_for_a_while_goes_on_where_it_was() {
     node.is_well(&agent);
 }
 
+/// A thousand connections to the HTTP port, each with a few words and then open for as long as the scan.
+fn scan(node: &Node, words: &str) {
+    let script = format!(
+        "trap '' PIPE; exec 2>/dev/null\n\
+         for ((n = 0; n < 1000; n++)); do exec {{fd}}<>/dev/tcp/127.0.0.1/9465 && printf '{words}' >&$fd; done\n\
+         exec 3<>/dev/tcp/127.0.0.1/9465; printf 'GET /livez HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
+    );
+    let said = node.lab.run(NODE, &["bash", "-c", &script]);
+    assert!(said.out.ends_with("\nok\n"), "the scanner's own probe was not answered: {} {}", said.code, said.out);
+}
+
+#[test]
+fn a_scan_of_the_http_port_takes_no_memory_and_no_probe_goes_unanswered() {
+    let node = Node::new(Lab::new());
+    let agent = node.agent(&[]);
+    node.is_well(&agent);
+    let oversized = format!("GET /livez HTTP/1.1\\r\\nX: {}\\r\\n\\r\\n", "a".repeat(100_000));
+    let scans = [
+        "",                                                            // silent
+        "GET /livez HTTP/1.1\\r\\nX-Slow: ",                           // slowloris
+        "GET /metrics HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n",              // asks and does not read
+        "POST /status HTTP/1.1\\r\\nContent-Length: 9999999999\\r\\n", // a method that is not there, and a body that never comes
+        &oversized,
+    ];
+    let all = || scans.iter().for_each(|words| scan(&node, words));
+    all();
+    let once = agent.memory_kib().1;
+    all();
+    let (now, most) = agent.memory_kib();
+    println!("memory: {once} KiB at most after 5,000 connections, {most} KiB after 10,000, {now} KiB now");
+    assert!(most < once + 2048, "{most} KiB after 10,000 connections, {once} KiB after 5,000");
+    node.lives();
+    assert!(node.status()["status"] == "Ready", "{}", node.status());
+}
+
 /// A jump of the wall clock cannot be made in a namespace; but it can be shown that nobody but reports looks at it.
 #[test]
 fn the_wall_clock_is_read_for_reports_alone() {
