@@ -50,6 +50,12 @@ nightly: tools ## the slow half: 100,000 cases of each property, as many lookups
 	PROPTEST_CASES=100000 cargo test --locked --test it -- carve::
 	cargo test --locked --test it -- --ignored
 
+.PHONY: scale
+scale: tools ## what thousands of agents (NODES=5000) cost an API server, from KUBEBUILDER_ASSETS
+	ulimit -n 100000 2>/dev/null || ulimit -n $$(ulimit -Hn); \
+	CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 cargo test --locked --release --target-dir target/nightly --test it -- \
+	  --ignored --nocapture thousands_of_nodes
+
 .PHONY: fuzz
 fuzz: ## what comes from outside against random bytes, guided by coverage; SECONDS_EACH=600 for each of four readers
 	@hack/need g++

@@ -9,7 +9,7 @@ use std::time::Duration;
 use egress_routes::api::{self, Api};
 use egress_routes::facts::Facts;
 use egress_routes::metrics::Metrics;
-use egress_routes::report::{self, HAPPENINGS_KEPT};
+use egress_routes::report::{self, Dated, HAPPENINGS_KEPT};
 use egress_routes::status::{GatewayState, GatewayStatus, Happening, Overall, Reason, SetStatus, Status};
 use k8s_openapi::api::core::v1::Node;
 use tokio::sync::{broadcast, watch};
@@ -17,7 +17,9 @@ use tokio::sync::{broadcast, watch};
 mod broken;
 mod cluster;
 mod leaving;
+mod program;
 mod rights;
+mod scale;
 mod server;
 
 use server::{ADVERTISED, eventually, shared};
@@ -52,8 +54,8 @@ pub fn status(revision: &str, installed: usize, gateway: GatewayState) -> Status
 /// The reporting half of an agent, as `agent` wires it.
 pub struct Reporting {
     pub status: watch::Sender<Option<Status>>,
-    pub happenings: broadcast::Sender<Happening>,
-    pub facts: watch::Receiver<Facts>,
+    happenings: broadcast::Sender<Dated>,
+    pub watching: api::Watching,
     tasks: [tokio::task::JoinHandle<()>; 2],
 }
 
@@ -66,11 +68,15 @@ impl Reporting {
             tokio::spawn(report::keep_annotations(api.clone(), statuses, watching.seen.clone())),
             tokio::spawn(report::publish_events(api.clone(), happenings.subscribe())),
         ];
-        Self { status, happenings, facts: watching.facts, tasks }
+        Self { status, happenings, watching, tasks }
     }
 
     pub fn say(&self, status: Status) {
         self.status.send_replace(Some(status));
+    }
+
+    pub fn happens(&self, reason: Reason, note: &str) {
+        assert!(self.happenings.send(Dated::now(Happening { reason, note: note.into() })).is_ok());
     }
 }
 
@@ -119,11 +125,24 @@ async fn one_change_is_one_patch_and_a_restart_without_a_change_is_none() {
     wait_for(&admin, "patched", "status", Some("Ready"), SOON).await;
     assert_eq!(metrics.api_requests("patch", "200"), 2);
     assert_eq!(server.get_node("patched")["metadata"]["annotations"]["example.com/foreign"], "stays");
+
+    // An edit whose gateway is new: its first probes are answered a moment later.
+    let before_verdict = |revision| {
+        reporting.say(status(revision, 10, GatewayState::Unknown));
+        tokio::time::sleep(Duration::from_secs(1))
+    };
+    before_verdict("ba9876543210").await;
+    reporting.say(status("ba9876543210", 10, GatewayState::Up));
+    wait_for(&admin, "patched", "revision", Some("ba9876543210"), SOON).await;
+    assert_eq!(annotations(&admin, "patched").await["gateways"], "10.116.0.5=up");
+    assert_eq!(metrics.api_requests("patch", "200"), 3);
     drop(reporting);
 
     let (metrics, before) = (Metrics::new(), server.get_node("patched")["metadata"]["resourceVersion"].clone());
     let restarted = Reporting::start(&installed.agent("patched", &metrics).await);
-    restarted.say(status("0123456789ab", 10, GatewayState::Up));
+    restarted.say(status("ba9876543210", 10, GatewayState::Unknown));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    restarted.say(status("ba9876543210", 10, GatewayState::Up));
     // Longer than any first patch is spread over.
     assert!(!eventually(Duration::from_secs(7), async || metrics.api_requests("patch", "200") > 0).await);
     assert_eq!(server.get_node("patched")["metadata"]["resourceVersion"], before, "nothing was written");
@@ -154,12 +173,11 @@ async fn events_are_on_the_node_where_kubectl_describe_shows_them() {
     let installed = server.install("events");
     let metrics = Metrics::new();
     let reporting = Reporting::start(&installed.agent("described", &metrics).await);
-    let say = |reason, note: &str| assert!(reporting.happenings.send(Happening { reason, note: note.into() }).is_ok());
-    say(Reason::GatewayDown, "Gateway down: 10.116.0.5 (no answer)");
-    say(Reason::GatewayDown, "Gateway down: 10.116.0.6 (no answer)");
-    say(Reason::GatewayUp, "Gateway up again: 10.116.0.5");
-    say(Reason::GatewayDown, "Gateway down: 10.116.0.5 (no answer)");
-    say(Reason::ConfigRejected, &"long ".repeat(1000));
+    reporting.happens(Reason::GatewayDown, "Gateway down: 10.116.0.5 (no answer)");
+    reporting.happens(Reason::GatewayDown, "Gateway down: 10.116.0.6 (no answer)");
+    reporting.happens(Reason::GatewayUp, "Gateway up again: 10.116.0.5");
+    reporting.happens(Reason::GatewayDown, "Gateway down: 10.116.0.5 (no answer)");
+    reporting.happens(Reason::ConfigRejected, &"long ".repeat(1000));
     let written = async || metrics.api_requests("create", "201") == 4 && metrics.api_requests("patch", "200") == 1;
     assert!(eventually(SOON, written).await, "{}", metrics.render().unwrap());
     let described = server.kubectl(&["describe", "node", "described"]);
@@ -175,7 +193,7 @@ async fn a_label_is_noticed_within_a_minute_by_one_small_read() {
     let installed = server.install("labels");
     let metrics = Metrics::new();
     let reporting = Reporting::start(&installed.agent("labelled", &metrics).await);
-    let mut facts = reporting.facts.clone();
+    let mut facts = reporting.watching.facts.clone();
     let limit = Duration::from_secs(62);
     let known = tokio::time::timeout(SOON, facts.wait_for(|facts| matches!(facts, Facts::Known(_)))).await.unwrap().unwrap().clone();
     let Facts::Known(known) = known else { panic!("not known") };

@@ -133,8 +133,8 @@ async fn errors_rubbish_and_endless_answers_are_tried_again_with_pauses_until_th
         let reporting = Reporting::start(&mock.api(&metrics));
         reporting.say(status("0123456789ab", 10, GatewayState::Up));
         let start = Instant::now();
-        assert!(eventually(SOON, async || attempts(&metrics, code) >= 3).await, "{broken:?}: {}", metrics.render().unwrap());
-        assert!(start.elapsed() > Duration::from_secs(1), "{broken:?}: three attempts within {:?}", start.elapsed());
+        assert!(eventually(SOON, async || attempts(&metrics, code) >= 2).await, "{broken:?}: {}", metrics.render().unwrap());
+        assert!(start.elapsed() > Duration::from_secs(5), "{broken:?}: two attempts within {:?}", start.elapsed());
         mock.well.store(true, Ordering::Relaxed);
         let before = attempts(&metrics, "200");
         assert!(eventually(SOON, async || attempts(&metrics, "200") > before).await, "{broken:?}");

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use egress_routes::metrics::Metrics;
-use egress_routes::status::GatewayState;
+use egress_routes::status::{GatewayState, Reason};
+use k8s_openapi::api::core::v1::Event;
+use kube::api::ListParams;
 use serde_json::json;
 
 use super::server::{Server, assets, eventually, shared};
@@ -121,6 +123,8 @@ async fn a_server_that_stops_and_starts_gets_only_the_newest_state() {
     assert!(api.answers(Duration::from_secs(5)).await);
     server.stop();
     assert!(!api.answers(Duration::from_secs(5)).await);
+    reporting.happens(Reason::GatewayDown, "Gateway down: 10.116.0.5 (no answer)");
+    let stopped = egress_routes::report::wall_clock();
     for revision in ["aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"] {
         reporting.say(status(revision, 9, GatewayState::Down));
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -130,4 +134,10 @@ async fn a_server_that_stops_and_starts_gets_only_the_newest_state() {
     assert!(eventually(SOON, async || api.answers(Duration::from_secs(5)).await).await);
     wait_for(&admin, "alone", "revision", Some("cccccccccccc"), Duration::from_secs(70)).await;
     assert_eq!(metrics.api_requests("patch", "200"), 2, "what was overtaken is never written");
+    assert!(eventually(SOON, async || metrics.api_requests("create", "201") == 1).await, "{}", metrics.render().unwrap());
+    let events: kube::Api<Event> = kube::Api::namespaced(admin, "default");
+    let told =
+        events.list(&ListParams::default()).await.unwrap().items.into_iter().find(|event| event.reason.as_deref() == Some("GatewayDown"));
+    let at = told.and_then(|event| event.last_timestamp).expect("an Event with the time of the failure").0;
+    assert!(stopped.duration_since(at).as_secs().abs() <= 1, "it happened at {stopped}, not at {at}");
 }

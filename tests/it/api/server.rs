@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use egress_routes::api::Api;
 use egress_routes::metrics::Metrics;
+use k8s_openapi::jiff::Timestamp;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 
@@ -35,7 +36,7 @@ cd "$1"; assets=$2 address=$3 port=$4 client=http://127.0.0.1:$5 peer=http://127
 etcd=$!
 start() {
   "$assets/kube-apiserver" --etcd-servers $client --cert-dir "$1/certs" --bind-address $address --secure-port $port \
-    --advertise-address $7 --service-cluster-ip-range 10.96.0.0/24 --authorization-mode RBAC --token-auth-file admin.csv \
+    --advertise-address $7 --audit-policy-file audit.json --audit-log-path "$1/audit.log" --audit-log-maxsize 1000 --service-cluster-ip-range 10.96.0.0/24 --authorization-mode RBAC --token-auth-file admin.csv \
     --service-account-issuer https://test --api-audiences https://test --service-account-key-file "$1/certs/apiserver.key" \
     --service-account-signing-key-file "$1/certs/apiserver.key" --disable-admission-plugins ServiceAccount >>api.log 2>&1 </dev/null &
   api=$!
@@ -45,6 +46,23 @@ start "$@"
 while read -r word; do case $word in stop) end ;; start) start "$@" ;; esac; done
 end; kill -9 $etcd; wait $etcd 2>/dev/null; cd /; rm -rf "$1"
 "#;
+
+/// What is in the audit log: every request of a service account, when it was over.
+const AUDIT: &str = r#"{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
+  "rules": [{"level": "Metadata", "userGroups": ["system:serviceaccounts"]}, {"level": "None"}]}"#;
+
+/// A request as the server saw it, from its audit log.
+#[derive(Clone, Debug)]
+pub struct Audited {
+    pub verb: String,
+    /// Such as `nodes`; the path where there is no resource.
+    pub resource: String,
+    pub name: String,
+    pub code: u64,
+    pub received: Timestamp,
+    /// From then to the end of the answer.
+    pub took: Duration,
+}
 
 /// A running server.
 #[derive(Debug)]
@@ -118,6 +136,14 @@ impl Server {
     fn log(&self) -> String {
         let log = fs::read_to_string(self.dir.join("api.log")).unwrap_or_default();
         log.lines().rev().take(20).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The requests of a namespace's `egress-routes` that are over, in the order of their ends.
+    pub fn audited(&self, namespace: &str) -> Vec<Audited> {
+        let log = fs::read_to_string(self.dir.join("audit.log")).unwrap_or_default();
+        let entries = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let user = format!("system:serviceaccount:{namespace}:egress-routes");
+        entries.filter(|entry| entry["user"]["username"] == user.as_str()).filter_map(|entry| Audited::read(&entry)).collect()
     }
 
     /// The laboratory that it runs in.
@@ -222,8 +248,25 @@ impl Server {
     }
 }
 
+impl Audited {
+    fn read(entry: &Value) -> Option<Self> {
+        let time = |key: &str| entry[key].as_str()?.parse::<Timestamp>().ok();
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let received = time("requestReceivedTimestamp")?;
+        Some(Self {
+            verb: text(&entry["verb"])?,
+            resource: text(&entry["objectRef"]["resource"]).or_else(|| text(&entry["requestURI"]))?,
+            name: text(&entry["objectRef"]["name"]).unwrap_or_default(),
+            code: entry["responseStatus"]["code"].as_u64()?,
+            received,
+            took: time("stageTimestamp")?.duration_since(received).try_into().unwrap_or_default(),
+        })
+    }
+}
+
 fn arguments(dir: &Path, assets: &Path, address: &str, ports: [u16; 3], advertised: &str) -> Vec<String> {
     fs::write(dir.join("admin.csv"), format!("{ADMIN_TOKEN},admin,admin,\"system:masters\"\n")).expect("writing the list of tokens");
+    fs::write(dir.join("audit.json"), AUDIT).expect("writing the audit policy");
     fs::write(dir.join("admin.token"), ADMIN_TOKEN).expect("writing the administrator's token");
     let text = |path: &Path| path.to_str().expect("paths are text").to_owned();
     let mut words = vec!["-c".into(), SCRIPT.into(), "server".into(), text(dir), text(assets), address.into()];
@@ -287,6 +330,13 @@ impl Installed<'_> {
     /// The agent's client on a node, with the rights that the manifests give it.
     pub async fn agent(&self, node: &str, metrics: &Metrics) -> Api {
         self.server.api_with(&self.token_file, node, metrics).await
+    }
+
+    /// Makes the server's laboratory a pod of the service account.
+    pub fn credentials(&self) {
+        let authority = fs::read_to_string(self.server.ca()).expect("the server's certificate");
+        let token = fs::read_to_string(&self.token_file).expect("the token");
+        self.server.lab().credentials(&self.namespace, &token, &authority);
     }
 
     /// `kubectl delete -f`.
