@@ -60,7 +60,9 @@ fn killed_at_random_moments_of_an_apply_each_restart_ends_in_exactly_the_wanted_
         let mut next = node.agent_in_force(&[]);
         assert_eq!(node.own(), wanted, "round {round}; first:\n{}\nthen:\n{}", killed.said(), next.said());
         let twins = node.lab.ip("nd", "route show proto 230 type blackhole").lines().count();
-        assert_eq!((twins, node.foreign() == foreign), (wanted.len(), true), "round {round}");
+        assert_eq!(twins, wanted.len(), "round {round}");
+        // The killed one's last `ip` may still be writing, and a dump under it is not whole.
+        assert!(wait_until(LIMIT, || node.foreign() == foreign), "round {round}: {}", node.foreign());
         next.kill();
     }
     println!("{rounds} kills within {span} ms of a start, {half_done} of them before the table was complete");
