@@ -285,10 +285,10 @@ pub fn code(error: &kube::Error) -> Option<u16> {
     }
 }
 
-/// Whether to ask again. A token that has expired (401) is replaced, "too many requests" (429) ends, and so does what is no answer or
-/// the server's own trouble; what else it does not like will stay so.
+/// Whether to ask again. A token that has expired (401) is replaced, a server that has just started does not know its own roles (403),
+/// "too many requests" (429) ends, and so does what is no answer or the server's own trouble; what else it does not like will stay so.
 pub fn may_get_better(error: &kube::Error) -> bool {
-    code(error).is_none_or(|code| !(400..500).contains(&code) || matches!(code, 401 | 429))
+    code(error).is_none_or(|code| !(400..500).contains(&code) || matches!(code, 401 | 403 | 429))
 }
 
 /// An API error as one line for a person: what kube displays holds every cause twice.

@@ -243,8 +243,8 @@ pub async fn clear_annotations(api: &Api, limit: Duration) -> anyhow::Result<()>
     let removing = async {
         while let Err(error) = patch(api, &nothing).await {
             last = explain(&error);
-            // An account that is gone (401) does not come back, here.
-            if !may_get_better(&error) || code(&error) == Some(401) {
+            // An account or a right that is gone does not come back, here.
+            if !may_get_better(&error) || matches!(code(&error), Some(401 | 403)) {
                 return Err(());
             }
             sleep(backoff.failed().max(api.hold())).await;
