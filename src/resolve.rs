@@ -4,6 +4,7 @@
 //! reaches a gateway `protect`'s; here it is decided which sets apply, which gateways of a set carry
 //! its routes now, and what is said about it.
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -470,8 +471,12 @@ pub fn taken_out_before(inputs: &Inputs<'_>, revision: &str) -> BTreeSet<ProbeKe
     } else {
         marks.contains(&nexthop_id::applied(revision)) && !marks.iter().any(|id| nexthop_id::is_unconfirmed(*id))
     };
-    let healthy = Inputs { health: &HealthView::new(), ..*inputs };
-    let Some(would_be) = Some(&healthy).filter(|_| made_from_it).and_then(|healthy| resolve(healthy).ok()) else { return BTreeSet::new() };
+    if !made_from_it {
+        return BTreeSet::new();
+    }
+    // Carving takes its time: only where a group is missing is it asked whether there would be one.
+    let if_healthy =
+        LazyCell::new(|| resolve(&Inputs { health: &HealthView::new(), ..*inputs }).map(|all| all.wanted.groups).unwrap_or_default());
     let (mut out, mut in_use) = (BTreeSet::new(), BTreeSet::new());
     let sets: Vec<&RouteSet> = inputs.applicable().collect();
     let builder = Builder::new(inputs, &sets);
@@ -483,7 +488,7 @@ pub fn taken_out_before(inputs: &Inputs<'_>, revision: &str) -> BTreeSet<ProbeKe
             let existed = |g: &IpAddr| builder.ids.get(g).is_some_and(|id| inputs.kernel.nexthops.contains_key(id));
             let none_in_use = match inputs.kernel.nexthops.get(&group) {
                 Some(_) => active.is_none(),
-                None => set.when_down == WhenDown::Withdraw && would_be.wanted.groups.contains_key(&group),
+                None => set.when_down == WhenDown::Withdraw && if_healthy.contains_key(&group),
             };
             for (n, gateway) in gateways().enumerate() {
                 let key = ProbeKey { gateway: *gateway, check: set.health_check.clone() };

@@ -112,7 +112,7 @@ impl Agent {
         if fresh {
             self.after_a_change(&outcome, mark).await;
         }
-        let settled = self.settled_mark().filter(|_| !fresh && !self.guard.is_undecided() && !self.guard.is_unsettled());
+        let settled = self.settled_mark().filter(|_| !self.guard.is_undecided() && !self.guard.is_unsettled());
         if settled.is_some() && !marks_to(settled, &outcome.kernel, &self.ownership()).is_empty() {
             self.settle_marks().await;
         }
@@ -148,6 +148,11 @@ impl Agent {
     /// Whether what was taken back is a change of what the API tells: the revision that is rejected is the one in force.
     pub(super) fn is_held(&self) -> bool {
         self.guard.rejected() == Some(self.course.revision())
+    }
+
+    /// The revision that is rejected as an edit.
+    pub(super) fn rejected_edit(&self) -> Option<&str> {
+        self.guard.rejected().filter(|_| !self.is_held())
     }
 
     /// Whether what the API tells makes other routes of the same configuration: a label can cut a node off as an edit can.
@@ -250,8 +255,6 @@ impl Agent {
             }
             _ => {
                 self.course.confirm();
-                self.memory.unused.clone_from(&outcome.left.unused);
-                self.settle_marks().await;
             }
         }
         self.memory.applied = Some(self.course.revision().to_owned());
@@ -455,7 +458,7 @@ impl Agent {
     /// The one mark that is true when nothing is undecided: of the rejected revision, or of the one that was applied.
     fn settled_mark(&self) -> Option<u32> {
         let applied = || self.course.config().map(|loaded| nexthop_id::applied(&loaded.revision));
-        self.guard.rejected().filter(|_| !self.is_held()).map(nexthop_id::rejected).or_else(applied)
+        self.rejected_edit().map(nexthop_id::rejected).or_else(applied)
     }
 
     pub(super) async fn settle_marks(&mut self) {

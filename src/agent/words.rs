@@ -77,7 +77,7 @@ impl Agent {
 
     fn status_now(&self) -> Status {
         let problems = problems(&self.memory.sets, &self.memory.problems);
-        let rejected = self.guard.rejected().filter(|_| !self.is_held());
+        let rejected = self.rejected_edit();
         let (status, message) = match self.course.newest() {
             Newest::Good(_) if self.is_held() => (Overall::RolledBack, Some(LABELS_HELD.to_owned())),
             _ => verdict(&self.course, rejected, &problems),
@@ -100,7 +100,7 @@ impl Agent {
 
     /// A log line and an Event for each gateway that changed; one for all that changed together.
     pub(super) fn tell_health(&mut self, health: &HealthView) {
-        // No machine starts as down, but by the mark of an earlier one.
+        // No machine starts as down, but by what the kernel shows of an earlier one.
         let adopted = health.iter().filter(|(key, now)| now.state == State::Down && !self.memory.health.contains_key(key));
         for (key, _) in adopted {
             self.memory.told.add_down(key.gateway);

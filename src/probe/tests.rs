@@ -70,6 +70,10 @@ impl World {
     fn sent(&self) -> usize {
         self.sent.lock().unwrap().len()
     }
+
+    fn sent_to(&self, key: &ProbeKey) -> usize {
+        self.sent.lock().unwrap().iter().filter(|(probed, _)| probed == key).count()
+    }
 }
 
 fn gateway(n: u8) -> IpAddr {
@@ -204,7 +208,7 @@ async fn an_unchanged_task_keeps_its_state_and_rhythm_when_others_come_and_go() 
         assert_eq!(health(&probes, &key(1)).state, State::Down);
         assert_eq!(probes.subscribe().borrow().len(), 2);
     }
-    let of_first = world.sent.lock().unwrap().iter().filter(|(probed, _)| *probed == key(1)).count();
+    let of_first = world.sent_to(&key(1));
     assert!((3..=4).contains(&of_first), "half a second later {of_first} probes");
 }
 
@@ -218,9 +222,9 @@ async fn a_key_no_longer_wanted_is_not_probed_and_not_in_the_view() {
     view.borrow_and_update();
     set(&mut probes, [key(2)]);
     assert!(view.has_changed().unwrap());
-    let before = world.sent.lock().unwrap().iter().filter(|(probed, _)| *probed == key(1)).count();
+    let before = world.sent_to(&key(1));
     sleep(SECOND * 10).await;
-    let after = world.sent.lock().unwrap().iter().filter(|(probed, _)| *probed == key(1)).count();
+    let after = world.sent_to(&key(1));
     assert_eq!(before, after);
     assert_eq!(view.borrow().keys().collect::<Vec<_>>(), [&key(2)]);
 }
