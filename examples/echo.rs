@@ -52,8 +52,13 @@ fn run(args: &[String]) -> Result<bool, String> {
         ["ask", ms, port, to @ ..] => Ok(ask(&addresses(to)?, number(port)?, millis(ms)?, ask_tcp)),
         ["udp", ms, port, to @ ..] => Ok(ask(&addresses(to)?, number(port)?, millis(ms)?, ask_udp)),
         ["hold", ms, port, to @ ..] => hold(&addresses(to)?, number(port)?, millis(ms)?),
-        ["watch", ms, port, to @ ..] => watch(&addresses(to)?, number(port)?, millis(ms)?).map(|()| true),
-        _ => Err("usage: echo serve PORT [UDP-ADDRESS...] | ask|udp|hold|watch MS PORT ADDRESS...".into()),
+        ["watch", ms, port, to @ ..] => {
+            watch(&addresses(to)?, number(port)?, millis(ms)?).map(|()| true)
+        }
+        _ => Err(
+            "usage: echo serve PORT [UDP-ADDRESS...] | ask|udp|hold|watch MS PORT ADDRESS..."
+                .into(),
+        ),
     }
 }
 
@@ -62,11 +67,19 @@ fn number(text: &str) -> Result<u16, String> {
 }
 
 fn millis(text: &str) -> Result<Duration, String> {
-    text.parse().map(Duration::from_millis).map_err(|_| format!("`{text}` is not a number of milliseconds"))
+    text.parse()
+        .map(Duration::from_millis)
+        .map_err(|_| format!("`{text}` is not a number of milliseconds"))
 }
 
 fn addresses(texts: &[&str]) -> Result<Vec<IpAddr>, String> {
-    texts.iter().map(|text| text.parse().map_err(|_| format!("`{text}` is not an address"))).collect()
+    texts
+        .iter()
+        .map(|text| {
+            text.parse()
+                .map_err(|_| format!("`{text}` is not an address"))
+        })
+        .collect()
 }
 
 /// One line to stdout at once: the reader is a program that waits for it. A reader that went away is no reason to stop.
@@ -78,7 +91,8 @@ fn say(line: &str) {
 fn serve(port: u16, udp: &[IpAddr]) -> Result<(), String> {
     let here = |address: IpAddr| SocketAddr::new(address, port);
     for &address in udp {
-        let socket = UdpSocket::bind(here(address)).map_err(|why| format!("binding UDP {}: {why}", here(address)))?;
+        let socket = UdpSocket::bind(here(address))
+            .map_err(|why| format!("binding UDP {}: {why}", here(address)))?;
         thread::spawn(move || answer_datagrams(&socket));
     }
     // The wildcard of IPv6 takes both families; a host without IPv6 has only the other one.
@@ -87,7 +101,9 @@ fn serve(port: u16, udp: &[IpAddr]) -> Result<(), String> {
         .map_err(|why| format!("binding TCP port {port}: {why}"))?;
     say("ready");
     for stream in listener.incoming().flatten() {
-        let _ = thread::Builder::new().stack_size(STACK_BYTES).spawn(move || answer(stream));
+        let _ = thread::Builder::new()
+            .stack_size(STACK_BYTES)
+            .spawn(move || answer(stream));
     }
     Ok(())
 }
@@ -101,9 +117,14 @@ fn answer_datagrams(socket: &UdpSocket) {
 
 fn answer(stream: TcpStream) {
     let Ok(from) = stream.peer_addr() else { return };
-    let Ok(mut back) = stream.try_clone() else { return };
+    let Ok(mut back) = stream.try_clone() else {
+        return;
+    };
     let _ = stream.set_nodelay(true);
-    if back.write_all(format!("{}\n", from.ip().to_canonical()).as_bytes()).is_err() {
+    if back
+        .write_all(format!("{}\n", from.ip().to_canonical()).as_bytes())
+        .is_err()
+    {
         return;
     }
     for line in BufReader::new(stream).lines() {
@@ -120,8 +141,15 @@ type Question = fn(SocketAddr, Duration) -> io::Result<String>;
 fn ask(to: &[IpAddr], port: u16, limit: Duration, question: Question) -> bool {
     let mut all = true;
     for some in to.chunks(ASKED_AT_ONCE) {
-        let asked: Vec<_> =
-            some.iter().map(|&address| (address, thread::spawn(move || question(SocketAddr::new(address, port), limit)))).collect();
+        let asked: Vec<_> = some
+            .iter()
+            .map(|&address| {
+                (
+                    address,
+                    thread::spawn(move || question(SocketAddr::new(address, port), limit)),
+                )
+            })
+            .collect();
         for (address, thread) in asked {
             match thread.join() {
                 Ok(Ok(source)) => say(&format!("{address} {source}")),
@@ -189,7 +217,11 @@ fn hold(to: &[IpAddr], port: u16, limit: Duration) -> Result<bool, String> {
         talk(&mut held, &mut working, &format!("turn {turn}"), limit);
         let alive = working.iter().filter(|works| **works).count();
         let mut words = format!("alive {alive} broken {}", working.len() - alive);
-        for (address, _) in at.iter().zip(before.iter().zip(&working)).filter(|(_, (before, now))| before != now) {
+        for (address, _) in at
+            .iter()
+            .zip(before.iter().zip(&working))
+            .filter(|(_, (before, now))| before != now)
+        {
             let _ = write!(words, " {address}");
         }
         say(&words);
@@ -200,19 +232,29 @@ fn hold(to: &[IpAddr], port: u16, limit: Duration) -> Result<bool, String> {
 /// One round: a line to each, and the same back. All are sent to before the first is waited for, and all wait for one limit.
 fn talk(held: &mut [BufReader<TcpStream>], working: &mut [bool], word: &str, limit: Duration) {
     for (reader, works) in held.iter_mut().zip(working.iter_mut()) {
-        *works &= reader.get_mut().write_all(format!("{word}\n").as_bytes()).is_ok();
+        *works &= reader
+            .get_mut()
+            .write_all(format!("{word}\n").as_bytes())
+            .is_ok();
     }
     let end = Instant::now() + limit;
     for (reader, works) in held.iter_mut().zip(working).filter(|(_, works)| **works) {
         // An answer that is there already is read even when the time is over.
-        let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        *works = reader.get_ref().set_read_timeout(Some(left)).and_then(|()| read_line(reader)).is_ok_and(|back| back == word);
+        let left = end
+            .saturating_duration_since(Instant::now())
+            .max(Duration::from_millis(1));
+        *works = reader
+            .get_ref()
+            .set_read_timeout(Some(left))
+            .and_then(|()| read_line(reader))
+            .is_ok_and(|back| back == word);
     }
 }
 
 /// Asks without end. One socket for all, unconnected: each datagram takes the way that the routes of its moment say.
 fn watch(to: &[IpAddr], port: u16, pause: Duration) -> Result<(), String> {
-    let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).map_err(|why| format!("binding UDP: {why}"))?;
+    let socket =
+        UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).map_err(|why| format!("binding UDP: {why}"))?;
     let mut seen: BTreeMap<IpAddr, (String, Instant)> = BTreeMap::new();
     let mut buffer = [0; 64];
     loop {
@@ -230,8 +272,12 @@ fn watch(to: &[IpAddr], port: u16, pause: Duration) -> Result<(), String> {
             if left.is_zero() {
                 break;
             }
-            socket.set_read_timeout(Some(left)).map_err(|why| format!("setting a time limit: {why}"))?;
-            let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+            socket
+                .set_read_timeout(Some(left))
+                .map_err(|why| format!("setting a time limit: {why}"))?;
+            let Ok((length, from)) = socket.recv_from(&mut buffer) else {
+                continue;
+            };
             let source = String::from_utf8_lossy(&buffer[..length]).trim().to_owned();
             let (from, now) = (from.ip().to_canonical(), Instant::now());
             let before = seen.insert(from, (source.clone(), now));

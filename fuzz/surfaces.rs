@@ -6,14 +6,19 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use egress_routes::config::{Config, Files, check_any_bytes, parse};
-use egress_routes::facts::Facts;
-use egress_routes::iproute::{Ownership, read_batch_errors, read_links, read_nexthops, read_routes};
-use egress_routes::kernel::{Kernel, Link};
-use egress_routes::plan::diff;
-use egress_routes::prefix::Family;
-use egress_routes::resolve::{Inputs, resolve};
+use egress_routes::kernel::dump::{read_batch_errors, read_links, read_nexthops, read_routes};
+use egress_routes::net::prefix::Family;
+use egress_routes::routing::batch::Ownership;
+use egress_routes::routing::diff::diff;
+use egress_routes::routing::node_facts::Facts;
+use egress_routes::routing::resolve::{Inputs, resolve};
+use egress_routes::routing::state::{Kernel, Link};
 
-const OURS: Ownership = Ownership { protocol: 230, metric: 4242, table: 254 };
+const OURS: Ownership = Ownership {
+    protocol: 230,
+    metric: 4242,
+    table: 254,
+};
 const ROUTES_YAML: &[u8] = b"routes:
   - name: fuzz
     gateways: [10.116.0.5, 10.116.0.6, 'fd00:116::5']
@@ -47,7 +52,9 @@ pub fn list(data: &[u8]) {
 
 /// What `ip -j` prints; the first byte says for which question.
 pub fn ip_json(data: &[u8]) {
-    let Some((question, json)) = data.split_first() else { return };
+    let Some((question, json)) = data.split_first() else {
+        return;
+    };
     let mut kernel = Kernel::default();
     let understood = match question {
         b'4' => read_routes(json, Family::V4, &OURS, &mut kernel).is_ok(),
@@ -66,14 +73,23 @@ pub fn ip_json(data: &[u8]) {
 /// What `ip -force -batch -` says on stderr.
 pub fn batch_errors(data: &[u8]) {
     let errors = read_batch_errors(&String::from_utf8_lossy(data));
-    let words = errors.refused.iter().map(|(_, words)| words).chain(&errors.stopped);
+    let words = errors
+        .refused
+        .iter()
+        .map(|(_, words)| words)
+        .chain(&errors.stopped);
     words.for_each(|words| assert!(words.len() < 310, "{} bytes", words.len()));
     assert!(errors.refused.len() <= data.len() / "Command failed".len());
 }
 
 fn config(routes: &[u8], list: &[u8]) -> Option<Config> {
-    let keys = BTreeMap::from([("routes.yaml".to_owned(), routes.to_vec()), ("aws.txt".to_owned(), list.to_vec())]);
-    parse(&Files::from_keys(&keys)?).ok().map(|checked| checked.config)
+    let keys = BTreeMap::from([
+        ("routes.yaml".to_owned(), routes.to_vec()),
+        ("aws.txt".to_owned(), list.to_vec()),
+    ]);
+    parse(&Files::from_keys(&keys)?)
+        .ok()
+        .map(|checked| checked.config)
 }
 
 fn node() -> Kernel {
@@ -82,7 +98,10 @@ fn node() -> Kernel {
         index,
         up: true,
         loopback,
-        addresses: addresses.iter().filter_map(|(a, len)| Some((a.parse::<IpAddr>().ok()?, *len))).collect(),
+        addresses: addresses
+            .iter()
+            .filter_map(|(a, len)| Some((a.parse::<IpAddr>().ok()?, *len)))
+            .collect(),
         broadcasts: Vec::new(),
     };
     Kernel {
@@ -96,17 +115,37 @@ fn node() -> Kernel {
 
 /// Decides what would be written; every line of it must be one that `ip` takes for what it is meant to be.
 fn decide(config: &Config, kernel: &Kernel) {
-    let inputs = Inputs { config, kernel, facts: &Facts::NoCluster, health: &BTreeMap::new(), ownership: &OURS };
-    let Ok(resolution) = resolve(&inputs) else { return };
+    let inputs = Inputs {
+        config,
+        kernel,
+        facts: &Facts::NoCluster,
+        health: &BTreeMap::new(),
+        ownership: &OURS,
+    };
+    let Ok(resolution) = resolve(&inputs) else {
+        return;
+    };
     let plan = diff(&resolution.wanted, kernel, &OURS, true);
     let mut text = String::new();
     for line in plan.v6_blackholes().chain(plan.lines()) {
         text.clear();
         line.render(&OURS, &mut text);
         let body = text.strip_suffix('\n').expect("a line ends");
-        assert!(body.bytes().all(|b| b.is_ascii_graphic() || b == b' ') && !body.contains(['"', '\'', '\\', '#']), "{body:?}");
-        let verb = ["route replace ", "route del ", "nexthop replace id ", "nexthop del id "];
+        assert!(
+            body.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
+                && !body.contains(['"', '\'', '\\', '#']),
+            "{body:?}"
+        );
+        let verb = [
+            "route replace ",
+            "route del ",
+            "nexthop replace id ",
+            "nexthop del id ",
+        ];
         assert!(verb.iter().any(|verb| body.starts_with(verb)), "{body:?}");
-        assert!(body.starts_with("nexthop del") || body.contains(" proto 230"), "{body:?}");
+        assert!(
+            body.starts_with("nexthop del") || body.contains(" proto 230"),
+            "{body:?}"
+        );
     }
 }

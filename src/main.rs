@@ -3,8 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use egress_routes::cli::{Cli, Command};
-use egress_routes::{agent, commands, logs};
+use egress_routes::agent;
+use egress_routes::cli;
+use egress_routes::cli::args::{Cli, Command};
+use egress_routes::cli::logs;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -13,7 +15,10 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     // One thread: the agent waits, and every further thread would cost memory on every node.
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             logs::complain(&anyhow::Error::from(error).context("starting"));
@@ -32,11 +37,11 @@ fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<u8> {
     match command {
         Command::Run(args) => agent::run(args).await.map(|()| 0),
-        Command::Check { path } => commands::check::command(path.as_deref()),
-        Command::Diff(args) => commands::node::diff_command(args).await,
-        Command::Apply(args) => commands::node::apply(args).await,
-        Command::Status { node, output } => commands::node::status(node, output).await,
-        Command::Nodes(args) => commands::nodes::command(&args).await,
-        Command::Cleanup { kernel, node_name } => commands::node::cleanup(kernel, node_name).await,
+        Command::Check { path } => cli::check::command(path.as_deref()),
+        Command::Diff(args) => cli::node::diff_command(args).await,
+        Command::Apply(args) => cli::node::apply(args).await,
+        Command::Status { node, output } => cli::node::status(node, output).await,
+        Command::Nodes(args) => cli::nodes::command(&args).await,
+        Command::Cleanup { kernel, node_name } => cli::node::cleanup(kernel, node_name).await,
     }
 }

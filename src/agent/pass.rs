@@ -7,21 +7,21 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Agent, Causes, Held, QUESTION};
-use crate::apply::{Counts, Outcome};
-use crate::course::{Basis, Newest};
-use crate::facts::Facts;
-use crate::fight::Bout;
+use crate::agent::course::{Basis, Newest};
+use crate::agent::repair_limit::RepairState;
+use crate::cluster::annotations;
+use crate::health::probe::ProbePath;
 use crate::health::{ProbeKey, State};
-use crate::ip::{Hung, RouteTable as _, Unfit};
-use crate::iproute::Line;
-use crate::kernel::Kernel;
-use crate::metrics::Change;
-use crate::nexthop_id;
-use crate::plan::{Wanted, marks_to};
-use crate::probe::ProbePath;
-use crate::report;
-use crate::resolve::{self, Inputs, Resolution, resolve};
-use crate::status::Reason;
+use crate::kernel::apply::{Counts, Outcome};
+use crate::kernel::ip::{Hung, RouteTable as _, Unfit};
+use crate::net::nexthop_id;
+use crate::report::metrics::Change;
+use crate::report::status::Reason;
+use crate::routing::batch::Line;
+use crate::routing::diff::{Wanted, marks_to};
+use crate::routing::node_facts::Facts;
+use crate::routing::resolve::{self, Inputs, Resolution, resolve};
+use crate::routing::state::Kernel;
 
 /// The first pause after a pass that left something undone; doubles up to `--resync`.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -59,23 +59,40 @@ impl Agent {
         if error.is::<Hung>() {
             return None;
         }
-        self.applier.table.check_version().await.err()?.downcast().ok()
+        self.applier
+            .table
+            .check_version()
+            .await
+            .err()?
+            .downcast()
+            .ok()
     }
 
     async fn try_pass(&mut self, causes: Causes) -> anyhow::Result<()> {
         let started = Instant::now();
-        let Some(basis) = self.course.in_force().cloned() else { return Ok(()) };
+        let Some(basis) = self.course.in_force().cloned() else {
+            return Ok(());
+        };
         let kernel = self.read().await?;
         self.memory.reading = started.elapsed();
         let facts = self.facts_for(&basis, &kernel);
         let resolution = match &basis {
-            Basis::AsFound(wanted) => Resolution { wanted: (**wanted).clone(), ..Resolution::default() },
+            Basis::AsFound(wanted) => Resolution {
+                wanted: (**wanted).clone(),
+                ..Resolution::default()
+            },
             Basis::Config(loaded) => {
                 self.watch_gateways(&loaded.config, &kernel, &facts);
                 let health = self.health.borrow_and_update().clone();
                 self.tell_health(&health);
                 let ownership = self.ownership();
-                let inputs = Inputs { config: &loaded.config, kernel: &kernel, facts: &facts, health: &health, ownership: &ownership };
+                let inputs = Inputs {
+                    config: &loaded.config,
+                    kernel: &kernel,
+                    facts: &facts,
+                    health: &health,
+                    ownership: &ownership,
+                };
                 match resolve(&inputs) {
                     Ok(resolution) => resolution,
                     Err(clashes) => {
@@ -85,13 +102,20 @@ impl Agent {
                 }
             }
         };
-        let edited = self.memory.applied.as_deref() != Some(self.course.revision()) || self.guard.is_taking_back();
+        let edited = self.memory.applied.as_deref() != Some(self.course.revision())
+            || self.guard.is_taking_back();
         let routes = fingerprint(&resolution.wanted.routes);
         let fresh = edited || self.is_relabelled(&facts, routes);
-        let mark = if fresh { self.prepare_guard(&kernel).await } else { None };
+        let mark = if fresh {
+            self.prepare_guard(&kernel).await
+        } else {
+            None
+        };
         let marks = match mark {
             Some(id) => vec![Line::BlackholeNexthop { id }],
-            None if fresh && !self.guard.is_taking_back() => marks_to(self.settled_mark(), &kernel, &self.ownership()),
+            None if fresh && !self.guard.is_taking_back() => {
+                marks_to(self.settled_mark(), &kernel, &self.ownership())
+            }
             None => Vec::new(),
         };
         if fresh && mark.is_none() {
@@ -112,7 +136,9 @@ impl Agent {
         if fresh {
             self.after_a_change(&outcome, mark).await;
         }
-        let settled = self.settled_mark().filter(|_| !self.guard.is_undecided() && !self.guard.is_unsettled());
+        let settled = self
+            .settled_mark()
+            .filter(|_| !self.guard.is_undecided() && !self.guard.is_unsettled());
         if settled.is_some() && !marks_to(settled, &outcome.kernel, &self.ownership()).is_empty() {
             self.settle_marks().await;
         }
@@ -124,20 +150,36 @@ impl Agent {
     /// What the API tells, or what it told before that where the change was taken back.
     fn facts_for(&mut self, basis: &Basis, kernel: &Kernel) -> Facts {
         let newest = self.facts.borrow().clone();
-        let (Some(held), Basis::Config(loaded)) = (self.memory.held.clone(), basis) else { return newest };
+        let (Some(held), Basis::Config(loaded)) = (self.memory.held.clone(), basis) else {
+            return newest;
+        };
         if held.instead_of == newest {
             return held.with;
         }
         let (health, ownership) = (self.health.borrow().clone(), self.ownership());
-        let inputs = Inputs { config: &loaded.config, kernel, facts: &newest, health: &health, ownership: &ownership };
-        if resolve(&inputs).is_ok_and(|resolution| fingerprint(&resolution.wanted.routes) == held.routes) {
+        let inputs = Inputs {
+            config: &loaded.config,
+            kernel,
+            facts: &newest,
+            health: &health,
+            ownership: &ownership,
+        };
+        if resolve(&inputs)
+            .is_ok_and(|resolution| fingerprint(&resolution.wanted.routes) == held.routes)
+        {
             // Another label, and the same routes.
             let with = held.with.clone();
-            self.memory.held = Some(Held { instead_of: newest, ..held });
+            self.memory.held = Some(Held {
+                instead_of: newest,
+                ..held
+            });
             return with;
         }
         self.memory.held = None;
-        self.memory.relabelled = Some(Held { instead_of: newest.clone(), ..held });
+        self.memory.relabelled = Some(Held {
+            instead_of: newest.clone(),
+            ..held
+        });
         if self.is_held() {
             self.guard.superseded();
             self.stop_asking();
@@ -157,7 +199,9 @@ impl Agent {
 
     /// Whether what the API tells makes other routes of the same configuration: a label can cut a node off as an edit can.
     fn is_relabelled(&mut self, facts: &Facts, routes: u64) -> bool {
-        let Some((with, before)) = self.memory.decided.clone() else { return false };
+        let Some((with, before)) = self.memory.decided.clone() else {
+            return false;
+        };
         if with == *facts || before == routes || self.guard.is_taking_back() {
             return false;
         }
@@ -171,7 +215,13 @@ impl Agent {
             // One after the other: back is before the first.
             Some(waiting) => (waiting.instead_of, waiting.routes) = (instead_of, routes),
             None if self.guard.is_unsettled() => {}
-            none => *none = Some(Held { with, instead_of, routes }),
+            none => {
+                *none = Some(Held {
+                    with,
+                    instead_of,
+                    routes,
+                });
+            }
         }
         true
     }
@@ -198,15 +248,23 @@ impl Agent {
     }
 
     /// Two sets that apply to this node want one prefix: this configuration is not for this node.
-    fn clash(&mut self, clashes: &[crate::carve::Clash]) {
-        let why = clashes.iter().take(3).map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    fn clash(&mut self, clashes: &[crate::routing::exclude::Clash]) {
+        let why = clashes
+            .iter()
+            .take(3)
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("; ");
         let fresh = self.memory.applied.as_deref() != Some(self.course.revision());
         if fresh {
             if self.once("clash", &why) {
-                let note = format!("Configuration refused on this node (revision {}): {why}", self.course.revision());
+                let note = format!(
+                    "Configuration refused on this node (revision {}): {why}",
+                    self.course.revision()
+                );
                 tracing::error!("{note}");
-                if !self.memory.told.is_refused(&why) {
-                    self.happens(Reason::ConfigRejected, note);
+                if !self.memory.reported.is_refused(&why) {
+                    self.emit(Reason::ConfigRejected, note);
                 }
             }
             self.course.refuse(why);
@@ -214,7 +272,9 @@ impl Agent {
             self.causes.configuration_changed();
         } else {
             if self.once("clash", &why) {
-                tracing::error!("Since the labels of this node changed, {why}; the routes stay as they are");
+                tracing::error!(
+                    "Since the labels of this node changed, {why}; the routes stay as they are"
+                );
             }
             self.memory.problems = vec![why];
         }
@@ -222,8 +282,7 @@ impl Agent {
 
     /// A change of the configuration is about to be written. Returns the mark to write with it when it is guarded.
     async fn prepare_guard(&mut self, kernel: &Kernel) -> Option<u32> {
-        let is_newest =
-            matches!((self.course.newest(), self.course.config()), (Newest::Good(newest), Some(here)) if newest.revision == here.revision);
+        let is_newest = matches!((self.course.newest(), self.course.config()), (Newest::Good(newest), Some(here)) if newest.revision == here.revision);
         if !self.guard.is_on() || !is_newest || self.guard.rejected().is_some() {
             return None;
         }
@@ -234,7 +293,13 @@ impl Agent {
         }
         let ownership = self.ownership();
         // What an unsettled change left is nothing to go back to.
-        self.course.remember(|| if unsettled { Wanted::default() } else { Wanted::as_found(kernel, &ownership) });
+        self.course.remember(|| {
+            if unsettled {
+                Wanted::default()
+            } else {
+                Wanted::as_found(kernel, &ownership)
+            }
+        });
         Some(nexthop_id::unconfirmed(self.course.revision()))
     }
 
@@ -261,7 +326,13 @@ impl Agent {
     }
 
     /// Logs, counts and reports what a pass did.
-    fn account(&mut self, outcome: &Outcome, resolution: &Resolution, causes: Causes, took: Duration) {
+    fn account(
+        &mut self,
+        outcome: &Outcome,
+        resolution: &Resolution,
+        causes: Causes,
+        took: Duration,
+    ) {
         let fingerprint = fingerprint(&resolution.wanted);
         // After a link or address change what was wanted while it was away may have been less.
         let repair = !causes.configuration
@@ -269,7 +340,11 @@ impl Agent {
             && (self.memory.wanted == Some(fingerprint) || causes.link)
             && outcome.changed.restores();
         self.memory.wanted = Some(fingerprint);
-        let Counts { replaced, deleted, nexthops } = outcome.changed;
+        let Counts {
+            replaced,
+            deleted,
+            nexthops,
+        } = outcome.changed;
         (0..outcome.stopped).for_each(|_| self.metrics.ip_failed());
         self.metrics.changed(Change::Replace, replaced);
         self.metrics.changed(Change::Delete, deleted);
@@ -284,9 +359,17 @@ impl Agent {
         if outcome.changed.any() {
             self.metrics.applied(took);
             if repair {
-                tracing::warn!(revision, replaced, deleted, nexthops, took_ms, examples, "Routes restored: they had vanished or changed");
+                tracing::warn!(
+                    revision,
+                    replaced,
+                    deleted,
+                    nexthops,
+                    took_ms,
+                    examples,
+                    "Routes restored: they had vanished or changed"
+                );
                 self.metrics.restored(replaced.max(nexthops));
-                self.happens(
+                self.emit(
                     Reason::RoutesRestored,
                     format!("{replaced} route(s) and {nexthops} nexthop(s) had vanished and were put back"),
                 );
@@ -294,7 +377,15 @@ impl Agent {
                     self.repaired();
                 }
             } else {
-                tracing::info!(revision, replaced, deleted, nexthops, took_ms, examples, "Routes changed");
+                tracing::info!(
+                    revision,
+                    replaced,
+                    deleted,
+                    nexthops,
+                    took_ms,
+                    examples,
+                    "Routes changed"
+                );
             }
         }
         self.memory.written_since_announced |= outcome.changed.any();
@@ -302,17 +393,23 @@ impl Agent {
             self.memory.announce = false;
             self.memory.said.remove("clash");
             let written = std::mem::take(&mut self.memory.written_since_announced);
-            let (routes, sets) = (resolution.wanted.routes.len(), resolution.sets.iter().filter(|set| set.wanted > 0).count());
+            let (routes, sets) = (
+                resolution.wanted.routes.len(),
+                resolution.sets.iter().filter(|set| set.wanted > 0).count(),
+            );
             tracing::info!(revision, routes, sets, "Configuration in force");
             if written {
-                self.happens(Reason::RoutesApplied, format!("Revision {revision} applied: {routes} route(s) of {sets} set(s)"));
+                self.emit(
+                    Reason::RoutesApplied,
+                    format!("Revision {revision} applied: {routes} route(s) of {sets} set(s)"),
+                );
             }
         }
     }
 
     /// Something removed our routes and nothing explains it.
     fn repaired(&mut self) {
-        if self.fight.repaired(self.started.elapsed()) == Bout::Started {
+        if self.fight.repaired(self.started.elapsed()) == RepairState::Started {
             tracing::error!(
                 "Something keeps removing or changing our routes. Likely: systemd-networkd (set ManageForeignRoutes=no and ManageForeignNextHops=no in \
                  networkd.conf), NetworkManager, or another agent with this route protocol. They are put back less often from now on"
@@ -322,7 +419,13 @@ impl Agent {
 
     /// In a fight only what was asked for, an explained loss, and the periodic read go on at once.
     fn wait_out_a_fight(&mut self) -> bool {
-        let Causes { configuration, circumstances, link, resync, .. } = self.causes;
+        let Causes {
+            configuration,
+            circumstances,
+            link,
+            resync,
+            ..
+        } = self.causes;
         if configuration || circumstances || link || resync {
             return false;
         }
@@ -341,9 +444,14 @@ impl Agent {
         self.memory.installed = outcome.installed(&resolution.wanted);
         let installed: usize = self.memory.installed.values().sum();
         let wanted = resolution.sets.iter().map(|set| set.wanted).sum();
-        self.memory.complete = outcome.left.is_empty() && installed >= wanted && !resolution.sets.iter().any(|set| set.undecided);
-        if self.memory.complete && (outcome.changed.any() || self.memory.last_applied.is_none()) && self.course.config().is_some() {
-            self.memory.last_applied = Some(report::wall_clock());
+        self.memory.complete = outcome.left.is_empty()
+            && installed >= wanted
+            && !resolution.sets.iter().any(|set| set.undecided);
+        if self.memory.complete
+            && (outcome.changed.any() || self.memory.last_applied.is_none())
+            && self.course.config().is_some()
+        {
+            self.memory.last_applied = Some(annotations::wall_clock());
         }
         self.memory.problems = if left { outcome.problems() } else { Vec::new() };
         self.memory.sets = resolution.sets;
@@ -368,7 +476,9 @@ impl Agent {
     }
 
     fn retry_later(&mut self) {
-        let pause = FIRST_RETRY.saturating_mul(1 << self.memory.failures.min(10)).min(self.args.resync);
+        let pause = FIRST_RETRY
+            .saturating_mul(1 << self.memory.failures.min(10))
+            .min(self.args.resync);
         self.memory.failures = self.memory.failures.saturating_add(1);
         self.causes.again(Instant::now() + pause);
     }
@@ -379,15 +489,32 @@ impl Agent {
     fn watch_gateways(&mut self, config: &crate::config::Config, kernel: &Kernel, facts: &Facts) {
         let ownership = self.ownership();
         let health = self.health.borrow().clone();
-        let inputs = Inputs { config, kernel, facts, health: &health, ownership: &ownership };
+        let inputs = Inputs {
+            config,
+            kernel,
+            facts,
+            health: &health,
+            ownership: &ownership,
+        };
         // Later the kernel shows this agent's own verdicts.
-        let mut adopted = if self.memory.adopted { BTreeSet::new() } else { resolve::taken_out_before(&inputs, self.course.revision()) };
+        let mut adopted = if self.memory.adopted {
+            BTreeSet::new()
+        } else {
+            resolve::taken_out_before(&inputs, self.course.revision())
+        };
         let mut wanted = BTreeMap::new();
         for set in inputs.applicable() {
             for gateway in &set.gateways {
-                let key = ProbeKey { gateway: *gateway, check: set.health_check.clone() };
+                let key = ProbeKey {
+                    gateway: *gateway,
+                    check: set.health_check.clone(),
+                };
                 // An edit of the check says nothing new about a gateway that is down.
-                if health.iter().any(|(k, h)| k.gateway == *gateway && h.state == State::Down) && !health.contains_key(&key) {
+                if health
+                    .iter()
+                    .any(|(k, h)| k.gateway == *gateway && h.state == State::Down)
+                    && !health.contains_key(&key)
+                {
                     adopted.insert(key.clone());
                 }
                 wanted.entry(key).or_insert_with(|| path(*gateway, kernel));
@@ -402,19 +529,33 @@ impl Agent {
         let health = self.health.borrow_and_update().clone();
         self.tell_health(&health);
         self.causes.health_changed();
-        let Some(loaded) = self.course.config().cloned() else { return };
+        let Some(loaded) = self.course.config().cloned() else {
+            return;
+        };
         if self.memory.applied.as_deref() != Some(loaded.revision.as_str()) {
             return;
         }
         // Of what the API tells since, the next pass takes account.
-        let Some((facts, _)) = self.memory.decided.clone() else { return };
+        let Some((facts, _)) = self.memory.decided.clone() else {
+            return;
+        };
         let ownership = self.ownership();
-        let inputs = Inputs { config: &loaded.config, kernel: &self.memory.kernel, facts: &facts, health: &health, ownership: &ownership };
+        let inputs = Inputs {
+            config: &loaded.config,
+            kernel: &self.memory.kernel,
+            facts: &facts,
+            health: &health,
+            ownership: &ownership,
+        };
         let wanted = resolve::regroup(&inputs);
         match self.applier.repoint(&wanted).await {
             Ok((changed, took)) if changed.any() => {
                 self.metrics.changed(Change::Nexthop, changed.nexthops);
-                tracing::info!(groups = changed.nexthops, took_ms = took.as_millis(), "Nexthop groups re-pointed");
+                tracing::info!(
+                    groups = changed.nexthops,
+                    took_ms = took.as_millis(),
+                    "Nexthop groups re-pointed"
+                );
             }
             Ok(_) => {}
             Err(error) => {
@@ -428,18 +569,28 @@ impl Agent {
 
     /// Takes up what an earlier agent left unfinished, as far as the kernel shows it.
     pub(super) async fn resume(&mut self) {
-        let Newest::Good(newest) = self.course.newest() else { return };
+        let Newest::Good(newest) = self.course.newest() else {
+            return;
+        };
         let revision = newest.revision.clone();
-        let Ok(kernel) = self.applier.table.read().await else { return };
+        let Ok(kernel) = self.applier.table.read().await else {
+            return;
+        };
         let ownership = self.ownership();
-        let ours = |id: u32| kernel.nexthops.get(&id).is_some_and(|n| n.protocol == ownership.protocol);
+        let ours = |id: u32| {
+            kernel
+                .nexthops
+                .get(&id)
+                .is_some_and(|n| n.protocol == ownership.protocol)
+        };
         if ours(nexthop_id::rejected(&revision)) && self.guard.is_on() {
             tracing::warn!(
                 revision,
                 "This revision was taken back before the agent started; what is in the kernel stays until the configuration changes"
             );
             self.guard.was_rejected(&revision);
-            self.course.remember(|| Wanted::as_found(&kernel, &ownership));
+            self.course
+                .remember(|| Wanted::as_found(&kernel, &ownership));
             self.course.take_back();
         } else if ours(nexthop_id::unconfirmed(&revision)) && self.guard.is_on() {
             tracing::warn!(
@@ -449,7 +600,11 @@ impl Agent {
             self.course.pause();
             self.guard.applied(self.started.elapsed(), &revision);
             self.ask();
-        } else if kernel.nexthops.iter().any(|(id, n)| nexthop_id::is_unconfirmed(*id) && n.protocol == ownership.protocol) {
+        } else if kernel
+            .nexthops
+            .iter()
+            .any(|(id, n)| nexthop_id::is_unconfirmed(*id) && n.protocol == ownership.protocol)
+        {
             // Edited meanwhile; but what is in the kernel may be what silences the API server.
             self.guard.left_unsettled();
         }
@@ -457,8 +612,14 @@ impl Agent {
 
     /// The one mark that is true when nothing is undecided: of the rejected revision, or of the one that was applied.
     fn settled_mark(&self) -> Option<u32> {
-        let applied = || self.course.config().map(|loaded| nexthop_id::applied(&loaded.revision));
-        self.rejected_edit().map(nexthop_id::rejected).or_else(applied)
+        let applied = || {
+            self.course
+                .config()
+                .map(|loaded| nexthop_id::applied(&loaded.revision))
+        };
+        self.rejected_edit()
+            .map(nexthop_id::rejected)
+            .or_else(applied)
     }
 
     pub(super) async fn settle_marks(&mut self) {
@@ -467,7 +628,9 @@ impl Agent {
 
     /// Writes a mark and removes all others.
     pub(super) async fn write_mark(&mut self, mark: Option<u32>) {
-        let Ok(kernel) = self.applier.table.read_nexthops().await else { return }; // the next change does it
+        let Ok(kernel) = self.applier.table.read_nexthops().await else {
+            return;
+        }; // the next change does it
         let lines = marks_to(mark, &kernel, &self.ownership());
         if let Err(error) = self.applier.write_few(&lines).await {
             tracing::debug!("The mark could not be written: {error:#}");
@@ -476,7 +639,13 @@ impl Agent {
 
     /// Nexthop objects that nothing uses go at the periodic read only: until then a change can still be taken back in one step.
     async fn sweep(&mut self, resync: bool) {
-        let unused: Vec<u32> = self.memory.unused.iter().copied().filter(|id| !nexthop_id::is_revision(*id)).collect();
+        let unused: Vec<u32> = self
+            .memory
+            .unused
+            .iter()
+            .copied()
+            .filter(|id| !nexthop_id::is_revision(*id))
+            .collect();
         if !resync || unused.is_empty() || self.guard.is_undecided() {
             return;
         }
@@ -490,12 +659,20 @@ impl Agent {
 
 /// How a gateway is reached now; `None` while it is not.
 fn path(gateway: std::net::IpAddr, kernel: &Kernel) -> Option<ProbePath> {
-    let dev = crate::protect::next_hop(gateway, kernel).ok()?;
+    let dev = crate::routing::protected::next_hop(gateway, kernel).ok()?;
     let link = kernel.links.iter().find(|link| link.name == dev)?;
     // The address whose subnet the gateway is in, as the kernel would choose.
-    let near = link.addresses.iter().find(|(a, len)| crate::prefix::Prefix::masked(*a, *len).contains(gateway)).map(|(a, _)| *a);
-    let source = near.or_else(|| link.source(crate::prefix::Family::of(gateway)))?;
-    Some(ProbePath { dev, index: link.index, source })
+    let near = link
+        .addresses
+        .iter()
+        .find(|(a, len)| crate::net::prefix::Prefix::masked(*a, *len).contains(gateway))
+        .map(|(a, _)| *a);
+    let source = near.or_else(|| link.source(crate::net::prefix::Family::of(gateway)))?;
+    Some(ProbePath {
+        dev,
+        index: link.index,
+        source,
+    })
 }
 
 fn fingerprint(wanted: &impl std::hash::Hash) -> u64 {

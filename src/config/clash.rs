@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use super::RouteSet;
 use super::selector::{Overlap, Terms};
 use super::sets::nearest_cover;
-use crate::prefix::Prefix;
+use crate::net::prefix::Prefix;
 
 /// A prefix that two sets have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,8 @@ fn shared(sets: &[&RouteSet], relevant: impl Fn(usize, usize) -> bool) -> Vec<Cl
     if sets.len() < 2 {
         return Vec::new();
     }
-    let mut all: Vec<(Prefix, u32)> = Vec::with_capacity(sets.iter().map(|set| set.destinations.len()).sum());
+    let mut all: Vec<(Prefix, u32)> =
+        Vec::with_capacity(sets.iter().map(|set| set.destinations.len()).sum());
     for (index, set) in (0u32..).zip(sets) {
         all.extend(set.destinations.iter().map(|prefix| (*prefix, index)));
     }
@@ -50,10 +51,18 @@ fn shared(sets: &[&RouteSet], relevant: impl Fn(usize, usize) -> bool) -> Vec<Cl
     let mut clashes = Vec::new();
     for run in all.chunk_by(|a, b| a.0 == b.0).filter(|run| run.len() > 1) {
         let prefix = run[0].0;
-        let run: Vec<usize> = run.iter().map(|(_, i)| *i as usize).filter(|i| nearest_cover(&sets[*i].except, prefix).is_none()).collect();
+        let run: Vec<usize> = run
+            .iter()
+            .map(|(_, i)| *i as usize)
+            .filter(|i| nearest_cover(&sets[*i].except, prefix).is_none())
+            .collect();
         for (n, second) in run.iter().enumerate() {
             if let Some(first) = run[..n].iter().find(|first| relevant(**first, *second)) {
-                clashes.push(Clash { prefix, first: *first, second: *second });
+                clashes.push(Clash {
+                    prefix,
+                    first: *first,
+                    second: *second,
+                });
             }
         }
     }
@@ -68,12 +77,20 @@ pub(crate) struct Relations {
 
 impl Relations {
     pub(crate) fn new(sets: &[RouteSet]) -> Self {
-        let terms = sets.iter().map(|set| Terms::of(set.node_selector.as_ref())).collect();
-        Self { terms, known: RefCell::default() }
+        let terms = sets
+            .iter()
+            .map(|set| Terms::of(set.node_selector.as_ref()))
+            .collect();
+        Self {
+            terms,
+            known: RefCell::default(),
+        }
     }
 
     pub(crate) fn of(&self, a: usize, b: usize) -> Overlap {
-        let (Some(x), Some(y)) = (self.terms.get(a), self.terms.get(b)) else { return Overlap::Always };
+        let (Some(x), Some(y)) = (self.terms.get(a), self.terms.get(b)) else {
+            return Overlap::Always;
+        };
         let mut known = self.known.borrow_mut();
         known.resize(self.terms.len() * self.terms.len(), None);
         match known.get_mut(a * self.terms.len() + b) {

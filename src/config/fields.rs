@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use super::problem::{Found, Path, Source, printable, quoted};
 use super::yaml::{At, Node, Value};
-use crate::duration;
-use crate::prefix::{Prefix, PrefixError, parse_address};
+use crate::config::duration;
+use crate::net::prefix::{Prefix, PrefixError, parse_address};
 
 /// Why a link-local address is refused, with or without a zone.
-pub(crate) const LINK_LOCAL: &str = "is link-local, which means nothing without a device; give a global or unique local address";
+pub(crate) const LINK_LOCAL: &str =
+    "is link-local, which means nothing without a device; give a global or unique local address";
 
 /// One YAML file and what was found wrong with it.
 #[derive(Debug)]
@@ -35,7 +36,10 @@ pub(crate) struct Fields<'n, 'a> {
 
 impl<'n, 'a> Fields<'n, 'a> {
     pub(crate) fn get(&self, key: &str) -> Option<&'n Node<'a>> {
-        self.entries.iter().find(|(k, _)| *k == key).map(|(_, node)| *node)
+        self.entries
+            .iter()
+            .find(|(k, _)| *k == key)
+            .map(|(_, node)| *node)
     }
 }
 
@@ -48,7 +52,10 @@ pub(crate) struct Keys {
 
 impl<'t> Reader<'t> {
     pub(crate) fn new(source: Source<'t>) -> Self {
-        Self { source, found: Found::default() }
+        Self {
+            source,
+            found: Found::default(),
+        }
     }
 
     pub(crate) fn problem(&mut self, at: At, path: &Path<'_>, message: impl Into<String>) {
@@ -72,7 +79,12 @@ impl<'t> Reader<'t> {
         self.problem(node.at, path, message);
     }
 
-    pub(crate) fn list<'n, 'a>(&mut self, node: &'n Node<'a>, path: &Path<'_>, wanted: &str) -> Option<&'n [Node<'a>]> {
+    pub(crate) fn list<'n, 'a>(
+        &mut self,
+        node: &'n Node<'a>,
+        path: &Path<'_>,
+        wanted: &str,
+    ) -> Option<&'n [Node<'a>]> {
         if let Value::List(nodes) = &node.value {
             return Some(nodes);
         }
@@ -81,9 +93,21 @@ impl<'t> Reader<'t> {
     }
 
     /// A mapping; unknown and repeated keys are reported, the known ones come back.
-    pub(crate) fn fields<'n, 'a>(&mut self, node: &'n Node<'a>, path: &Path<'_>, keys: &Keys) -> Option<Fields<'n, 'a>> {
-        let entries = self.mapping(node, path, &format!("a mapping with {}", listed(keys.known)))?;
-        let mut fields = Fields { at: node.at, entries: Vec::with_capacity(entries.len()) };
+    pub(crate) fn fields<'n, 'a>(
+        &mut self,
+        node: &'n Node<'a>,
+        path: &Path<'_>,
+        keys: &Keys,
+    ) -> Option<Fields<'n, 'a>> {
+        let entries = self.mapping(
+            node,
+            path,
+            &format!("a mapping with {}", listed(keys.known)),
+        )?;
+        let mut fields = Fields {
+            at: node.at,
+            entries: Vec::with_capacity(entries.len()),
+        };
         for (at, key, value) in entries {
             if keys.known.contains(&key) {
                 fields.entries.push((key, value));
@@ -110,7 +134,10 @@ impl<'t> Reader<'t> {
         for (key, value) in entries {
             let Value::Text(text) = &key.value else {
                 let message = match key.value {
-                    Value::List(_) | Value::Map(_) => "a key is text, not a list or mapping; was a template not filled in?".to_owned(),
+                    Value::List(_) | Value::Map(_) => {
+                        "a key is text, not a list or mapping; was a template not filled in?"
+                            .to_owned()
+                    }
                     _ => format!("the key {} is not text; write it in quotes", self.raw(key)),
                 };
                 self.problem(key.at, path, message);
@@ -118,7 +145,14 @@ impl<'t> Reader<'t> {
             };
             if let Some(first) = seen.insert(text.as_ref(), key.at.line) {
                 seen.insert(text, first);
-                self.problem(key.at, path, format!("{} is given twice, first on line {first}; keep one", quoted(text)));
+                self.problem(
+                    key.at,
+                    path,
+                    format!(
+                        "{} is given twice, first on line {first}; keep one",
+                        quoted(text)
+                    ),
+                );
             } else {
                 kept.push((key.at, text.as_ref(), value));
             }
@@ -127,13 +161,30 @@ impl<'t> Reader<'t> {
     }
 
     /// Text that is not left to YAML's guesses: an unquoted number or boolean is refused.
-    pub(crate) fn text<'n>(&mut self, node: &'n Node<'_>, path: &Path<'_>, wanted: &str) -> Option<&'n str> {
+    pub(crate) fn text<'n>(
+        &mut self,
+        node: &'n Node<'_>,
+        path: &Path<'_>,
+        wanted: &str,
+    ) -> Option<&'n str> {
         match &node.value {
             Value::Text(text) => return Some(text),
             Value::Bool(_) | Value::Number => {
                 let raw = node.at.raw(self.source.text);
-                let kind = if matches!(node.value, Value::Number) { "number" } else { "boolean" };
-                self.problem(node.at, path, format!("{} is a {kind}; if {wanted} is meant, quote it: `\"{}\"`", quoted(raw), cut(raw)));
+                let kind = if matches!(node.value, Value::Number) {
+                    "number"
+                } else {
+                    "boolean"
+                };
+                self.problem(
+                    node.at,
+                    path,
+                    format!(
+                        "{} is a {kind}; if {wanted} is meant, quote it: `\"{}\"`",
+                        quoted(raw),
+                        cut(raw)
+                    ),
+                );
             }
             _ => self.wrong_kind(node, path, wanted),
         }
@@ -148,24 +199,46 @@ impl<'t> Reader<'t> {
         None
     }
 
-    pub(crate) fn one_of<T: Copy>(&mut self, node: &Node<'_>, path: &Path<'_>, choices: &[(&'static str, T)]) -> Option<T> {
+    pub(crate) fn one_of<T: Copy>(
+        &mut self,
+        node: &Node<'_>,
+        path: &Path<'_>,
+        choices: &[(&'static str, T)],
+    ) -> Option<T> {
         let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
         let text = self.text(node, path, &listed_or(&names))?;
         if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
             return Some(*value);
         }
-        self.problem(node.at, path, format!("{} is not known; expected {}", quoted(text), listed_or(&names)));
+        self.problem(
+            node.at,
+            path,
+            format!(
+                "{} is not known; expected {}",
+                quoted(text),
+                listed_or(&names)
+            ),
+        );
         None
     }
 
     /// A whole number in decimal digits, without leading zeros, which some programs read as octal.
-    pub(crate) fn number(&mut self, node: &Node<'_>, path: &Path<'_>, range: RangeInclusive<u32>) -> Option<u32> {
+    pub(crate) fn number(
+        &mut self,
+        node: &Node<'_>,
+        path: &Path<'_>,
+        range: RangeInclusive<u32>,
+    ) -> Option<u32> {
         let wanted = format!("a number from {} to {}", range.start(), range.end());
         if !matches!(node.value, Value::Number) {
             if let Value::Text(text) = &node.value
                 && text.parse::<u32>().is_ok_and(|n| range.contains(&n))
             {
-                self.problem(node.at, path, format!("{} is text; write the number without quotes", quoted(text)));
+                self.problem(
+                    node.at,
+                    path,
+                    format!("{} is text; write the number without quotes", quoted(text)),
+                );
             } else {
                 self.wrong_kind(node, path, &wanted);
             }
@@ -175,7 +248,14 @@ impl<'t> Reader<'t> {
         let plain = raw.bytes().all(|b| b.is_ascii_digit());
         match raw.parse::<u32>() {
             Ok(n) if plain && raw.len() > 1 && raw.starts_with('0') => {
-                self.problem(node.at, path, format!("{} has a leading zero, which some programs read as octal; write `{n}`", quoted(raw)));
+                self.problem(
+                    node.at,
+                    path,
+                    format!(
+                        "{} has a leading zero, which some programs read as octal; write `{n}`",
+                        quoted(raw)
+                    ),
+                );
                 None
             }
             Ok(n) if plain && range.contains(&n) => Some(n),
@@ -187,7 +267,12 @@ impl<'t> Reader<'t> {
     }
 
     /// A duration as in Kubernetes.
-    pub(crate) fn duration(&mut self, node: &Node<'_>, path: &Path<'_>, range: RangeInclusive<Duration>) -> Option<Duration> {
+    pub(crate) fn duration(
+        &mut self,
+        node: &Node<'_>,
+        path: &Path<'_>,
+        range: RangeInclusive<Duration>,
+    ) -> Option<Duration> {
         let wanted = "a duration like `500ms`, `1s` or `2m`";
         let text = match &node.value {
             Value::Text(text) => text.as_ref(),
@@ -200,12 +285,29 @@ impl<'t> Reader<'t> {
         match duration::parse(text) {
             Ok(duration) if range.contains(&duration) => Some(duration),
             Ok(duration) => {
-                let bound = if duration < *range.start() { ("at least", range.start()) } else { ("at most", range.end()) };
-                self.problem(node.at, path, format!("{} is out of range; {} {:?} is allowed", quoted(text), bound.0, bound.1));
+                let bound = if duration < *range.start() {
+                    ("at least", range.start())
+                } else {
+                    ("at most", range.end())
+                };
+                self.problem(
+                    node.at,
+                    path,
+                    format!(
+                        "{} is out of range; {} {:?} is allowed",
+                        quoted(text),
+                        bound.0,
+                        bound.1
+                    ),
+                );
                 None
             }
             Err(why) => {
-                self.problem(node.at, path, format!("{} {why}; expected {wanted}", quoted(text)));
+                self.problem(
+                    node.at,
+                    path,
+                    format!("{} {why}; expected {wanted}", quoted(text)),
+                );
                 None
             }
         }
@@ -229,18 +331,35 @@ impl<'t> Reader<'t> {
     }
 
     /// One address; `what` is what it is for, like "a gateway".
-    pub(crate) fn address(&mut self, node: &Node<'_>, path: &Path<'_>, what: &str) -> Option<IpAddr> {
+    pub(crate) fn address(
+        &mut self,
+        node: &Node<'_>,
+        path: &Path<'_>,
+        what: &str,
+    ) -> Option<IpAddr> {
         let text = self.address_text(node, path, &format!("the address of {what}"))?;
         match parse_address(text) {
             Ok(address) => Some(address),
             Err(why) => {
-                let bare = text.split_once('/').and_then(|(bare, _)| IpAddr::from_str(bare).ok());
-                let zoned = text.split_once('%').and_then(|(bare, _)| Ipv6Addr::from_str(bare).ok());
+                let bare = text
+                    .split_once('/')
+                    .and_then(|(bare, _)| IpAddr::from_str(bare).ok());
+                let zoned = text
+                    .split_once('%')
+                    .and_then(|(bare, _)| Ipv6Addr::from_str(bare).ok());
                 let message = match (bare, zoned) {
-                    (Some(bare), _) => format!("{} is a CIDR; {what} is one address: write `{bare}`", quoted(text)),
-                    (_, Some(v6)) if v6.is_unicast_link_local() => format!("{} {LINK_LOCAL}", quoted(text)),
+                    (Some(bare), _) => format!(
+                        "{} is a CIDR; {what} is one address: write `{bare}`",
+                        quoted(text)
+                    ),
+                    (_, Some(v6)) if v6.is_unicast_link_local() => {
+                        format!("{} {LINK_LOCAL}", quoted(text))
+                    }
                     _ if why.starts_with("is not an IP address or CIDR") => {
-                        format!("{} is not an IP address; expected one like `10.116.0.5` or `fd00:116::5`", quoted(text))
+                        format!(
+                            "{} is not an IP address; expected one like `10.116.0.5` or `fd00:116::5`",
+                            quoted(text)
+                        )
                     }
                     _ => format!("{} {why}", quoted(text)),
                 };
@@ -251,7 +370,12 @@ impl<'t> Reader<'t> {
     }
 
     /// Text, or what YAML took for a number, which the caller finds fault with in better words.
-    fn address_text<'r>(&mut self, node: &'r Node<'_>, path: &Path<'_>, wanted: &str) -> Option<&'r str>
+    fn address_text<'r>(
+        &mut self,
+        node: &'r Node<'_>,
+        path: &Path<'_>,
+        wanted: &str,
+    ) -> Option<&'r str>
     where
         't: 'r,
     {
@@ -259,10 +383,23 @@ impl<'t> Reader<'t> {
             Value::Text(text) => return Some(text),
             Value::Number => return Some(node.at.raw(self.source.text)),
             Value::Map(entries) => {
-                if let [(Node { value: Value::Text(key), .. }, Node { value: Value::Null, .. })] = entries.as_slice()
+                if let [
+                    (
+                        Node {
+                            value: Value::Text(key),
+                            ..
+                        },
+                        Node {
+                            value: Value::Null, ..
+                        },
+                    ),
+                ] = entries.as_slice()
                     && key.contains(':')
                 {
-                    let message = format!("YAML takes `{}:` for a key because of its last colon; quote it: `\"{0}:\"`", cut(key));
+                    let message = format!(
+                        "YAML takes `{}:` for a key because of its last colon; quote it: `\"{0}:\"`",
+                        cut(key)
+                    );
                     self.problem(node.at, path, message);
                     return None;
                 }
@@ -279,8 +416,16 @@ fn describe_prefix_error(text: &str, error: &PrefixError) -> String {
     if trimmed != text && trimmed.parse::<Prefix>().is_ok() {
         return format!("{} has blanks around it; write `{trimmed}`", quoted(text));
     }
-    if text.split([' ', ',', ';']).filter(|part| part.parse::<Prefix>().is_ok()).count() > 1 {
-        return format!("{} is more than one CIDR; make each an item of its own", quoted(text));
+    if text
+        .split([' ', ',', ';'])
+        .filter(|part| part.parse::<Prefix>().is_ok())
+        .count()
+        > 1
+    {
+        return format!(
+            "{} is more than one CIDR; make each an item of its own",
+            quoted(text)
+        );
     }
     format!("{} {error}", quoted(text))
 }
@@ -295,7 +440,10 @@ fn unknown_key(key: &str, keys: &Keys) -> String {
     }
     match nearest(key, keys.known) {
         Some(right) => format!("{quoted} is not known here; did you mean `{right}`?"),
-        None => format!("{quoted} is not known here; expected {}", listed_or(keys.known)),
+        None => format!(
+            "{quoted} is not known here; expected {}",
+            listed_or(keys.known)
+        ),
     }
 }
 
@@ -322,7 +470,10 @@ pub(crate) fn listed_or(names: &[impl Display]) -> String {
 }
 
 fn joined(names: &[impl Display], word: &str) -> String {
-    let quoted: Vec<String> = names.iter().map(|name| format!("`{}`", printable(&name.to_string()))).collect();
+    let quoted: Vec<String> = names
+        .iter()
+        .map(|name| format!("`{}`", printable(&name.to_string())))
+        .collect();
     match quoted.split_last() {
         None => "nothing".to_owned(),
         Some((only, [])) => only.clone(),

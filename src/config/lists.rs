@@ -4,7 +4,7 @@
 
 use super::problem::{Found, Source, lines, quoted};
 use super::yaml::At;
-use crate::prefix::{Prefix, PrefixError};
+use crate::net::prefix::{Prefix, PrefixError};
 
 /// Reads every line; what is no prefix goes to `found`. In the order of the file, duplicates and all.
 pub(crate) fn read(source: Source<'_>, found: &mut Found) -> Vec<Prefix> {
@@ -21,31 +21,46 @@ pub(crate) fn read(source: Source<'_>, found: &mut Found) -> Vec<Prefix> {
 
 /// Where the prefix is written first.
 pub(crate) fn find(text: &str, prefix: Prefix) -> Option<At> {
-    values(text).find(|(_, value)| value.parse() == Ok(prefix)).map(|(at, _)| at)
+    values(text)
+        .find(|(_, value)| value.parse() == Ok(prefix))
+        .map(|(at, _)| at)
 }
 
 fn explain(value: &str, error: &PrefixError) -> String {
     let quoted = quoted(value);
-    let bare = value.trim_start_matches("- ").trim_matches(['"', '\'', ',']);
+    let bare = value
+        .trim_start_matches("- ")
+        .trim_matches(['"', '\'', ',']);
     if bare != value && bare.parse::<Prefix>().is_ok() {
-        return format!("{quoted} is more than a CIDR; a list file holds one CIDR a line and nothing else: write `{bare}`");
+        return format!(
+            "{quoted} is more than a CIDR; a list file holds one CIDR a line and nothing else: write `{bare}`"
+        );
     }
-    if value.split([' ', '\t', ',', ';']).filter(|part| !part.is_empty()).count() > 1 {
-        return format!("{quoted} is more than a CIDR; a list file holds one CIDR a line, with comments after `#`");
+    if value
+        .split([' ', '\t', ',', ';'])
+        .filter(|part| !part.is_empty())
+        .count()
+        > 1
+    {
+        return format!(
+            "{quoted} is more than a CIDR; a list file holds one CIDR a line, with comments after `#`"
+        );
     }
     format!("{quoted} {error}")
 }
 
 /// What stands on each line, without comments and blanks, and where.
 fn values(text: &str) -> impl Iterator<Item = (At, &str)> {
-    lines(text).zip(1u32..).filter_map(|((start, line), number)| {
-        let content = line.split('#').next().unwrap_or_default();
-        let value = content.trim();
-        if value.is_empty() {
-            return None;
-        }
-        let before = content.len() - content.trim_start().len();
-        let column = content[..before].chars().count() + 1;
-        Some((At::new(number, column, start + before, value.len()), value))
-    })
+    lines(text)
+        .zip(1u32..)
+        .filter_map(|((start, line), number)| {
+            let content = line.split('#').next().unwrap_or_default();
+            let value = content.trim();
+            if value.is_empty() {
+                return None;
+            }
+            let before = content.len() - content.trim_start().len();
+            let column = content[..before].chars().count() + 1;
+            Some((At::new(number, column, start + before, value.len()), value))
+        })
 }

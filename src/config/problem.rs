@@ -37,7 +37,13 @@ pub struct Problem {
 impl fmt::Display for Problem {
     /// One line, whatever was in the file.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}: ", printable(&self.file), self.line, self.column)?;
+        write!(
+            f,
+            "{}:{}:{}: ",
+            printable(&self.file),
+            self.line,
+            self.column
+        )?;
         if let Some(path) = &self.path {
             write!(f, "{}: ", printable(path))?;
         }
@@ -53,9 +59,20 @@ impl Problem {
         let margin = " ".repeat(number.len());
         let (start, width) = self.span;
         let carets = "^".repeat(width.max(1));
-        let (red, plain) = if color { ("\u{1b}[31m", "\u{1b}[0m") } else { ("", "") };
-        let line: String = self.source_line.chars().map(|c| if is_printable(c) { c } else { ' ' }).collect();
-        format!("{self}\n{margin} |\n{number} | {line}\n{margin} | {}{red}{carets}{plain}", " ".repeat(start))
+        let (red, plain) = if color {
+            ("\u{1b}[31m", "\u{1b}[0m")
+        } else {
+            ("", "")
+        };
+        let line: String = self
+            .source_line
+            .chars()
+            .map(|c| if is_printable(c) { c } else { ' ' })
+            .collect();
+        format!(
+            "{self}\n{margin} |\n{number} | {line}\n{margin} | {}{red}{carets}{plain}",
+            " ".repeat(start)
+        )
     }
 }
 
@@ -81,7 +98,11 @@ impl Problems {
         let shown: Vec<String> = self.kept.iter().take(5).map(ToString::to_string).collect();
         let more = self.count() - shown.len();
         let shown = shown.join("; ");
-        if more > 0 { format!("{shown} (and {more} more)") } else { shown }
+        if more > 0 {
+            format!("{shown} (and {more} more)")
+        } else {
+            shown
+        }
     }
 }
 
@@ -94,7 +115,11 @@ impl fmt::Display for Problems {
             }
             write!(f, "{problem}")?;
         }
-        if self.more > 0 { write!(f, "\nand {} more", self.more) } else { Ok(()) }
+        if self.more > 0 {
+            write!(f, "\nand {} more", self.more)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -162,7 +187,13 @@ impl Found {
         self.more += 1;
     }
 
-    pub(crate) fn add(&mut self, source: Source<'_>, at: At, path: Option<&Path<'_>>, message: impl Into<String>) {
+    pub(crate) fn add(
+        &mut self,
+        source: Source<'_>,
+        at: At,
+        path: Option<&Path<'_>>,
+        message: impl Into<String>,
+    ) {
         if self.is_full() {
             return self.count_one();
         }
@@ -171,7 +202,9 @@ impl Found {
             file: source.name.to_owned(),
             line: at.line,
             column: at.column,
-            path: path.map(ToString::to_string).filter(|path| !path.is_empty()),
+            path: path
+                .map(ToString::to_string)
+                .filter(|path| !path.is_empty()),
             message: message.into(),
             source_line,
             span,
@@ -180,8 +213,19 @@ impl Found {
 
     pub(crate) fn into_problems(mut self, revision: super::Revision) -> Problems {
         let rank = |file: &str| file != super::ROUTES_YAML;
-        self.kept.sort_by(|a, b| (rank(&a.file), &a.file, a.line, a.column).cmp(&(rank(&b.file), &b.file, b.line, b.column)));
-        Problems { kept: self.kept, more: self.more, revision }
+        self.kept.sort_by(|a, b| {
+            (rank(&a.file), &a.file, a.line, a.column).cmp(&(
+                rank(&b.file),
+                &b.file,
+                b.line,
+                b.column,
+            ))
+        });
+        Problems {
+            kept: self.kept,
+            more: self.more,
+            revision,
+        }
     }
 }
 
@@ -199,7 +243,8 @@ fn short(value: &str) -> Cow<'_, str> {
 
 /// Whether a character shows as itself and moves the cursor one place: no controls, no marks that reorder the line.
 fn is_printable(c: char) -> bool {
-    !(c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'))
+    !(c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'))
 }
 
 /// The text with everything that is not printable escaped.
@@ -207,7 +252,13 @@ pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     if text.chars().all(is_printable) {
         return Cow::Borrowed(text);
     }
-    let escaped = |c: char| if is_printable(c) { c.to_string() } else { c.escape_default().to_string() };
+    let escaped = |c: char| {
+        if is_printable(c) {
+            c.to_string()
+        } else {
+            c.escape_default().to_string()
+        }
+    };
     Cow::Owned(text.chars().map(escaped).collect())
 }
 
@@ -218,17 +269,28 @@ fn excerpt(text: &str, at: At) -> (String, (usize, usize)) {
     let skipped = column.saturating_sub(AROUND);
     let shown: String = line.chars().skip(skipped).take(2 * AROUND).collect();
     let rest = shown.chars().count().saturating_sub(column - skipped);
-    let width = at.raw(text).chars().take_while(|c| !matches!(c, '\n' | '\r')).take(rest).count();
+    let width = at
+        .raw(text)
+        .chars()
+        .take_while(|c| !matches!(c, '\n' | '\r'))
+        .take(rest)
+        .count();
     (shown, (column - skipped, width))
 }
 
 fn line_of(text: &str, number: u32) -> &str {
-    lines(text).nth(number.saturating_sub(1) as usize).map_or("", |(_, line)| line)
+    lines(text)
+        .nth(number.saturating_sub(1) as usize)
+        .map_or("", |(_, line)| line)
 }
 
 /// The lines and where each starts, in bytes. Lines end as in YAML, with LF, CR LF or CR; a byte order mark is no part of them.
 pub(crate) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let mut start = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
+    let mut start = if text.starts_with('\u{feff}') {
+        '\u{feff}'.len_utf8()
+    } else {
+        0
+    };
     let mut done = false;
     std::iter::from_fn(move || {
         if done {
@@ -240,7 +302,12 @@ pub(crate) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
             done = true;
             return Some((at, rest));
         };
-        start += end + if rest[end..].starts_with("\r\n") { 2 } else { 1 };
+        start += end
+            + if rest[end..].starts_with("\r\n") {
+                2
+            } else {
+                1
+            };
         Some((at, &rest[..end]))
     })
 }

@@ -1,14 +1,21 @@
 //! What holds for any input: no panic, no dependence on order, and a bounded price.
-#![allow(clippy::format_collect, reason = "a test may be slow where it is plain")]
+#![allow(
+    clippy::format_collect,
+    reason = "a test may be slow where it is plain"
+)]
 
 use proptest::prelude::{Strategy as _, any, prop_assert_eq, proptest};
 
 use super::tests::{CONTRACT, LISTED, accepted, files};
 use super::*;
-use crate::prefix::Family;
+use crate::net::prefix::Family;
 
 fn prefixes() -> impl proptest::strategy::Strategy<Value = Vec<Prefix>> {
-    proptest::collection::vec((any::<u32>(), 0u8..=32).prop_map(|(a, len)| Prefix::masked(IpAddr::from(a.to_be_bytes()), len)), 1..40)
+    proptest::collection::vec(
+        (any::<u32>(), 0u8..=32)
+            .prop_map(|(a, len)| Prefix::masked(IpAddr::from(a.to_be_bytes()), len)),
+        1..40,
+    )
 }
 
 proptest! {
@@ -47,31 +54,57 @@ proptest! {
 #[test]
 #[ignore = "measures: run by hand, in a release build"]
 fn fifty_thousand_destinations_are_cheap() {
-    let list = |from: u32| (0..50_000).map(move |i| format!("{}/24", Family::V4.address(u128::from(from + i * 256))));
+    let list = |from: u32| {
+        (0..50_000).map(move |i| format!("{}/24", Family::V4.address(u128::from(from + i * 256))))
+    };
     let inline: String = list(0x0b00_0000).map(|p| format!("  - {p}\n")).collect();
     let large = match std::env::var("LARGE").as_deref() {
-        Ok("list") => files(LISTED, &[("aws.txt", list(0x0b00_0000).collect::<Vec<_>>().join("\n").as_bytes())]),
-        Ok("problems") => {
-            files(format!("routes:\n- name: a\n  gateways: [192.0.2.1]\n  destinations:\n{}", inline.replace("/24", "/7")), &[])
-        }
+        Ok("list") => files(
+            LISTED,
+            &[(
+                "aws.txt",
+                list(0x0b00_0000).collect::<Vec<_>>().join("\n").as_bytes(),
+            )],
+        ),
+        Ok("problems") => files(
+            format!(
+                "routes:\n- name: a\n  gateways: [192.0.2.1]\n  destinations:\n{}",
+                inline.replace("/24", "/7")
+            ),
+            &[],
+        ),
         Ok("sets") => files(
             format!(
                 "routes:\n{}",
                 (0..50)
                     .map(|n| format!(
                         "- name: s{n}\n  gateways: [192.0.2.1]\n  destinations:\n{}",
-                        inline.lines().skip(n * 1000).take(1000).map(|l| format!("{l}\n")).collect::<String>()
+                        inline
+                            .lines()
+                            .skip(n * 1000)
+                            .take(1000)
+                            .map(|l| format!("{l}\n"))
+                            .collect::<String>()
                     ))
                     .collect::<String>()
             ),
             &[],
         ),
-        _ => files(format!("routes:\n- name: a\n  gateways: [192.0.2.1]\n  destinations:\n{inline}"), &[]),
+        _ => files(
+            format!("routes:\n- name: a\n  gateways: [192.0.2.1]\n  destinations:\n{inline}"),
+            &[],
+        ),
     };
     drop(inline);
     let kib = |key: &str| {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        status.lines().find_map(|line| line.strip_prefix(key)).unwrap().trim_matches([':', '\t', ' ', 'k', 'B']).parse::<u64>().unwrap()
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(key))
+            .unwrap()
+            .trim_matches([':', '\t', ' ', 'k', 'B'])
+            .parse::<u64>()
+            .unwrap()
     };
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let (before, begun) = (kib("VmRSS"), std::time::Instant::now());

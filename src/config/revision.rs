@@ -13,7 +13,10 @@ pub struct Revision([u8; 6]);
 
 impl Revision {
     /// The revision of these bytes; `lists` must be in the order of names.
-    pub(crate) fn of<'f>(routes_yaml: &[u8], lists: impl IntoIterator<Item = (&'f str, &'f [u8])>) -> Self {
+    pub(crate) fn of<'f>(
+        routes_yaml: &[u8],
+        lists: impl IntoIterator<Item = (&'f str, &'f [u8])>,
+    ) -> Self {
         let mut context = Context::new(&SHA256);
         let mut add = |name: &str, bytes: &[u8]| {
             context.update(name.as_bytes());

@@ -8,10 +8,12 @@ use std::net::IpAddr;
 use super::fields::{Fields, Keys, LINK_LOCAL, Reader, listed};
 use super::problem::{Path, Source, quoted};
 use super::yaml::{At, Node, Value};
-use super::{Files, ListUnread, MAX_DESTINATIONS, MAX_SETS, ROUTES_YAML, RouteSet, Strategy, WhenDown};
+use super::{
+    Files, ListUnread, MAX_DESTINATIONS, MAX_SETS, ROUTES_YAML, RouteSet, Strategy, WhenDown,
+};
 use super::{health_check, lists, selector};
-use crate::nexthop_id;
-use crate::prefix::{Family, Prefix};
+use crate::net::nexthop_id;
+use crate::net::prefix::{Family, Prefix};
 
 /// Longest set name: it is a DNS label.
 const MAX_NAME: usize = 63;
@@ -44,7 +46,9 @@ const SET: Keys = Keys {
         "nodeSelector",
     ],
     hint: |key| match key {
-        "type" | "port" | "interval" | "timeout" | "failures" | "successes" | "target" => Some("it goes under `healthCheck`"),
+        "type" | "port" | "interval" | "timeout" | "failures" | "successes" | "target" => {
+            Some("it goes under `healthCheck`")
+        }
         "matchLabels" | "matchExpressions" => Some("it goes under `nodeSelector`"),
         "protected" => Some("it goes to the top level, beside `routes`"),
         "gateway" => Some("did you mean `gateways`, a list?"),
@@ -63,21 +67,49 @@ pub(crate) struct Decoded {
 
 /// Reads a whole `routes.yaml` and the list files it names.
 pub(crate) fn read(reader: &mut Reader<'_>, root: &Node<'_>, files: &Files) -> Decoded {
-    let mut sets =
-        Sets { files, lists: BTreeMap::new(), prefixes: 0, names: BTreeMap::new(), groups: BTreeMap::new(), decoded: Decoded::default() };
+    let mut sets = Sets {
+        files,
+        lists: BTreeMap::new(),
+        prefixes: 0,
+        names: BTreeMap::new(),
+        groups: BTreeMap::new(),
+        decoded: Decoded::default(),
+    };
     if matches!(root.value, Value::Null) {
-        reader.problem(root.at, &Path::Root, format!("the file is empty; {EMPTIES}"));
+        reader.problem(
+            root.at,
+            &Path::Root,
+            format!("the file is empty; {EMPTIES}"),
+        );
         return sets.decoded;
     }
-    let Some(fields) = reader.fields(root, &Path::Root, &TOP) else { return sets.decoded };
+    let Some(fields) = reader.fields(root, &Path::Root, &TOP) else {
+        return sets.decoded;
+    };
     let path = Path::Root.key("routes");
     match fields.get("routes") {
-        None => reader.problem(root.at, &Path::Root, format!("there is no `routes`; {EMPTIES}")),
-        Some(Node { value: Value::Null, at }) => reader.problem(*at, &path, format!("has no value; {EMPTIES}")),
+        None => reader.problem(
+            root.at,
+            &Path::Root,
+            format!("there is no `routes`; {EMPTIES}"),
+        ),
+        Some(Node {
+            value: Value::Null,
+            at,
+        }) => reader.problem(*at, &path, format!("has no value; {EMPTIES}")),
         Some(node) => {
-            let nodes = reader.list(node, &path, "a list of route sets").unwrap_or_default();
+            let nodes = reader
+                .list(node, &path, "a list of route sets")
+                .unwrap_or_default();
             if nodes.len() > MAX_SETS {
-                reader.problem(node.at, &path, format!("has {} route sets; at most {MAX_SETS} are allowed", nodes.len()));
+                reader.problem(
+                    node.at,
+                    &path,
+                    format!(
+                        "has {} route sets; at most {MAX_SETS} are allowed",
+                        nodes.len()
+                    ),
+                );
             }
             for (i, node) in nodes.iter().take(MAX_SETS).enumerate() {
                 sets.set(reader, node, &path.index(i));
@@ -106,24 +138,37 @@ struct Sets<'f> {
 
 impl Sets<'_> {
     fn set(&mut self, reader: &mut Reader<'_>, node: &Node<'_>, path: &Path<'_>) {
-        let Some(fields) = reader.fields(node, path, &SET) else { return };
+        let Some(fields) = reader.fields(node, path, &SET) else {
+            return;
+        };
         let name = self.name(reader, &fields, path);
         let gateways = gateways(reader, &fields, path);
         let (strategy, idle_failback) = strategy(reader, &fields, path);
         let destinations = self.destinations(reader, &fields, path);
-        let mut except = fields.get("except").map(|node| self.inline(reader, node, &path.key("except"))).unwrap_or_default();
+        let mut except = fields
+            .get("except")
+            .map(|node| self.inline(reader, node, &path.key("except")))
+            .unwrap_or_default();
         sort(&mut except);
         self.check_families(reader, &fields, path, &gateways, &destinations, &except);
         let when_down = fields.get("whenDown").and_then(|node| {
-            let choices = [("hold", WhenDown::Hold), ("withdraw", WhenDown::Withdraw), ("blackhole", WhenDown::Blackhole)];
+            let choices = [
+                ("hold", WhenDown::Hold),
+                ("withdraw", WhenDown::Withdraw),
+                ("blackhole", WhenDown::Blackhole),
+            ];
             reader.one_of(node, &path.key("whenDown"), &choices)
         });
-        let leak_guard = fields.get("leakGuard").and_then(|node| reader.boolean(node, &path.key("leakGuard")));
+        let leak_guard = fields
+            .get("leakGuard")
+            .and_then(|node| reader.boolean(node, &path.key("leakGuard")));
         let health_check = fields
             .get("healthCheck")
             .and_then(|node| health_check::read(reader, node, &path.key("healthCheck"), &gateways))
             .unwrap_or_else(health_check::default);
-        let node_selector = fields.get("nodeSelector").and_then(|node| selector::read(reader, node, &path.key("nodeSelector")));
+        let node_selector = fields
+            .get("nodeSelector")
+            .and_then(|node| selector::read(reader, node, &path.key("nodeSelector")));
         let Some(name) = name else { return };
         if idle_failback {
             self.decoded.idle_failback.push(name.clone());
@@ -141,9 +186,18 @@ impl Sets<'_> {
         });
     }
 
-    fn name(&mut self, reader: &mut Reader<'_>, fields: &Fields<'_, '_>, path: &Path<'_>) -> Option<String> {
+    fn name(
+        &mut self,
+        reader: &mut Reader<'_>,
+        fields: &Fields<'_, '_>,
+        path: &Path<'_>,
+    ) -> Option<String> {
         let Some(node) = fields.get("name") else {
-            reader.problem(fields.at, path, "has no `name`; one is needed, like `name: partner-api`");
+            reader.problem(
+                fields.at,
+                path,
+                "has no `name`; one is needed, like `name: partner-api`",
+            );
             return None;
         };
         let path = path.key("name");
@@ -153,13 +207,24 @@ impl Sets<'_> {
             return None;
         }
         if let Some(line) = self.names.get(name) {
-            reader.problem(node.at, &path, format!("{} is taken by the set on line {line}; names are unique", quoted(name)));
+            reader.problem(
+                node.at,
+                &path,
+                format!(
+                    "{} is taken by the set on line {line}; names are unique",
+                    quoted(name)
+                ),
+            );
             return None;
         }
         for id in Family::BOTH.map(|family| nexthop_id::group(name, family)) {
             // One in a hundred for a thousand sets, and then routes of one set would follow the other's gateways.
             if let Some(other) = self.groups.insert(id, name.to_owned()) {
-                let message = format!("{} happens to get the nexthop group of {}; rename one of the two", quoted(name), quoted(&other));
+                let message = format!(
+                    "{} happens to get the nexthop group of {}; rename one of the two",
+                    quoted(name),
+                    quoted(&other)
+                );
                 reader.problem(node.at, &path, message);
                 return None;
             }
@@ -169,10 +234,17 @@ impl Sets<'_> {
     }
 
     /// Inline ones and those of list files; sorted and distinct.
-    fn destinations(&mut self, reader: &mut Reader<'_>, fields: &Fields<'_, '_>, path: &Path<'_>) -> Vec<Prefix> {
+    fn destinations(
+        &mut self,
+        reader: &mut Reader<'_>,
+        fields: &Fields<'_, '_>,
+        path: &Path<'_>,
+    ) -> Vec<Prefix> {
         let mut all = Vec::new();
         let (inline, files) = (fields.get("destinations"), fields.get("destinationFiles"));
-        let empty = |node: Option<&Node<'_>>| node.is_none_or(|n| matches!(&n.value, Value::List(list) if list.is_empty()));
+        let empty = |node: Option<&Node<'_>>| {
+            node.is_none_or(|n| matches!(&n.value, Value::List(list) if list.is_empty()))
+        };
         if empty(inline) && empty(files) {
             let at = inline.or(files).map_or(fields.at, |node| node.at);
             reader.problem(at, path, "has no destinations; give some in `destinations` or `destinationFiles`, or take the set out");
@@ -183,15 +255,30 @@ impl Sets<'_> {
         if let Some(node) = files {
             let path = path.key("destinationFiles");
             let mut named: Vec<&str> = Vec::new();
-            let nodes = reader.list(node, &path, "a list of file names").unwrap_or_default();
+            let nodes = reader
+                .list(node, &path, "a list of file names")
+                .unwrap_or_default();
             if nodes.len() > MAX_LISTS {
-                reader.problem(node.at, &path, format!("names {} files; at most {MAX_LISTS} are allowed", nodes.len()));
+                reader.problem(
+                    node.at,
+                    &path,
+                    format!(
+                        "names {} files; at most {MAX_LISTS} are allowed",
+                        nodes.len()
+                    ),
+                );
             }
             for (i, node) in nodes.iter().take(MAX_LISTS).enumerate() {
                 let path = path.index(i);
-                let Some(name) = reader.text(node, &path, "a file name") else { continue };
+                let Some(name) = reader.text(node, &path, "a file name") else {
+                    continue;
+                };
                 if named.contains(&name) {
-                    reader.problem(node.at, &path, format!("{} is named twice; keep one", quoted(name)));
+                    reader.problem(
+                        node.at,
+                        &path,
+                        format!("{} is named twice; keep one", quoted(name)),
+                    );
                     continue;
                 }
                 named.push(name);
@@ -204,15 +291,27 @@ impl Sets<'_> {
 
     /// A list of CIDRs in `routes.yaml`, in its order.
     fn inline(&mut self, reader: &mut Reader<'_>, node: &Node<'_>, path: &Path<'_>) -> Vec<Prefix> {
-        let nodes = reader.list(node, path, "a list of CIDRs").unwrap_or_default();
+        let nodes = reader
+            .list(node, path, "a list of CIDRs")
+            .unwrap_or_default();
         if self.too_many(reader, nodes.len(), node.at, path) {
             return Vec::new();
         }
-        nodes.iter().enumerate().filter_map(|(i, node)| reader.prefix(node, &path.index(i))).collect()
+        nodes
+            .iter()
+            .enumerate()
+            .filter_map(|(i, node)| reader.prefix(node, &path.index(i)))
+            .collect()
     }
 
     /// The prefixes of one list file, read when it is named first.
-    fn list(&mut self, reader: &mut Reader<'_>, name: &str, at: At, path: &Path<'_>) -> Vec<Prefix> {
+    fn list(
+        &mut self,
+        reader: &mut Reader<'_>,
+        name: &str,
+        at: At,
+        path: &Path<'_>,
+    ) -> Vec<Prefix> {
         if let Err(why) = check_file_name(name) {
             reader.problem(at, path, format!("{} {why}", quoted(name)));
             return Vec::new();
@@ -264,13 +363,23 @@ impl Sets<'_> {
             return; // reported, and then every destination would be
         }
         for family in Family::BOTH {
-            if gateways.iter().any(|gateway| Family::of(*gateway) == family) {
+            if gateways
+                .iter()
+                .any(|gateway| Family::of(*gateway) == family)
+            {
                 continue;
             }
-            let without = |p: &&Prefix| p.family() == family && nearest_cover(except, **p).is_none();
+            let without =
+                |p: &&Prefix| p.family() == family && nearest_cover(except, **p).is_none();
             let count = destinations.iter().filter(without).count();
-            let Some(first) = destinations.iter().find(without) else { continue };
-            let more = if count > 1 { format!(", like {} more", count - 1) } else { String::new() };
+            let Some(first) = destinations.iter().find(without) else {
+                continue;
+            };
+            let more = if count > 1 {
+                format!(", like {} more", count - 1)
+            } else {
+                String::new()
+            };
             let message = format!(
                 "`{first}` is {family}{more}, but the set has no {family} gateway; add one to `gateways`, or take it out (`except: [\"{}\"]` takes all of them)",
                 family.everything()
@@ -280,9 +389,23 @@ impl Sets<'_> {
     }
 
     /// Reports a destination of a set at the place where it is written first.
-    fn report_destination(&self, reader: &mut Reader<'_>, fields: &Fields<'_, '_>, path: &Path<'_>, prefix: Prefix, message: &str) {
-        match locate(self.files, fields.get("destinations"), fields.get("destinationFiles"), prefix) {
-            Some(Place::Inline(i, at)) => reader.problem(at, &path.key("destinations").index(i), message),
+    fn report_destination(
+        &self,
+        reader: &mut Reader<'_>,
+        fields: &Fields<'_, '_>,
+        path: &Path<'_>,
+        prefix: Prefix,
+        message: &str,
+    ) {
+        match locate(
+            self.files,
+            fields.get("destinations"),
+            fields.get("destinationFiles"),
+            prefix,
+        ) {
+            Some(Place::Inline(i, at)) => {
+                reader.problem(at, &path.key("destinations").index(i), message);
+            }
             Some(Place::List(source, at)) => reader.found.add(source, at, None, message),
             None => reader.problem(fields.at, path, message),
         }
@@ -299,24 +422,48 @@ pub(crate) enum Place<'f> {
 
 /// Finds where a set names a prefix first. Slow on purpose: it is asked only when something is wrong,
 /// so that nothing need be remembered of fifty thousand destinations that are right.
-pub(crate) fn locate<'f>(files: &'f Files, inline: Option<&Node<'_>>, lists: Option<&Node<'_>>, prefix: Prefix) -> Option<Place<'f>> {
+pub(crate) fn locate<'f>(
+    files: &'f Files,
+    inline: Option<&Node<'_>>,
+    lists: Option<&Node<'_>>,
+    prefix: Prefix,
+) -> Option<Place<'f>> {
     let is_it = |node: &Node<'_>| node.text().is_some_and(|text| text.parse() == Ok(prefix));
     let inline = inline.map(Node::items).unwrap_or_default();
     if let Some(index) = inline.iter().position(is_it) {
         return Some(Place::Inline(index, inline[index].at));
     }
-    lists.map(Node::items).unwrap_or_default().iter().filter_map(Node::text).find_map(|name| {
-        let (name, bytes) = files.lists.get_key_value(name)?;
-        let text = std::str::from_utf8(bytes.as_ref().ok()?).ok()?;
-        Some(Place::List(Source { name, text }, lists::find(text, prefix)?))
-    })
+    lists
+        .map(Node::items)
+        .unwrap_or_default()
+        .iter()
+        .filter_map(Node::text)
+        .find_map(|name| {
+            let (name, bytes) = files.lists.get_key_value(name)?;
+            let text = std::str::from_utf8(bytes.as_ref().ok()?).ok()?;
+            Some(Place::List(
+                Source { name, text },
+                lists::find(text, prefix)?,
+            ))
+        })
 }
 
 /// The names of all list files in a tree, as far as they can name a file; sorted, distinct.
 pub(crate) fn list_names(root: &Node<'_>) -> Vec<String> {
-    let sets = root.entry("routes").map(Node::items).unwrap_or_default().iter().take(MAX_SETS);
-    let files = sets.filter_map(|set| set.entry("destinationFiles")).flat_map(|files| files.items().iter().take(MAX_LISTS));
-    let mut names: Vec<String> = files.filter_map(Node::text).filter(|name| check_file_name(name).is_ok()).map(str::to_owned).collect();
+    let sets = root
+        .entry("routes")
+        .map(Node::items)
+        .unwrap_or_default()
+        .iter()
+        .take(MAX_SETS);
+    let files = sets
+        .filter_map(|set| set.entry("destinationFiles"))
+        .flat_map(|files| files.items().iter().take(MAX_LISTS));
+    let mut names: Vec<String> = files
+        .filter_map(Node::text)
+        .filter(|name| check_file_name(name).is_ok())
+        .map(str::to_owned)
+        .collect();
     names.sort_unstable();
     names.dedup();
     names
@@ -327,7 +474,9 @@ fn read_list(reader: &mut Reader<'_>, name: &str, bytes: &[u8]) -> Vec<Prefix> {
         Ok(text) => text,
         Err((at, message)) => {
             let valid = String::from_utf8_lossy(bytes);
-            reader.found.add(Source { name, text: &valid }, at, None, message);
+            reader
+                .found
+                .add(Source { name, text: &valid }, at, None, message);
             return Vec::new();
         }
     };
@@ -335,19 +484,37 @@ fn read_list(reader: &mut Reader<'_>, name: &str, bytes: &[u8]) -> Vec<Prefix> {
     let before = reader.found.count();
     let prefixes = lists::read(source, &mut reader.found);
     if prefixes.is_empty() && reader.found.count() == before {
-        reader.found.add(source, At::START, None, "holds no CIDR; if that is meant, take the file out of `destinationFiles`");
+        reader.found.add(
+            source,
+            At::START,
+            None,
+            "holds no CIDR; if that is meant, take the file out of `destinationFiles`",
+        );
     }
     prefixes
 }
 
 fn missing(name: &str, others: &[String]) -> String {
     let quoted = quoted(name);
-    let there: Vec<&String> = others.iter().filter(|other| *other != ROUTES_YAML).take(5).collect();
+    let there: Vec<&String> = others
+        .iter()
+        .filter(|other| *other != ROUTES_YAML)
+        .take(5)
+        .collect();
     if there.is_empty() {
-        return format!("{quoted} is not there; beside {ROUTES_YAML} there are no files: add a key of that name to the ConfigMap");
+        return format!(
+            "{quoted} is not there; beside {ROUTES_YAML} there are no files: add a key of that name to the ConfigMap"
+        );
     }
-    let more = if others.len() > there.len() + 1 { ", and more" } else { "" };
-    format!("{quoted} is not there; the files that are there: {}{more}", listed(&there))
+    let more = if others.len() > there.len() + 1 {
+        ", and more"
+    } else {
+        ""
+    };
+    format!(
+        "{quoted} is not there; the files that are there: {}{more}",
+        listed(&there)
+    )
 }
 
 /// A key of a `ConfigMap`, so that no path leads out of the directory.
@@ -355,8 +522,15 @@ fn check_file_name(name: &str) -> Result<(), &'static str> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
     if name == ROUTES_YAML {
         Err("is this file itself; a list file holds one CIDR a line")
-    } else if name.is_empty() || name.len() > 253 || name.starts_with("..") || name == "." || !name.bytes().all(plain) {
-        Err("is not a key of a ConfigMap; expected a plain file name like `aws.txt`, without directories")
+    } else if name.is_empty()
+        || name.len() > 253
+        || name.starts_with("..")
+        || name == "."
+        || !name.bytes().all(plain)
+    {
+        Err(
+            "is not a key of a ConfigMap; expected a plain file name like `aws.txt`, without directories",
+        )
     } else {
         Ok(())
     }
@@ -365,7 +539,10 @@ fn check_file_name(name: &str) -> Result<(), &'static str> {
 fn check_name(name: &str) -> Result<(), String> {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     if name.len() > MAX_NAME {
-        return Err(format!("has {} characters; a name has at most {MAX_NAME}", name.chars().count()));
+        return Err(format!(
+            "has {} characters; a name has at most {MAX_NAME}",
+            name.chars().count()
+        ));
     }
     if name.is_empty() || name.starts_with('-') || name.ends_with('-') || !name.bytes().all(plain) {
         return Err("is not a name; expected lower case letters, digits and `-`, with a letter or digit at both ends".to_owned());
@@ -376,26 +553,54 @@ fn check_name(name: &str) -> Result<(), String> {
 fn strategy(reader: &mut Reader<'_>, fields: &Fields<'_, '_>, path: &Path<'_>) -> (Strategy, bool) {
     let failover = fields
         .get("strategy")
-        .and_then(|node| reader.one_of(node, &path.key("strategy"), &[("balance", false), ("failover", true)]))
+        .and_then(|node| {
+            reader.one_of(
+                node,
+                &path.key("strategy"),
+                &[("balance", false), ("failover", true)],
+            )
+        })
         .unwrap_or(false);
-    let failback = fields.get("failback").and_then(|node| reader.boolean(node, &path.key("failback"))).unwrap_or(true);
-    if failover { (Strategy::Failover { failback }, false) } else { (Strategy::Balance, !failback) }
+    let failback = fields
+        .get("failback")
+        .and_then(|node| reader.boolean(node, &path.key("failback")))
+        .unwrap_or(true);
+    if failover {
+        (Strategy::Failover { failback }, false)
+    } else {
+        (Strategy::Balance, !failback)
+    }
 }
 
 fn gateways(reader: &mut Reader<'_>, fields: &Fields<'_, '_>, path: &Path<'_>) -> Vec<IpAddr> {
     let Some(node) = fields.get("gateways") else {
-        reader.problem(fields.at, path, "has no `gateways`; one is needed, like `gateways: [10.116.0.5]`");
+        reader.problem(
+            fields.at,
+            path,
+            "has no `gateways`; one is needed, like `gateways: [10.116.0.5]`",
+        );
         return Vec::new();
     };
     let path = path.key("gateways");
-    let Some(nodes) = reader.list(node, &path, "a list of addresses, like `[10.116.0.5]`") else { return Vec::new() };
+    let Some(nodes) = reader.list(node, &path, "a list of addresses, like `[10.116.0.5]`") else {
+        return Vec::new();
+    };
     if nodes.is_empty() || nodes.len() > MAX_GATEWAYS {
-        reader.problem(node.at, &path, format!("has {} gateways; a set has 1 to {MAX_GATEWAYS}", nodes.len()));
+        reader.problem(
+            node.at,
+            &path,
+            format!(
+                "has {} gateways; a set has 1 to {MAX_GATEWAYS}",
+                nodes.len()
+            ),
+        );
     }
     let mut gateways = Vec::new();
     for (i, node) in nodes.iter().take(MAX_GATEWAYS).enumerate() {
         let path = path.index(i);
-        let Some(gateway) = reader.address(node, &path, "a gateway") else { continue };
+        let Some(gateway) = reader.address(node, &path, "a gateway") else {
+            continue;
+        };
         let shown = quoted(&gateway.to_string());
         if let Err(why) = check_gateway(gateway) {
             reader.problem(node.at, &path, format!("{shown} {why}"));
@@ -410,10 +615,18 @@ fn gateways(reader: &mut Reader<'_>, fields: &Fields<'_, '_>, path: &Path<'_>) -
 
 fn check_gateway(gateway: IpAddr) -> Result<(), &'static str> {
     match gateway {
-        _ if gateway.is_unspecified() => Err("is the unspecified address; a gateway is a neighbour's address"),
-        _ if gateway.is_loopback() => Err("is a loopback address; a gateway is a neighbour's address"),
-        _ if gateway.is_multicast() => Err("is a multicast address; a gateway is a neighbour's address"),
-        IpAddr::V4(v4) if v4.is_broadcast() => Err("is the broadcast address; a gateway is a neighbour's address"),
+        _ if gateway.is_unspecified() => {
+            Err("is the unspecified address; a gateway is a neighbour's address")
+        }
+        _ if gateway.is_loopback() => {
+            Err("is a loopback address; a gateway is a neighbour's address")
+        }
+        _ if gateway.is_multicast() => {
+            Err("is a multicast address; a gateway is a neighbour's address")
+        }
+        IpAddr::V4(v4) if v4.is_broadcast() => {
+            Err("is the broadcast address; a gateway is a neighbour's address")
+        }
         IpAddr::V6(v6) if v6.is_unicast_link_local() => Err(LINK_LOCAL),
         _ => Ok(()),
     }
@@ -430,5 +643,8 @@ pub(crate) fn nearest_cover(sorted: &[Prefix], prefix: Prefix) -> Option<Prefix>
     if sorted.is_empty() {
         return None;
     }
-    (0..=prefix.len()).rev().map(|len| Prefix::masked(prefix.address(), len)).find(|cover| sorted.binary_search(cover).is_ok())
+    (0..=prefix.len())
+        .rev()
+        .map(|len| Prefix::masked(prefix.address(), len))
+        .find(|cover| sorted.binary_search(cover).is_ok())
 }

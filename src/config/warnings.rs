@@ -13,7 +13,7 @@ use super::problem::quoted;
 use super::selector::Overlap;
 use super::sets::nearest_cover;
 use super::{Config, Probe, RouteSet, Strategy, WhenDown};
-use crate::prefix::{Family, Prefix};
+use crate::net::prefix::{Family, Prefix};
 
 /// Most examples in one sentence.
 const EXAMPLES: usize = 5;
@@ -68,15 +68,24 @@ pub(crate) fn of(config: &Config, possible: &[Clash], relations: &Relations) -> 
     if warnings.len() > MAX_WARNINGS {
         let more = warnings.len() - MAX_WARNINGS;
         warnings.truncate(MAX_WARNINGS);
-        warnings.push(Warning { kind: WarningKind::More, message: format!("there are {more} more warnings") });
+        warnings.push(Warning {
+            kind: WarningKind::More,
+            message: format!("there are {more} more warnings"),
+        });
     }
     warnings
 }
 
 /// `failback: false` beside `balance`.
 pub(crate) fn idle_failback(set: &str) -> Warning {
-    let message = format!("set {}: `failback` has no effect with `strategy: balance`", quoted(set));
-    Warning { kind: WarningKind::NoEffect, message }
+    let message = format!(
+        "set {}: `failback` has no effect with `strategy: balance`",
+        quoted(set)
+    );
+    Warning {
+        kind: WarningKind::NoEffect,
+        message,
+    }
 }
 
 /// A count and the first few of what was counted.
@@ -96,11 +105,19 @@ impl Tally {
 
     /// `2 destinations`, or `1 destination`.
     fn counted(&self, thing: &str) -> String {
-        format!("{} {thing}{}", self.count, if self.count == 1 { "" } else { "s" })
+        format!(
+            "{} {thing}{}",
+            self.count,
+            if self.count == 1 { "" } else { "s" }
+        )
     }
 
     fn list(&self) -> String {
-        let more = if self.count > self.examples.len() { ", …" } else { "" };
+        let more = if self.count > self.examples.len() {
+            ", …"
+        } else {
+            ""
+        };
         format!("{}{more}", self.examples.join(", "))
     }
 }
@@ -116,13 +133,25 @@ fn of_all<T>(items: impl IntoIterator<Item = T>, show: impl Fn(&T) -> String) ->
 fn possible_clashes(config: &Config, possible: &[Clash]) -> Vec<Warning> {
     let mut pairs: BTreeMap<(usize, usize), Tally> = BTreeMap::new();
     for clash in possible {
-        pairs.entry((clash.first, clash.second)).or_default().add(|| format!("`{}`", clash.prefix));
+        pairs
+            .entry((clash.first, clash.second))
+            .or_default()
+            .add(|| format!("`{}`", clash.prefix));
     }
     let say = |((a, b), tally): (&(usize, usize), &Tally)| {
-        let (a, b) = (quoted(&config.sets.get(*a)?.name), quoted(&config.sets.get(*b)?.name));
-        let message =
-            format!("sets {a} and {b} share {}, which a node that both select will refuse: {}", tally.counted("destination"), tally.list());
-        Some(Warning { kind: WarningKind::PossibleClash, message })
+        let (a, b) = (
+            quoted(&config.sets.get(*a)?.name),
+            quoted(&config.sets.get(*b)?.name),
+        );
+        let message = format!(
+            "sets {a} and {b} share {}, which a node that both select will refuse: {}",
+            tally.counted("destination"),
+            tally.list()
+        );
+        Some(Warning {
+            kind: WarningKind::PossibleClash,
+            message,
+        })
     };
     pairs.iter().filter_map(say).collect()
 }
@@ -138,7 +167,11 @@ fn space(family: Family) -> Prefix {
 fn unprotected(config: &Config) -> Vec<Warning> {
     let mut warnings = Vec::new();
     for family in Family::BOTH {
-        if config.protected.iter().any(|prefix| prefix.family() == family) {
+        if config
+            .protected
+            .iter()
+            .any(|prefix| prefix.family() == family)
+        {
             continue;
         }
         let (first, last) = space(family).range();
@@ -164,7 +197,10 @@ fn unprotected(config: &Config) -> Vec<Warning> {
                 "more than half of all {family} addresses are routed through gateways, and no {family} range is `protected`; \
                  think of registries, the cloud's API and other networks that nodes need when gateways are down"
             );
-            warnings.push(Warning { kind: WarningKind::Unprotected, message });
+            warnings.push(Warning {
+                kind: WarningKind::Unprotected,
+                message,
+            });
         }
     }
     warnings
@@ -172,9 +208,16 @@ fn unprotected(config: &Config) -> Vec<Warning> {
 
 fn gateways_inside(set: &RouteSet) -> Option<Warning> {
     let cover = |gateway: &IpAddr| nearest_cover(&set.destinations, Prefix::host(*gateway));
-    let not_excepted = |gateway: &&IpAddr| nearest_cover(&set.except, Prefix::host(**gateway)).is_none();
-    let inside = set.gateways.iter().filter(not_excepted).filter_map(|gateway| Some((gateway, cover(gateway)?)));
-    let tally = of_all(inside, |(gateway, cover)| format!("`{gateway}` in `{cover}`"));
+    let not_excepted =
+        |gateway: &&IpAddr| nearest_cover(&set.except, Prefix::host(**gateway)).is_none();
+    let inside = set
+        .gateways
+        .iter()
+        .filter(not_excepted)
+        .filter_map(|gateway| Some((gateway, cover(gateway)?)));
+    let tally = of_all(inside, |(gateway, cover)| {
+        format!("`{gateway}` in `{cover}`")
+    });
     (tally.count > 0).then(|| Warning {
         kind: WarningKind::GatewayInside,
         message: format!(
@@ -189,12 +232,21 @@ fn gateways_inside(set: &RouteSet) -> Option<Warning> {
 /// RFC 1918, shared address space of carriers, and unique local IPv6.
 fn private_ranges() -> [Prefix; 5] {
     let v4 = |a, b, len| Prefix::masked(IpAddr::from([a, b, 0, 0]), len);
-    [v4(10, 0, 8), v4(172, 16, 12), v4(192, 168, 16), v4(100, 64, 10), Prefix::masked(Family::V6.address(0xfc00 << 112), 7)]
+    [
+        v4(10, 0, 8),
+        v4(172, 16, 12),
+        v4(192, 168, 16),
+        v4(100, 64, 10),
+        Prefix::masked(Family::V6.address(0xfc00 << 112), 7),
+    ]
 }
 
 fn private(set: &RouteSet) -> Option<Warning> {
     let ranges = private_ranges();
-    let inside = set.destinations.iter().filter(|prefix| ranges.iter().any(|range| range.covers(**prefix)));
+    let inside = set
+        .destinations
+        .iter()
+        .filter(|prefix| ranges.iter().any(|range| range.covers(**prefix)));
     let tally = of_all(inside, |prefix| format!("`{prefix}`"));
     (tally.count > 0).then(|| Warning {
         kind: WarningKind::Private,
@@ -208,11 +260,17 @@ fn private(set: &RouteSet) -> Option<Warning> {
 }
 
 /// Visits prefixes in order, each with those that cover it, outermost first.
-fn sweep<T: Copy + Ord>(mut items: Vec<(Prefix, T)>, mut visit: impl FnMut(&[(Prefix, T)], (Prefix, T))) {
+fn sweep<T: Copy + Ord>(
+    mut items: Vec<(Prefix, T)>,
+    mut visit: impl FnMut(&[(Prefix, T)], (Prefix, T)),
+) {
     items.sort_unstable();
     let mut covers: Vec<(Prefix, T)> = Vec::new();
     for item in items {
-        while covers.last().is_some_and(|(cover, _)| !cover.covers(item.0)) {
+        while covers
+            .last()
+            .is_some_and(|(cover, _)| !cover.covers(item.0))
+        {
             covers.pop();
         }
         visit(&covers, item);
@@ -225,22 +283,42 @@ fn nested(config: &Config, relations: &Relations) -> Vec<Warning> {
         return Vec::new();
     }
     let mut pairs: BTreeMap<(usize, usize), Tally> = BTreeMap::new();
-    let all = config.sets.iter().enumerate().flat_map(|(i, set)| set.destinations.iter().map(move |prefix| (*prefix, i)));
+    let all = config
+        .sets
+        .iter()
+        .enumerate()
+        .flat_map(|(i, set)| set.destinations.iter().map(move |prefix| (*prefix, i)));
     sweep(all.collect(), |covers, (prefix, inner)| {
-        let other =
-            |(cover, outer): &&(Prefix, usize)| *outer != inner && *cover != prefix && relations.of(*outer, inner) != Overlap::Never;
+        let other = |(cover, outer): &&(Prefix, usize)| {
+            *outer != inner && *cover != prefix && relations.of(*outer, inner) != Overlap::Never
+        };
         if let Some((cover, outer)) = covers.iter().rev().find(other) {
-            let excepted = config.sets.get(*outer).is_some_and(|set| nearest_cover(&set.except, prefix).is_some());
+            let excepted = config
+                .sets
+                .get(*outer)
+                .is_some_and(|set| nearest_cover(&set.except, prefix).is_some());
             if !excepted {
-                pairs.entry((inner, *outer)).or_default().add(|| format!("`{prefix}` in `{cover}`"));
+                pairs
+                    .entry((inner, *outer))
+                    .or_default()
+                    .add(|| format!("`{prefix}` in `{cover}`"));
             }
         }
     });
     let say = |((inner, outer), tally): (&(usize, usize), &Tally)| {
-        let (inner, outer) = (quoted(&config.sets.get(*inner)?.name), quoted(&config.sets.get(*outer)?.name));
-        let message =
-            format!("set {inner}: {} inside those of set {outer}; the longer prefix wins: {}", tally.counted("destination"), tally.list());
-        Some(Warning { kind: WarningKind::Nested, message })
+        let (inner, outer) = (
+            quoted(&config.sets.get(*inner)?.name),
+            quoted(&config.sets.get(*outer)?.name),
+        );
+        let message = format!(
+            "set {inner}: {} inside those of set {outer}; the longer prefix wins: {}",
+            tally.counted("destination"),
+            tally.list()
+        );
+        Some(Warning {
+            kind: WarningKind::Nested,
+            message,
+        })
     };
     pairs.iter().filter_map(say).collect()
 }
@@ -251,7 +329,11 @@ fn idle_except(set: &RouteSet) -> Option<Warning> {
     }
     // Destinations are tagged 0, the n-th `except` n + 1.
     let destinations = set.destinations.iter().map(|prefix| (*prefix, 0));
-    let excepts = set.except.iter().zip(1usize..).map(|(prefix, tag)| (*prefix, tag));
+    let excepts = set
+        .except
+        .iter()
+        .zip(1usize..)
+        .map(|(prefix, tag)| (*prefix, tag));
     let mut used = vec![false; set.except.len() + 1];
     sweep(destinations.chain(excepts).collect(), |covers, (_, tag)| {
         if tag == 0 {
@@ -262,7 +344,11 @@ fn idle_except(set: &RouteSet) -> Option<Warning> {
             used[tag] = true;
         }
     });
-    let idle = set.except.iter().zip(used.iter().skip(1)).filter(|(_, used)| !**used);
+    let idle = set
+        .except
+        .iter()
+        .zip(used.iter().skip(1))
+        .filter(|(_, used)| !**used);
     let tally = of_all(idle, |(prefix, _)| format!("`{prefix}`"));
     (tally.count > 0).then(|| Warning {
         kind: WarningKind::IdleExcept,
@@ -285,6 +371,12 @@ fn idle_when_down(set: &RouteSet) -> Option<Warning> {
         (WhenDown::Hold, Strategy::Failover { .. }) => "`strategy: failover` never fails over",
         _ => "`whenDown` has no effect",
     };
-    let message = format!("set {}: {idle} with `healthCheck.type: none`, because no gateway ever counts as down", quoted(&set.name));
-    Some(Warning { kind: WarningKind::NoEffect, message })
+    let message = format!(
+        "set {}: {idle} with `healthCheck.type: none`, because no gateway ever counts as down",
+        quoted(&set.name)
+    );
+    Some(Warning {
+        kind: WarningKind::NoEffect,
+        message,
+    })
 }

@@ -9,7 +9,8 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_yaml::{
-    DefaultMessageFormatter, DuplicateKeyPolicy, Localizer, MergeKeyPolicy, MessageFormatter, NonFiniteFloatPolicy, Options, Spanned,
+    DefaultMessageFormatter, DuplicateKeyPolicy, Localizer, MergeKeyPolicy, MessageFormatter,
+    NonFiniteFloatPolicy, Options, Spanned,
 };
 
 /// Deepest nesting; the schema needs 7.
@@ -35,18 +36,29 @@ pub(crate) struct At {
 
 impl At {
     /// The first character of a file.
-    pub(crate) const START: Self = Self { line: 1, column: 1, start: 0, len: 0 };
+    pub(crate) const START: Self = Self {
+        line: 1,
+        column: 1,
+        start: 0,
+        len: 0,
+    };
 
     /// A place that no decoder found; `start` and `len` in bytes.
     pub(crate) fn new(line: u32, column: usize, start: usize, len: usize) -> Self {
         let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        Self { line, column: small(column), start: small(start), len: small(len) }
+        Self {
+            line,
+            column: small(column),
+            start: small(start),
+            len: small(len),
+        }
     }
 
     /// As it was written, quotes included; empty when that is not known.
     pub(crate) fn raw<'t>(&self, text: &'t str) -> &'t str {
         let start = self.start as usize;
-        text.get(start..start + self.len as usize).unwrap_or_default()
+        text.get(start..start + self.len as usize)
+            .unwrap_or_default()
     }
 
     fn of(location: serde_yaml::Location) -> Self {
@@ -85,26 +97,40 @@ impl Node<'_> {
     /// The value of a key, for those who need not report what is wrong.
     pub(crate) fn entry(&self, key: &str) -> Option<&Self> {
         match &self.value {
-            Value::Map(entries) => entries.iter().find(|(k, _)| k.text() == Some(key)).map(|(_, value)| value),
+            Value::Map(entries) => entries
+                .iter()
+                .find(|(k, _)| k.text() == Some(key))
+                .map(|(_, value)| value),
             _ => None,
         }
     }
 
     /// The items of a list; of anything else none.
     pub(crate) fn items(&self) -> &[Self] {
-        if let Value::List(nodes) = &self.value { nodes } else { &[] }
+        if let Value::List(nodes) = &self.value {
+            nodes
+        } else {
+            &[]
+        }
     }
 
     /// The text, if it is text.
     pub(crate) fn text(&self) -> Option<&str> {
-        if let Value::Text(text) = &self.value { Some(text) } else { None }
+        if let Value::Text(text) = &self.value {
+            Some(text)
+        } else {
+            None
+        }
     }
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Node<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let spanned = Spanned::<Value<'a>>::deserialize(deserializer)?;
-        Ok(Self { at: At::of(spanned.defined), value: spanned.value })
+        Ok(Self {
+            at: At::of(spanned.defined),
+            value: spanned.value,
+        })
     }
 }
 
@@ -182,12 +208,14 @@ pub(crate) struct SyntaxError {
 
 /// Decodes one document of a `routes.yaml`.
 pub(crate) fn decode(text: &str) -> Result<Node<'_>, SyntaxError> {
-    serde_yaml::from_str_with_options(text, options(MAX_DEPTH, MAX_NODES)).map_err(|error| explain(&error))
+    serde_yaml::from_str_with_options(text, options(MAX_DEPTH, MAX_NODES))
+        .map_err(|error| explain(&error))
 }
 
 /// Decodes one document of manifests, which may hold more than a `ConfigMap`.
 pub(crate) fn decode_large(text: &str) -> Result<Node<'_>, SyntaxError> {
-    serde_yaml::from_str_with_options(text, options(MAX_MANIFEST_DEPTH, MAX_MANIFEST_NODES)).map_err(|error| explain(&error))
+    serde_yaml::from_str_with_options(text, options(MAX_MANIFEST_DEPTH, MAX_MANIFEST_NODES))
+        .map_err(|error| explain(&error))
 }
 
 fn options(depth: usize, nodes: usize) -> Options {
@@ -216,7 +244,10 @@ fn options(depth: usize, nodes: usize) -> Options {
 fn explain(error: &serde_yaml::Error) -> SyntaxError {
     let at = error.location().map_or(At::START, At::of);
     let options = serde_yaml::render_options! { formatter: &Sentences, snippets: serde_yaml::SnippetMode::Off };
-    SyntaxError { at, message: error.render_with_options(options) }
+    SyntaxError {
+        at,
+        message: error.render_with_options(options),
+    }
 }
 
 /// The decoder's sentences, but ours where it speaks of its own functions and limits.
@@ -230,11 +261,17 @@ impl MessageFormatter for Sentences {
     fn format_message<'e>(&self, error: &'e serde_yaml::Error) -> Cow<'e, str> {
         use serde_yaml::Error as E;
         match error {
-            E::MultipleDocuments { .. } => "a second YAML document starts here; the file holds one: take the `---` out".into(),
-            E::Budget { .. } | E::AliasReplayLimitExceeded { .. } | E::AliasExpansionLimitExceeded { .. } => {
+            E::MultipleDocuments { .. } => {
+                "a second YAML document starts here; the file holds one: take the `---` out".into()
+            }
+            E::Budget { .. }
+            | E::AliasReplayLimitExceeded { .. }
+            | E::AliasExpansionLimitExceeded { .. } => {
                 "too large: there are too many values, or aliases make them too many".into()
             }
-            E::RecursiveReferencesRequireWeakTypes { .. } => "an alias refers to the value that it is part of".into(),
+            E::RecursiveReferencesRequireWeakTypes { .. } => {
+                "an alias refers to the value that it is part of".into()
+            }
             other => {
                 let sentence = DefaultMessageFormatter.format_message(other);
                 match HINTS.iter().find(|(part, _)| sentence.contains(part)) {
@@ -248,13 +285,31 @@ impl MessageFormatter for Sentences {
 
 /// What the decoder says of the commonest slips, and what a person can do about them.
 const HINTS: [(&str, &str); 7] = [
-    ("recursion limit", "nested too deep; the configuration needs no more than 7 levels"),
+    (
+        "recursion limit",
+        "nested too deep; the configuration needs no more than 7 levels",
+    ),
     ("tabs disallowed", "a tab; YAML is indented with spaces"),
-    ("mapping values are not allowed", "`:` is not expected here; check the indentation, and quote a value that holds `: `"),
-    ("invalid indentation in multiline quoted scalar", "a quote is not closed, or its text goes on without being indented"),
-    ("unknown anchor", "an alias without an anchor; quote a value that starts with `*`"),
-    ("did not find expected '-' indicator", "an item of the list should start here with `- `; check the indentation"),
-    ("did not find expected key", "a key should start here; check the indentation"),
+    (
+        "mapping values are not allowed",
+        "`:` is not expected here; check the indentation, and quote a value that holds `: `",
+    ),
+    (
+        "invalid indentation in multiline quoted scalar",
+        "a quote is not closed, or its text goes on without being indented",
+    ),
+    (
+        "unknown anchor",
+        "an alias without an anchor; quote a value that starts with `*`",
+    ),
+    (
+        "did not find expected '-' indicator",
+        "an item of the list should start here with `- `; check the indentation",
+    ),
+    (
+        "did not find expected key",
+        "a key should start here; check the indentation",
+    ),
 ];
 
 /// The place is said in front of the sentence, not after it.
@@ -282,11 +337,18 @@ mod tests {
     fn a_flood_of_values_is_refused_at_the_limit() {
         let decode = |values: usize| {
             let text = format!("[{}]", "a,".repeat(values));
-            let decoded: Result<Node<'_>, _> = serde_yaml::from_str_with_options(&text, options(MAX_DEPTH, 1_000));
-            decoded.map_or_else(|error| explain(&error).message, |root| root.items().len().to_string())
+            let decoded: Result<Node<'_>, _> =
+                serde_yaml::from_str_with_options(&text, options(MAX_DEPTH, 1_000));
+            decoded.map_or_else(
+                |error| explain(&error).message,
+                |root| root.items().len().to_string(),
+            )
         };
         assert_eq!(decode(900), "900");
-        assert_eq!(decode(1_001), "too large: there are too many values, or aliases make them too many");
+        assert_eq!(
+            decode(1_001),
+            "too large: there are too many values, or aliases make them too many"
+        );
     }
 
     #[test]
@@ -296,6 +358,13 @@ mod tests {
         let raw = |key: &str| root.entry(key).unwrap().at.raw(text);
         assert_eq!(raw("a"), "'x y'");
         let items = root.entry("b").unwrap().items();
-        assert_eq!((items[0].at.raw(text), items[1].at.raw(text), items[1].at.column), ("1.50", "\u{e9}", 11));
+        assert_eq!(
+            (
+                items[0].at.raw(text),
+                items[1].at.raw(text),
+                items[1].at.column
+            ),
+            ("1.50", "\u{e9}", 11)
+        );
     }
 }

@@ -8,7 +8,14 @@ use crate::config::Probe;
 const RTT: Duration = Duration::from_millis(1);
 
 fn check(interval: Duration) -> HealthCheck {
-    HealthCheck { probe: Probe::Icmp, interval, timeout: interval, failures: 3, successes: 5, target: None }
+    HealthCheck {
+        probe: Probe::Icmp,
+        interval,
+        timeout: interval,
+        failures: 3,
+        successes: 5,
+        target: None,
+    }
 }
 
 /// A machine and the time at which it is fed, one interval apart.
@@ -21,7 +28,12 @@ struct Fed {
 
 impl Fed {
     fn new(interval: Duration, initial: Initial) -> Self {
-        Self { machine: Machine::new(&check(interval), initial), interval, now: Duration::ZERO, transitions: Vec::new() }
+        Self {
+            machine: Machine::new(&check(interval), initial),
+            interval,
+            now: Duration::ZERO,
+            transitions: Vec::new(),
+        }
     }
 
     fn defaults() -> Self {
@@ -30,7 +42,11 @@ impl Fed {
 
     fn feed(&mut self, answers: bool) -> Option<Transition> {
         self.now += self.interval;
-        let result = if answers { Ok(RTT) } else { Err("no answer within 1s".to_owned()) };
+        let result = if answers {
+            Ok(RTT)
+        } else {
+            Err("no answer within 1s".to_owned())
+        };
         let transition = self.machine.feed(self.now, result);
         self.transitions.extend(transition);
         transition
@@ -62,15 +78,35 @@ fn the_first_success_makes_an_unknown_gateway_up() {
     let mut fed = Fed::defaults();
     fed.feed_many(false, 2);
     assert_eq!(fed.state(), State::Unknown);
-    assert_eq!(fed.feed(true), Some(Transition { from: State::Unknown, to: State::Up }));
-    assert_eq!(fed.machine.health(), Health { state: State::Up, ever_up: true, rtt: Some(RTT), reason: None });
+    assert_eq!(
+        fed.feed(true),
+        Some(Transition {
+            from: State::Unknown,
+            to: State::Up
+        })
+    );
+    assert_eq!(
+        fed.machine.health(),
+        Health {
+            state: State::Up,
+            ever_up: true,
+            rtt: Some(RTT),
+            reason: None
+        }
+    );
 }
 
 #[test]
 fn an_unknown_gateway_is_down_after_the_configured_failures_and_was_never_up() {
     let mut fed = Fed::defaults();
     fed.feed_many(false, 2);
-    assert_eq!(fed.feed(false), Some(Transition { from: State::Unknown, to: State::Down }));
+    assert_eq!(
+        fed.feed(false),
+        Some(Transition {
+            from: State::Unknown,
+            to: State::Down
+        })
+    );
     let health = fed.machine.health();
     assert!(!health.ever_up);
     assert_eq!(health.reason.as_deref(), Some("no answer within 1s"));
@@ -84,7 +120,11 @@ fn failures_that_are_not_in_a_row_do_not_count() {
         fed.feed_many(false, 2);
     }
     assert_eq!(fed.state(), State::Up);
-    assert_eq!(fed.machine.health().reason, None, "a gateway that is up has no reason not to be");
+    assert_eq!(
+        fed.machine.health().reason,
+        None,
+        "a gateway that is up has no reason not to be"
+    );
 }
 
 #[test]
@@ -143,9 +183,13 @@ fn doubling_ends_where_it_would_take_more_than_five_minutes() {
     }
     assert_eq!(fed.machine.needed(), 15);
 
-    let mut slow = Fed::new(Duration::from_secs(120), Initial::Unknown);
+    let mut slow = Fed::new(Duration::from_mins(2), Initial::Unknown);
     slow.feed_many(false, 3);
-    assert_eq!(slow.machine.needed(), 5, "the configured successes are never cut");
+    assert_eq!(
+        slow.machine.needed(),
+        5,
+        "the configured successes are never cut"
+    );
 }
 
 #[test]
@@ -189,7 +233,10 @@ fn an_adopted_gateway_is_down_was_up_before_and_comes_back_by_the_configured_suc
     let mut fed = Fed::new(Duration::from_secs(1), Initial::AdoptedDown);
     let health = fed.machine.health();
     assert_eq!((health.state, health.ever_up), (State::Down, true));
-    assert_eq!(health.reason.as_deref(), Some("out of service when the agent started"));
+    assert_eq!(
+        health.reason.as_deref(),
+        Some("out of service when the agent started")
+    );
     assert_eq!(fed.answers_until_up(), 5);
 }
 
@@ -205,10 +252,20 @@ fn why_a_gateway_is_down_stays_what_it_was_when_it_went_down() {
         };
         words.iter().map(of).collect::<Vec<_>>()
     };
-    let later = ["no answer", "no answer", "unreachable", "no answer", "refused", "no answer"];
+    let later = [
+        "no answer",
+        "no answer",
+        "unreachable",
+        "no answer",
+        "refused",
+        "no answer",
+    ];
     assert_eq!(reasons(&mut machine, &later)[2..], ["unreachable"; 4]);
     let mut adopted = Machine::new(&check(Duration::from_secs(1)), Initial::AdoptedDown);
-    assert_eq!(reasons(&mut adopted, &["no answer", "refused"]), ["no answer"; 2]);
+    assert_eq!(
+        reasons(&mut adopted, &["no answer", "refused"]),
+        ["no answer"; 2]
+    );
 }
 
 #[test]
@@ -220,9 +277,19 @@ fn a_probe_that_could_not_be_sent_changes_the_reason_and_nothing_else() {
         fed.machine.no_verdict("no permission".to_owned());
     }
     let health = fed.machine.health();
-    assert_eq!((health.state, health.reason.as_deref()), (State::Up, Some("no permission")));
-    assert_eq!(fed.feed(false).map(|t| t.to), Some(State::Down), "the failures before still count");
-    assert_eq!(fed.machine.health().reason.as_deref(), Some("no answer within 1s"));
+    assert_eq!(
+        (health.state, health.reason.as_deref()),
+        (State::Up, Some("no permission"))
+    );
+    assert_eq!(
+        fed.feed(false).map(|t| t.to),
+        Some(State::Down),
+        "the failures before still count"
+    );
+    assert_eq!(
+        fed.machine.health().reason.as_deref(),
+        Some("no answer within 1s")
+    );
 }
 
 proptest! {

@@ -6,11 +6,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use egress_routes::api::{self, Api};
-use egress_routes::facts::Facts;
-use egress_routes::metrics::Metrics;
-use egress_routes::report::{self, Dated, HAPPENINGS_KEPT};
-use egress_routes::status::{GatewayState, GatewayStatus, Happening, Overall, Reason, SetStatus, Status};
+use egress_routes::cluster::annotations;
+use egress_routes::cluster::client::{self, Api};
+use egress_routes::cluster::events::{self, Dated, EVENTS_KEPT};
+use egress_routes::report::metrics::Metrics;
+use egress_routes::report::status::{
+    GatewayState, GatewayStatus, NodeEvent, Overall, Reason, SetStatus, Status,
+};
+use egress_routes::routing::node_facts::Facts;
 use k8s_openapi::api::core::v1::Node;
 use tokio::sync::{broadcast, watch};
 
@@ -29,8 +32,18 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// A node with one set of `wanted` prefixes and one gateway.
 pub fn status(revision: &str, installed: usize, gateway: GatewayState) -> Status {
-    let overall = if installed == 10 && gateway == GatewayState::Up { Overall::Ready } else { Overall::Degraded };
-    let gateway = GatewayStatus { address: IpAddr::from([10, 116, 0, 5]), state: gateway, active: true, rtt_ms: Some(0.4), reason: None };
+    let overall = if installed == 10 && gateway == GatewayState::Up {
+        Overall::Ready
+    } else {
+        Overall::Degraded
+    };
+    let gateway = GatewayStatus {
+        address: IpAddr::from([10, 116, 0, 5]),
+        state: gateway,
+        active: true,
+        rtt_ms: Some(0.4),
+        reason: None,
+    };
     let set = SetStatus {
         name: "clouds".into(),
         strategy: "balance".into(),
@@ -54,29 +67,45 @@ pub fn status(revision: &str, installed: usize, gateway: GatewayState) -> Status
 /// The reporting half of an agent, as `agent` wires it.
 pub struct Reporting {
     pub status: watch::Sender<Option<Status>>,
-    happenings: broadcast::Sender<Dated>,
-    pub watching: api::Watching,
+    events: broadcast::Sender<Dated>,
+    pub watching: client::Watching,
     tasks: [tokio::task::JoinHandle<()>; 2],
 }
 
 impl Reporting {
     pub fn start(api: &Api) -> Self {
-        let watching = api::watch(api.clone());
+        let watching = client::watch(api.clone());
         let (status, statuses) = watch::channel(None);
-        let (happenings, _) = broadcast::channel(HAPPENINGS_KEPT);
+        let (events, _) = broadcast::channel(EVENTS_KEPT);
         let tasks = [
-            tokio::spawn(report::keep_annotations(api.clone(), statuses, watching.seen.clone())),
-            tokio::spawn(report::publish_events(api.clone(), happenings.subscribe())),
+            tokio::spawn(annotations::keep_annotations(
+                api.clone(),
+                statuses,
+                watching.seen.clone(),
+            )),
+            tokio::spawn(events::publish_events(api.clone(), events.subscribe())),
         ];
-        Self { status, happenings, watching, tasks }
+        Self {
+            status,
+            events,
+            watching,
+            tasks,
+        }
     }
 
     pub fn say(&self, status: Status) {
         self.status.send_replace(Some(status));
     }
 
-    pub fn happens(&self, reason: Reason, note: &str) {
-        assert!(self.happenings.send(Dated::now(Happening { reason, note: note.into() })).is_ok());
+    pub fn emit(&self, reason: Reason, note: &str) {
+        assert!(
+            self.events
+                .send(Dated::now(NodeEvent {
+                    reason,
+                    note: note.into()
+                }))
+                .is_ok()
+        );
     }
 }
 
@@ -89,14 +118,35 @@ impl Drop for Reporting {
 /// Our annotations of a node, without the prefix.
 pub async fn annotations(admin: &kube::Client, node: &str) -> BTreeMap<String, String> {
     let nodes: kube::Api<Node> = kube::Api::all(admin.clone());
-    let all = nodes.get_metadata(node).await.unwrap().metadata.annotations.unwrap_or_default();
-    all.into_iter().filter_map(|(key, value)| Some((key.strip_prefix(api::PREFIX)?.to_owned(), value))).collect()
+    let all = nodes
+        .get_metadata(node)
+        .await
+        .unwrap()
+        .metadata
+        .annotations
+        .unwrap_or_default();
+    all.into_iter()
+        .filter_map(|(key, value)| Some((key.strip_prefix(client::PREFIX)?.to_owned(), value)))
+        .collect()
 }
 
 /// Waits for an annotation to have a value; fails the test with what is there.
-pub async fn wait_for(admin: &kube::Client, node: &str, key: &str, value: Option<&str>, limit: Duration) {
-    let there = eventually(limit, async || annotations(admin, node).await.get(key).map(String::as_str) == value).await;
-    assert!(there, "{key} of {node} is not {value:?} after {limit:?}: {:?}", annotations(admin, node).await);
+pub async fn wait_for(
+    admin: &kube::Client,
+    node: &str,
+    key: &str,
+    value: Option<&str>,
+    limit: Duration,
+) {
+    let there = eventually(limit, async || {
+        annotations(admin, node).await.get(key).map(String::as_str) == value
+    })
+    .await;
+    assert!(
+        there,
+        "{key} of {node} is not {value:?} after {limit:?}: {:?}",
+        annotations(admin, node).await
+    );
 }
 
 #[tokio::test]
@@ -118,13 +168,19 @@ async fn one_change_is_one_patch_and_a_restart_without_a_change_is_none() {
         ("status", "Degraded"),
     ];
     let expected = expected.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    assert_eq!(annotations(&admin, "patched").await, BTreeMap::from(expected));
+    assert_eq!(
+        annotations(&admin, "patched").await,
+        BTreeMap::from(expected)
+    );
 
     reporting.say(status("0123456789ab", 10, GatewayState::Up));
     wait_for(&admin, "patched", "message", None, SOON).await;
     wait_for(&admin, "patched", "status", Some("Ready"), SOON).await;
     assert_eq!(metrics.api_requests("patch", "200"), 2);
-    assert_eq!(server.get_node("patched")["metadata"]["annotations"]["example.com/foreign"], "stays");
+    assert_eq!(
+        server.get_node("patched")["metadata"]["annotations"]["example.com/foreign"],
+        "stays"
+    );
 
     // An edit whose gateway is new: its first probes are answered a moment later.
     let before_verdict = |revision| {
@@ -134,18 +190,33 @@ async fn one_change_is_one_patch_and_a_restart_without_a_change_is_none() {
     before_verdict("ba9876543210").await;
     reporting.say(status("ba9876543210", 10, GatewayState::Up));
     wait_for(&admin, "patched", "revision", Some("ba9876543210"), SOON).await;
-    assert_eq!(annotations(&admin, "patched").await["gateways"], "10.116.0.5=up");
+    assert_eq!(
+        annotations(&admin, "patched").await["gateways"],
+        "10.116.0.5=up"
+    );
     assert_eq!(metrics.api_requests("patch", "200"), 3);
     drop(reporting);
 
-    let (metrics, before) = (Metrics::new(), server.get_node("patched")["metadata"]["resourceVersion"].clone());
+    let (metrics, before) = (
+        Metrics::new(),
+        server.get_node("patched")["metadata"]["resourceVersion"].clone(),
+    );
     let restarted = Reporting::start(&installed.agent("patched", &metrics).await);
     restarted.say(status("ba9876543210", 10, GatewayState::Unknown));
     tokio::time::sleep(Duration::from_secs(1)).await;
     restarted.say(status("ba9876543210", 10, GatewayState::Up));
     // Longer than any first patch is spread over.
-    assert!(!eventually(Duration::from_secs(7), async || metrics.api_requests("patch", "200") > 0).await);
-    assert_eq!(server.get_node("patched")["metadata"]["resourceVersion"], before, "nothing was written");
+    assert!(
+        !eventually(Duration::from_secs(7), async || metrics
+            .api_requests("patch", "200")
+            > 0)
+        .await
+    );
+    assert_eq!(
+        server.get_node("patched")["metadata"]["resourceVersion"],
+        before,
+        "nothing was written"
+    );
 }
 
 #[tokio::test]
@@ -158,12 +229,19 @@ async fn fifty_flaps_of_a_gateway_are_a_handful_of_patches_and_the_last_word_is_
     let mut next = tokio::time::interval(Duration::from_millis(400));
     for flap in 0..50 {
         next.tick().await;
-        let gateway = if flap % 2 == 0 { GatewayState::Down } else { GatewayState::Up };
+        let gateway = if flap % 2 == 0 {
+            GatewayState::Down
+        } else {
+            GatewayState::Up
+        };
         reporting.say(status("0123456789ab", 10, gateway));
     }
     wait_for(&admin, "flapping", "gateways", Some("10.116.0.5=up"), SOON).await;
     let patches = metrics.api_requests("patch", "200");
-    assert!((1..=6).contains(&patches), "{patches} patches for 50 flaps in 20 s; one in 5 s is the limit");
+    assert!(
+        (1..=6).contains(&patches),
+        "{patches} patches for 50 flaps in 20 s; one in 5 s is the limit"
+    );
 }
 
 #[tokio::test]
@@ -173,16 +251,32 @@ async fn events_are_on_the_node_where_kubectl_describe_shows_them() {
     let installed = server.install("events");
     let metrics = Metrics::new();
     let reporting = Reporting::start(&installed.agent("described", &metrics).await);
-    reporting.happens(Reason::GatewayDown, "Gateway down: 10.116.0.5 (no answer)");
-    reporting.happens(Reason::GatewayDown, "Gateway down: 10.116.0.6 (no answer)");
-    reporting.happens(Reason::GatewayUp, "Gateway up again: 10.116.0.5");
-    reporting.happens(Reason::GatewayDown, "Gateway down: 10.116.0.5 (no answer)");
-    reporting.happens(Reason::ConfigRejected, &"long ".repeat(1000));
-    let written = async || metrics.api_requests("create", "201") == 4 && metrics.api_requests("patch", "200") == 1;
-    assert!(eventually(SOON, written).await, "{}", metrics.render().unwrap());
+    reporting.emit(Reason::GatewayDown, "Gateway down: 10.116.0.5 (no answer)");
+    reporting.emit(Reason::GatewayDown, "Gateway down: 10.116.0.6 (no answer)");
+    reporting.emit(Reason::GatewayUp, "Gateway up again: 10.116.0.5");
+    reporting.emit(Reason::GatewayDown, "Gateway down: 10.116.0.5 (no answer)");
+    reporting.emit(Reason::ConfigRejected, &"long ".repeat(1000));
+    let written = async || {
+        metrics.api_requests("create", "201") == 4 && metrics.api_requests("patch", "200") == 1
+    };
+    assert!(
+        eventually(SOON, written).await,
+        "{}",
+        metrics.render().unwrap()
+    );
     let described = server.kubectl(&["describe", "node", "described"]);
-    for words in ["10.116.0.5 (no answer)", "10.116.0.6 (no answer)", "GatewayUp", "ConfigRejected", "egress-routes", "(x2 over"] {
-        assert!(described.contains(words), "`{words}` is not in what kubectl describes:\n{described}");
+    for words in [
+        "10.116.0.5 (no answer)",
+        "10.116.0.6 (no answer)",
+        "GatewayUp",
+        "ConfigRejected",
+        "egress-routes",
+        "(x2 over",
+    ] {
+        assert!(
+            described.contains(words),
+            "`{words}` is not in what kubectl describes:\n{described}"
+        );
     }
 }
 
@@ -195,13 +289,36 @@ async fn a_label_is_noticed_within_a_minute_by_one_small_read() {
     let reporting = Reporting::start(&installed.agent("labelled", &metrics).await);
     let mut facts = reporting.watching.facts.clone();
     let limit = Duration::from_secs(62);
-    let known = tokio::time::timeout(SOON, facts.wait_for(|facts| matches!(facts, Facts::Known(_)))).await.unwrap().unwrap().clone();
-    let Facts::Known(known) = known else { panic!("not known") };
-    assert!(known.api_servers.contains(&ADVERTISED.parse().unwrap()), "{:?}", known.api_servers);
-    assert_eq!(known.pod_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.244.7.0/24"]);
+    let known = tokio::time::timeout(
+        SOON,
+        facts.wait_for(|facts| matches!(facts, Facts::Known(_))),
+    )
+    .await
+    .unwrap()
+    .unwrap()
+    .clone();
+    let Facts::Known(known) = known else {
+        panic!("not known")
+    };
+    assert!(
+        known.api_servers.contains(&ADVERTISED.parse().unwrap()),
+        "{:?}",
+        known.api_servers
+    );
+    assert_eq!(
+        known
+            .pod_cidrs
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>(),
+        ["10.244.7.0/24"]
+    );
     let reads = metrics.api_requests("get", "200");
     server.kubectl(&["label", "node", "labelled", "pool=web"]);
     let with_label = |facts: &Facts| matches!(facts, Facts::Known(known) if known.labels.get("pool").is_some_and(|pool| pool == "web"));
-    tokio::time::timeout(limit, facts.wait_for(with_label)).await.expect("the label within a minute").unwrap();
+    tokio::time::timeout(limit, facts.wait_for(with_label))
+        .await
+        .expect("the label within a minute")
+        .unwrap();
     assert_eq!(metrics.api_requests("get", "200") - reads, 1);
 }

@@ -8,16 +8,16 @@ use std::cell::Cell;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use egress_routes::carve::{Claim, Ground, MOST_PREFIXES, carve};
-use egress_routes::kernel::{ForeignRoute, RouteKey};
-use egress_routes::prefix::{Family, Prefix};
-use egress_routes::protect::{Protected, Protection, Why};
+use egress_routes::net::prefix::{Family, Prefix};
+use egress_routes::routing::exclude::{Claim, Constraints, MOST_PREFIXES, carve};
+use egress_routes::routing::protected::{Protected, Protection, Why};
+use egress_routes::routing::state::{ForeignRoute, RouteKey};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 use crate::lab::Lab;
 
-#[path = "../../src/carve/tests/world.rs"]
+#[path = "../../src/routing/exclude/tests/world.rs"]
 mod world;
 use world::{METRIC, Space, Way, World};
 
@@ -34,7 +34,10 @@ fn node() -> Lab {
     lab.host("nd");
     for device in std::iter::once("f0".to_owned()).chain((0..SETS).map(|i| format!("s{i}"))) {
         // The address is for replies only; a /32 or /128 makes no subnet.
-        lab.ip("nd", &format!("link add {device} type veth peer name {device}p"));
+        lab.ip(
+            "nd",
+            &format!("link add {device} type veth peer name {device}p"),
+        );
         lab.ip("nd", &format!("link set {device}p up"));
         lab.ip("nd", &format!("link set {device} addrgenmode none"));
         lab.ip("nd", &format!("link set {device} up"));
@@ -45,29 +48,58 @@ fn node() -> Lab {
 }
 
 fn carved(world: &World) -> Vec<(Prefix, usize)> {
-    let protections = world.protected.iter().map(|prefix| Protection { prefix: *prefix, why: Why::Configured }).collect();
+    let protections = world
+        .protected
+        .iter()
+        .map(|prefix| Protection {
+            prefix: *prefix,
+            why: Why::Configured,
+        })
+        .collect();
     let protected = Protected::of(protections);
     let foreign: Vec<ForeignRoute> = world
         .foreign
         .iter()
         .map(|(prefix, metric)| ForeignRoute {
-            key: RouteKey { prefix: *prefix, metric: *metric, table: 254, tos: 0 },
+            key: RouteKey {
+                prefix: *prefix,
+                metric: *metric,
+                table: 254,
+                tos: 0,
+            },
             protocol: 4,
             dev: Some("f0".into()),
             gatewayed: false,
             unicast: true,
         })
         .collect();
-    let ground = Ground { protected: &protected, foreign: &foreign, table: 254, metric: METRIC, most: MOST_PREFIXES };
+    let ground = Constraints {
+        protected: &protected,
+        foreign: &foreign,
+        table: 254,
+        metric: METRIC,
+        most: MOST_PREFIXES,
+    };
     let claim = |set: &'_ world::Set| (set.destinations.clone(), set.except.clone(), set.in_force);
     let sets: Vec<_> = world.sets.iter().map(claim).collect();
     let claims: Vec<Claim<'_>> = sets
         .iter()
-        .map(|(destinations, except, in_force)| Claim { set: "set", destinations, except, in_force: *in_force, standing: None })
+        .map(|(destinations, except, in_force)| Claim {
+            set: "set",
+            destinations,
+            except,
+            in_force: *in_force,
+            standing: None,
+        })
         .collect();
     let carved = carve(&claims, &ground).expect("worlds have no clashes");
-    let in_force = carved.iter().enumerate().filter(|(index, _)| world.sets[*index].in_force);
-    in_force.flat_map(|(index, c)| c.install.iter().map(move |prefix| (*prefix, index))).collect()
+    let in_force = carved
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| world.sets[*index].in_force);
+    in_force
+        .flat_map(|(index, c)| c.install.iter().map(move |prefix| (*prefix, index)))
+        .collect()
 }
 
 /// Where the kernel sends each address: the device, or nothing.
@@ -78,11 +110,38 @@ fn asked(lab: &Lab, addresses: &[IpAddr]) -> Vec<Option<String>> {
     }
     // -force goes on after `Network is unreachable`, which it counts by line.
     let said = lab.run_with_input("nd", &["ip", "-o", "-force", "-batch", "-"], &lines);
-    let failed: Vec<usize> = said.err.lines().filter_map(|line| line.strip_prefix("Command failed -:")?.parse::<usize>().ok()).collect();
+    let failed: Vec<usize> = said
+        .err
+        .lines()
+        .filter_map(|line| {
+            line.strip_prefix("Command failed -:")?
+                .parse::<usize>()
+                .ok()
+        })
+        .collect();
     let mut found = said.out.lines();
-    let device = |line: &str| line.split_whitespace().skip_while(|word| *word != "dev").nth(1).map(str::to_owned);
-    let answers = (1..=addresses.len()).map(|line| if failed.contains(&line) { None } else { found.next().and_then(device) }).collect();
-    assert_eq!(found.next(), None, "an answer too many:\n{}{}", said.out, said.err);
+    let device = |line: &str| {
+        line.split_whitespace()
+            .skip_while(|word| *word != "dev")
+            .nth(1)
+            .map(str::to_owned)
+    };
+    let answers = (1..=addresses.len())
+        .map(|line| {
+            if failed.contains(&line) {
+                None
+            } else {
+                found.next().and_then(device)
+            }
+        })
+        .collect();
+    assert_eq!(
+        found.next(),
+        None,
+        "an answer too many:\n{}{}",
+        said.out,
+        said.err
+    );
     answers
 }
 
@@ -90,21 +149,36 @@ fn asked(lab: &Lab, addresses: &[IpAddr]) -> Vec<Option<String>> {
 fn ordinary(address: &IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => (1..224).contains(&v4.octets()[0]) && !v4.is_loopback(),
-        IpAddr::V6(v6) => !v6.is_multicast() && !v6.is_loopback() && !v6.is_unspecified() && !v6.is_unicast_link_local(),
+        IpAddr::V6(v6) => {
+            !v6.is_multicast()
+                && !v6.is_loopback()
+                && !v6.is_unspecified()
+                && !v6.is_unicast_link_local()
+        }
     }
 }
 
 fn compare(lab: &Lab, world: &World) -> Result<usize, TestCaseError> {
-    let six = if world.family == Family::V6 { "-6" } else { "-4" };
+    let six = if world.family == Family::V6 {
+        "-6"
+    } else {
+        "-4"
+    };
     lab.ip("nd", &format!("{six} route flush table main"));
     let mut lines = String::new();
     for (prefix, metric) in &world.foreign {
-        let _ = writeln!(lines, "route add {prefix} dev f0 proto static metric {metric}");
+        let _ = writeln!(
+            lines,
+            "route add {prefix} dev f0 proto static metric {metric}"
+        );
     }
     let installed = carved(world);
     for (prefix, set) in &installed {
         // `add`, not `replace`: a key that is taken would fail here.
-        let _ = writeln!(lines, "route add {prefix} dev s{set} proto 230 metric {METRIC}");
+        let _ = writeln!(
+            lines,
+            "route add {prefix} dev s{set} proto 230 metric {METRIC}"
+        );
     }
     lab.batch("nd", &lines);
     let addresses: Vec<IpAddr> = world.addresses().into_iter().filter(ordinary).collect();
@@ -125,20 +199,41 @@ fn worlds(family: Family) -> impl Strategy<Value = World> {
         Family::V4 => 0x0a01_0000_u128,
         Family::V6 => 0x2001_0db8_u128 << 96,
     };
-    bits.prop_flat_map(move |bits| Space { family, bits: bits.min(family.bits()), base }.world())
+    bits.prop_flat_map(move |bits| {
+        Space {
+            family,
+            bits: bits.min(family.bits()),
+            base,
+        }
+        .world()
+    })
 }
 
 fn many(family: Family) {
-    let cases: u32 = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+    let cases: u32 = std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0);
     let cases = WORLDS.max(cases / CASES_A_WORLD);
     let lab = node();
-    let config = Config { cases, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
+    let config = Config {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 200,
+        ..Config::default()
+    };
     let asked = Cell::new(0);
-    let done = TestRunner::new(config).run(&worlds(family), |world| compare(&lab, &world).map(|count| asked.set(asked.get() + count)));
+    let done = TestRunner::new(config).run(&worlds(family), |world| {
+        compare(&lab, &world).map(|count| asked.set(asked.get() + count))
+    });
     if let Err(why) = done {
         panic!("{why}");
     }
-    assert!(asked.get() > 20 * cases as usize, "only {} lookups in {cases} worlds prove little", asked.get());
+    assert!(
+        asked.get() > 20 * cases as usize,
+        "only {} lookups in {cases} worlds prove little",
+        asked.get()
+    );
     eprintln!("{} lookups in {cases} worlds", asked.get());
 }
 

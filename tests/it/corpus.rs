@@ -18,7 +18,10 @@ fn nothing_in_the_corpus_makes_a_reader_panic_or_a_writer_write_what_it_should_n
         ("batch_errors", surfaces::batch_errors),
     ];
     for (target, surface) in targets {
-        let files: Vec<_> = fs::read_dir(corpus.join(target)).unwrap().map(|file| file.unwrap().path()).collect();
+        let files: Vec<_> = fs::read_dir(corpus.join(target))
+            .unwrap()
+            .map(|file| file.unwrap().path())
+            .collect();
         assert!(!files.is_empty(), "{target}");
         for path in files {
             let bytes = fs::read(&path).unwrap();

@@ -31,8 +31,15 @@ struct WriteFile {
 }
 
 fn cloud_init() -> CloudInit {
-    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/gateway/cloud-init.yaml")).unwrap();
-    assert!(text.starts_with("#cloud-config\n"), "what cloud-init knows its own files by");
+    let text = fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/deploy/gateway/cloud-init.yaml"
+    ))
+    .unwrap();
+    assert!(
+        text.starts_with("#cloud-config\n"),
+        "what cloud-init knows its own files by"
+    );
     serde_yaml::from_str(&text).unwrap()
 }
 
@@ -41,7 +48,11 @@ fn install(dir: &Path) {
     for file in cloud_init().write_files {
         let path = dir.join(Path::new(&file.path).file_name().unwrap());
         fs::write(&path, file.content).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(u32::from_str_radix(&file.permissions, 8).unwrap())).unwrap();
+        fs::set_permissions(
+            &path,
+            fs::Permissions::from_mode(u32::from_str_radix(&file.permissions, 8).unwrap()),
+        )
+        .unwrap();
     }
 }
 
@@ -50,10 +61,21 @@ fn install(dir: &Path) {
 fn machine() -> (Lab, tempfile::TempDir) {
     let lab = Lab::blueprint();
     lab.host("gw");
-    lab.plug("gw", "wan-0", "net", &[&format!("{PUBLIC}/24"), &format!("{PUBLIC6}/64")]);
+    lab.plug(
+        "gw",
+        "wan-0",
+        "net",
+        &[&format!("{PUBLIC}/24"), &format!("{PUBLIC6}/64")],
+    );
     lab.plug("gw", "ens7.20", "vpc", &["10.116.0.9/24", "fd00:116::9/64"]);
-    lab.batch("gw", "route add default via 192.0.2.1\nroute add ::/0 via 2001:db8:f::1\n");
-    lab.batch("nd", &format!("route add {TO} via 10.116.0.9\nroute add {TO6} via fd00:116::9\n"));
+    lab.batch(
+        "gw",
+        "route add default via 192.0.2.1\nroute add ::/0 via 2001:db8:f::1\n",
+    );
+    lab.batch(
+        "nd",
+        &format!("route add {TO} via 10.116.0.9\nroute add {TO6} via fd00:116::9\n"),
+    );
     let dir = tempfile::tempdir().unwrap();
     install(dir.path());
     (lab, dir)
@@ -65,30 +87,82 @@ fn start(lab: &Lab, dir: &Path) -> Said {
 
 /// Packets of the named counters of the gateway's rules.
 fn counters(lab: &Lab) -> BTreeMap<String, u64> {
-    let json = lab.must("gw", &["nft", "-j", "list", "counters", "table", "inet", "egress_gateway"]);
+    let json = lab.must(
+        "gw",
+        &[
+            "nft",
+            "-j",
+            "list",
+            "counters",
+            "table",
+            "inet",
+            "egress_gateway",
+        ],
+    );
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-    let counters = json["nftables"].as_array().unwrap().iter().filter_map(|object| object.get("counter"));
-    counters.map(|counter| (counter["name"].as_str().unwrap().to_owned(), counter["packets"].as_u64().unwrap())).collect()
+    let counters = json["nftables"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|object| object.get("counter"));
+    counters
+        .map(|counter| {
+            (
+                counter["name"].as_str().unwrap().to_owned(),
+                counter["packets"].as_u64().unwrap(),
+            )
+        })
+        .collect()
 }
 
 #[test]
 fn cloud_init_holds_the_rules_of_the_file_beside_it_and_starts_what_it_writes() {
     let cloud_init = cloud_init();
-    let rules = cloud_init.write_files.iter().find(|file| file.path == "/opt/egress-gateway/gateway.nft").unwrap();
-    assert_eq!(rules.content, include_str!("../../deploy/gateway/gateway.nft"));
-    let unit = cloud_init.write_files.iter().find(|file| file.path.ends_with(".service")).unwrap();
-    let started = unit.content.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
-    assert!(cloud_init.write_files.iter().any(|file| file.path == started && file.permissions == "0755"), "{started}");
+    let rules = cloud_init
+        .write_files
+        .iter()
+        .find(|file| file.path == "/opt/egress-gateway/gateway.nft")
+        .unwrap();
+    assert_eq!(
+        rules.content,
+        include_str!("../../deploy/gateway/gateway.nft")
+    );
+    let unit = cloud_init
+        .write_files
+        .iter()
+        .find(|file| file.path.ends_with(".service"))
+        .unwrap();
+    let started = unit
+        .content
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStart="))
+        .unwrap();
+    assert!(
+        cloud_init
+            .write_files
+            .iter()
+            .any(|file| file.path == started && file.permissions == "0755"),
+        "{started}"
+    );
     let unit = Path::new(&unit.path).file_name().unwrap().to_str().unwrap();
-    assert_eq!(cloud_init.runcmd.last().unwrap(), &format!("systemctl enable --now {unit}"));
+    assert_eq!(
+        cloud_init.runcmd.last().unwrap(),
+        &format!("systemctl enable --now {unit}")
+    );
 }
 
 #[test]
-fn a_fresh_machine_translates_for_the_vpc_whatever_its_interfaces_are_called_and_starting_again_breaks_nothing() {
+fn a_fresh_machine_translates_for_the_vpc_whatever_its_interfaces_are_called_and_starting_again_breaks_nothing()
+ {
     let (lab, dir) = machine();
     assert_eq!(lab.source("nd", TO), "-");
     let said = start(&lab, dir.path());
-    assert_eq!((said.code, said.out.as_str()), (0, "egress-gateway: forwarding from ens7.20 to wan-0\n"), "{}", said.err);
+    assert_eq!(
+        (said.code, said.out.as_str()),
+        (0, "egress-gateway: forwarding from ens7.20 to wan-0\n"),
+        "{}",
+        said.err
+    );
     assert_eq!(lab.source("nd", TO), PUBLIC);
     assert_eq!(lab.source("nd", TO6), PUBLIC6);
     let mut held = lab.echo("nd", &["hold", "1000", "7007", TO, TO6]);
@@ -97,7 +171,11 @@ fn a_fresh_machine_translates_for_the_vpc_whatever_its_interfaces_are_called_and
     held.tell("");
     held.wait_for("alive 2 broken 0", Duration::from_secs(5));
     let accept_ra = lab.must("gw", &["cat", "/proc/sys/net/ipv6/conf/wan-0/accept_ra"]);
-    assert_eq!(accept_ra.trim(), "2", "or the machine would lose its IPv6 default route");
+    assert_eq!(
+        accept_ra.trim(),
+        "2",
+        "or the machine would lose its IPv6 default route"
+    );
 }
 
 #[test]
@@ -105,18 +183,29 @@ fn a_gateway_forwards_nothing_for_the_public_side_and_nothing_that_it_could_not_
     let (lab, dir) = machine();
     assert_eq!(start(&lab, dir.path()).code, 0);
     // From the internet into the VPC, and from the internet back out to it.
-    lab.batch("sv", &format!("route add 10.116.0.2 via {PUBLIC}\nroute add 203.0.113.77 via {PUBLIC}\n"));
+    lab.batch(
+        "sv",
+        &format!("route add 10.116.0.2 via {PUBLIC}\nroute add 203.0.113.77 via {PUBLIC}\n"),
+    );
     let before = counters(&lab)["refused"];
     let to_node = lab.run("sv", &["ping", "-c1", "-W1", "10.116.0.2"]);
     let around = lab.run("sv", &["ping", "-c1", "-W1", "203.0.113.77"]);
     assert_ne!((to_node.code, around.code), (0, 0));
-    assert_eq!(counters(&lab)["refused"] - before, 2, "{to_node:?} {around:?}");
+    assert_eq!(
+        counters(&lab)["refused"] - before,
+        2,
+        "{to_node:?} {around:?}"
+    );
     // Pod addresses that the node did not translate.
     lab.ip("nd", "addr add 10.244.0.5/32 dev lo");
     let pod = lab.run("nd", &["ping", "-c1", "-W1", "-I", "10.244.0.5", TO]);
     assert_ne!(pod.code, 0);
     assert_eq!(counters(&lab)["wrong_source"], 1, "{pod:?}");
-    assert_eq!(lab.source("nd", TO), PUBLIC, "the node itself still gets through");
+    assert_eq!(
+        lab.source("nd", TO),
+        PUBLIC,
+        "the node itself still gets through"
+    );
 }
 
 #[test]
@@ -140,8 +229,17 @@ fn a_machine_without_a_way_out_is_told_so_and_does_not_forward() {
     lab.batch("gw", "route del default\nroute del ::/0\n");
     let said = start(&lab, dir.path());
     assert_eq!(said.code, 1);
-    assert!(said.err.contains("no default route, so no public interface (yet)"), "{}", said.err);
-    assert_eq!(lab.must("gw", &["cat", "/proc/sys/net/ipv4/ip_forward"]).trim(), "0");
+    assert!(
+        said.err
+            .contains("no default route, so no public interface (yet)"),
+        "{}",
+        said.err
+    );
+    assert_eq!(
+        lab.must("gw", &["cat", "/proc/sys/net/ipv4/ip_forward"])
+            .trim(),
+        "0"
+    );
     lab.ip("gw", "route add default via 192.0.2.1");
     assert_eq!(start(&lab, dir.path()).code, 0);
     assert_eq!(lab.source("nd", TO), PUBLIC);

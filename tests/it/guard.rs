@@ -27,15 +27,23 @@ const SOON: Duration = Duration::from_secs(30);
 
 fn set(name: &str, gateway: &str, destinations: &[&str]) -> String {
     let destinations = destinations.join(", ");
-    format!("  - name: {name}\n    gateways: [{gateway}]\n    destinations: [{destinations}]\n    healthCheck: {{type: none}}\n")
+    format!(
+        "  - name: {name}\n    gateways: [{gateway}]\n    destinations: [{destinations}]\n    healthCheck: {{type: none}}\n"
+    )
 }
 
 fn good() -> String {
-    format!("routes:\n{}", set("good", "10.116.0.5", &["203.0.113.0/24"]))
+    format!(
+        "routes:\n{}",
+        set("good", "10.116.0.5", &["203.0.113.0/24"])
+    )
 }
 
 fn another_good() -> String {
-    format!("routes:\n{}", set("good", "10.116.0.5", &["203.0.113.0/24", "203.0.114.0/24"]))
+    format!(
+        "routes:\n{}",
+        set("good", "10.116.0.5", &["203.0.113.0/24", "203.0.114.0/24"])
+    )
 }
 
 fn bad() -> String {
@@ -69,13 +77,21 @@ impl World {
             let hosts = dir.path().join("hosts");
             fs::write(&hosts, format!("127.0.0.1 localhost\n{HIDDEN} {NAME}\n")).unwrap();
             // Seen by this laboratory alone.
-            lab.must(FABRIC, &["mount", "--bind", hosts.to_str().unwrap(), "/etc/hosts"]);
+            lab.must(
+                FABRIC,
+                &["mount", "--bind", hosts.to_str().unwrap(), "/etc/hosts"],
+            );
         }
         let config = dir.path().join("config");
         fs::create_dir(&config).unwrap();
         let mut volume = Volume::new(config);
         volume.routes(&good());
-        Self { lab, dir, volume, api }
+        Self {
+            lab,
+            dir,
+            volume,
+            api,
+        }
     }
 
     fn stub(&self) -> Stub {
@@ -91,14 +107,24 @@ impl World {
     fn settled_agent(&self, flags: &[&str]) -> Running {
         let agent = self.agent(flags);
         agent.wait_for("Configuration in force", SOON);
-        assert!(wait_until(SOON, || self.marks().is_empty() && self.routes() == ["203.0.113.0/24"]), "{}", agent.said());
+        assert!(
+            wait_until(SOON, || self.marks().is_empty()
+                && self.routes() == ["203.0.113.0/24"]),
+            "{}",
+            agent.said()
+        );
         agent
     }
 
     /// Our IPv4 routes.
     fn routes(&self) -> Vec<String> {
         let routes = self.lab.json(NODE, "-4 route show proto 230");
-        routes.as_array().unwrap().iter().map(|route| route["dst"].as_str().unwrap().to_owned()).collect()
+        routes
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|route| route["dst"].as_str().unwrap().to_owned())
+            .collect()
     }
 
     fn cuts(&self) -> bool {
@@ -108,8 +134,13 @@ impl World {
     /// Nexthop objects of ours that mark a revision as unconfirmed or rejected; see `nexthop_id`.
     fn marks(&self) -> Vec<u64> {
         let nexthops = self.lab.json(NODE, "nexthop show");
-        let ids = nexthops.as_array().unwrap().iter().map(|nexthop| nexthop["id"].as_u64().unwrap());
-        ids.filter(|id| (0x4000_0000..0x6000_0000).contains(id)).collect()
+        let ids = nexthops
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|nexthop| nexthop["id"].as_u64().unwrap());
+        ids.filter(|id| (0x4000_0000..0x6000_0000).contains(id))
+            .collect()
     }
 
     /// And nothing else is.
@@ -141,25 +172,56 @@ pub fn watched(lab: &Lab, during: impl FnOnce()) -> String {
     let monitor = lab.spawn(NODE, &["ip", "-N", "monitor", "route", "nexthop"]);
     // A change of somebody else's shows that the monitor listens.
     assert!(wait_until(SOON, || {
-        lab.run(NODE, &["ip", "route", "add", "blackhole", "192.0.2.222/32", "proto", "99"]);
-        lab.run(NODE, &["ip", "route", "del", "blackhole", "192.0.2.222/32", "proto", "99"]);
+        lab.run(
+            NODE,
+            &[
+                "ip",
+                "route",
+                "add",
+                "blackhole",
+                "192.0.2.222/32",
+                "proto",
+                "99",
+            ],
+        );
+        lab.run(
+            NODE,
+            &[
+                "ip",
+                "route",
+                "del",
+                "blackhole",
+                "192.0.2.222/32",
+                "proto",
+                "99",
+            ],
+        );
         monitor.said().contains("192.0.2.222")
     }));
     during();
     let said = monitor.said();
-    said.lines().filter(|line| line.contains("proto 230")).collect::<Vec<_>>().join("\n")
+    said.lines()
+        .filter(|line| line.contains("proto 230"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// The value of a metric without labels.
 pub fn metric(lab: &Lab, host: &str, name: &str) -> String {
     let page = http_get(lab, host, "/metrics");
-    let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.unwrap_or_else(|| panic!("no {name} in\n{page}")).to_owned()
+    let value = page
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value
+        .unwrap_or_else(|| panic!("no {name} in\n{page}"))
+        .to_owned()
 }
 
 /// A page of the agent's.
 pub fn http_get(lab: &Lab, host: &str, page: &str) -> String {
-    let script = format!("exec 3<>/dev/tcp/127.0.0.1/9465; printf 'GET {page} HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3");
+    let script = format!(
+        "exec 3<>/dev/tcp/127.0.0.1/9465; printf 'GET {page} HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
+    );
     lab.run(host, &["bash", "-c", &script]).out
 }
 
@@ -182,18 +244,47 @@ fn is_taken_back(api: &'static str) {
     assert_eq!(world.rollbacks(), "0");
     let confirmed = world.status()["revision"].clone();
     let since = cut_off(&mut world, &agent, &bad());
-    assert!(wait_until(CONFIRM + SLACK, || !world.cuts()), "still there after {:?}: {}", since.elapsed(), agent.said());
-    assert_eq!(world.routes(), ["203.0.113.0/24"], "the previous set, whole");
+    assert!(
+        wait_until(CONFIRM + SLACK, || !world.cuts()),
+        "still there after {:?}: {}",
+        since.elapsed(),
+        agent.said()
+    );
+    assert_eq!(
+        world.routes(),
+        ["203.0.113.0/24"],
+        "the previous set, whole"
+    );
     assert!(world.has_status("RolledBack"), "{}", world.status());
     let status = world.status();
-    let rejected = status["rejectedRevision"].as_str().unwrap_or_default().to_owned();
+    let rejected = status["rejectedRevision"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
     assert_eq!(status["revision"], confirmed);
     assert_eq!(rejected, egress_routes_revision(&world.volume));
-    assert!(status["message"].as_str().unwrap().contains(&rejected), "{status}");
+    assert!(
+        status["message"].as_str().unwrap().contains(&rejected),
+        "{status}"
+    );
     assert_eq!(world.rollbacks(), "1");
-    assert!(wait_until(SOON, || stub.annotations().get("status").is_some_and(|word| word == "RolledBack")), "{:?}", stub.annotations());
+    assert!(
+        wait_until(SOON, || stub
+            .annotations()
+            .get("status")
+            .is_some_and(|word| word == "RolledBack")),
+        "{:?}",
+        stub.annotations()
+    );
     assert_eq!(stub.annotations()["revision"], confirmed.as_str().unwrap());
-    assert!(wait_until(SOON, || stub.events().iter().any(|reason| reason == "RolledBack")), "{:?}", stub.events());
+    assert!(
+        wait_until(SOON, || stub
+            .events()
+            .iter()
+            .any(|reason| reason == "RolledBack")),
+        "{:?}",
+        stub.events()
+    );
     assert!(wait_until(SOON, || world.is_marked_rejected()));
 
     let (lab, volume) = (&world.lab, &mut world.volume);
@@ -206,10 +297,19 @@ fn is_taken_back(api: &'static str) {
     assert_eq!(world.rollbacks(), "1");
 
     world.volume.routes(&another_good());
-    assert!(wait_until(SOON, || world.routes() == ["203.0.113.0/24", "203.0.114.0/24"]), "{}", agent.said());
+    assert!(
+        wait_until(SOON, || world.routes()
+            == ["203.0.113.0/24", "203.0.114.0/24"]),
+        "{}",
+        agent.said()
+    );
     assert!(world.has_status("Ready"), "{}", world.status());
     assert_eq!(world.status()["rejectedRevision"], Value::Null);
-    assert!(wait_until(SOON, || world.marks().is_empty()), "no mark outlives its revision: {:x?}", world.marks());
+    assert!(
+        wait_until(SOON, || world.marks().is_empty()),
+        "no mark outlives its revision: {:x?}",
+        world.marks()
+    );
 }
 
 /// The revision of what the volume holds, as `check` says it.
@@ -219,7 +319,8 @@ fn egress_routes_revision(volume: &Volume) -> String {
 }
 
 #[test]
-fn an_edit_that_cuts_off_an_api_server_behind_a_service_address_is_taken_back_in_time_and_not_tried_again() {
+fn an_edit_that_cuts_off_an_api_server_behind_a_service_address_is_taken_back_in_time_and_not_tried_again()
+ {
     is_taken_back(SERVICE);
 }
 
@@ -229,15 +330,21 @@ fn an_edit_that_cuts_off_an_api_server_behind_a_name_is_taken_back_in_time_and_n
 }
 
 #[test]
-fn labels_that_cut_off_the_api_server_or_bring_two_sets_together_change_nothing_for_long_and_others_are_followed() {
+fn labels_that_cut_off_the_api_server_or_bring_two_sets_together_change_nothing_for_long_and_others_are_followed()
+ {
     let mut world = World::new(SERVICE);
     let mut stub = world.stub();
-    let selected =
-        |set: String, selector: &str| set.trim_end().to_owned() + &format!("\n    nodeSelector: {{matchLabels: {{{selector}}}}}\n");
+    let selected = |set: String, selector: &str| {
+        set.trim_end().to_owned()
+            + &format!("\n    nodeSelector: {{matchLabels: {{{selector}}}}}\n")
+    };
     let sets = [
         selected(set("good", "10.116.0.5", &["203.0.113.0/24"]), "pool: web"),
         selected(set("bad", "10.116.0.7", &[CUT]), "tier: gold"),
-        selected(set("other", "10.116.0.5", &["203.0.113.0/24"]), "tier: silver"),
+        selected(
+            set("other", "10.116.0.5", &["203.0.113.0/24"]),
+            "tier: silver",
+        ),
     ];
     world.volume.routes(&format!("routes:\n{}", sets.concat()));
     let agent = world.settled_agent(&FLAGS);
@@ -246,33 +353,67 @@ fn labels_that_cut_off_the_api_server_or_bring_two_sets_together_change_nothing_
 
     stub.0.tell("label tier=gold");
     assert!(wait_until(minute, || world.cuts()), "{}", agent.said());
-    assert!(wait_until(CONFIRM + SLACK, || !world.cuts()), "{}", agent.said());
+    assert!(
+        wait_until(CONFIRM + SLACK, || !world.cuts()),
+        "{}",
+        agent.said()
+    );
     assert_eq!(world.routes(), ["203.0.113.0/24"], "as it was before");
     assert!(world.has_status("RolledBack"), "{}", world.status());
 
     stub.0.tell("label tier=silver");
-    assert!(wait_until(minute, || world.status()["status"] == "Degraded"), "{}: {}", world.status(), agent.said());
-    assert!(world.status()["message"].as_str().unwrap().contains("both `good` and `other`"), "{}", world.status());
+    assert!(
+        wait_until(minute, || world.status()["status"] == "Degraded"),
+        "{}: {}",
+        world.status(),
+        agent.said()
+    );
+    assert!(
+        world.status()["message"]
+            .as_str()
+            .unwrap()
+            .contains("both `good` and `other`"),
+        "{}",
+        world.status()
+    );
     assert_eq!(world.routes(), ["203.0.113.0/24"], "as it was before");
 
     stub.0.tell("label tier=");
-    assert!(wait_until(minute, || world.status()["status"] == "Ready"), "{}: {}", world.status(), agent.said());
+    assert!(
+        wait_until(minute, || world.status()["status"] == "Ready"),
+        "{}: {}",
+        world.status(),
+        agent.said()
+    );
     assert_eq!(world.routes(), ["203.0.113.0/24"]);
-    assert!(wait_until(SOON, || world.marks().is_empty()), "no mark outlives its revision: {:x?}", world.marks());
+    assert!(
+        wait_until(SOON, || world.marks().is_empty()),
+        "no mark outlives its revision: {:x?}",
+        world.marks()
+    );
 }
 
 #[test]
-fn an_agent_killed_before_the_confirmation_takes_the_edit_back_at_its_next_start_and_killed_again_does_not_retry_it() {
+fn an_agent_killed_before_the_confirmation_takes_the_edit_back_at_its_next_start_and_killed_again_does_not_retry_it()
+ {
     let mut world = World::new(SERVICE);
     let stub = world.stub();
     let mut agent = world.settled_agent(&FLAGS);
     cut_off(&mut world, &agent, &bad());
     agent.kill();
-    assert!(world.cuts() && !world.marks().is_empty(), "{:x?}", world.marks());
+    assert!(
+        world.cuts() && !world.marks().is_empty(),
+        "{:x?}",
+        world.marks()
+    );
 
     let mut agent = world.agent(&FLAGS);
     assert!(wait_until(SOON, || !world.cuts()), "{}", agent.said());
-    assert!(wait_until(SOON, || world.is_marked_rejected()), "{}", agent.said());
+    assert!(
+        wait_until(SOON, || world.is_marked_rejected()),
+        "{}",
+        agent.said()
+    );
     assert!(world.has_status("RolledBack"), "{}", world.status());
     agent.kill();
 
@@ -282,12 +423,32 @@ fn an_agent_killed_before_the_confirmation_takes_the_edit_back_at_its_next_start
         a_few_resyncs();
     });
     assert_eq!(happened, "", "{}", agent.said());
-    assert!(world.has_status("RolledBack") && world.is_marked_rejected(), "{}", world.status());
-    assert!(wait_until(SOON, || stub.annotations().get("status").is_some_and(|word| word == "RolledBack")), "{:?}", stub.annotations());
+    assert!(
+        world.has_status("RolledBack") && world.is_marked_rejected(),
+        "{}",
+        world.status()
+    );
+    assert!(
+        wait_until(SOON, || stub
+            .annotations()
+            .get("status")
+            .is_some_and(|word| word == "RolledBack")),
+        "{:?}",
+        stub.annotations()
+    );
 
     world.volume.routes(&another_good());
-    assert!(wait_until(SOON, || world.routes() == ["203.0.113.0/24", "203.0.114.0/24"]), "{}", agent.said());
-    assert!(world.has_status("Ready") && wait_until(SOON, || world.marks().is_empty()), "{}", agent.said());
+    assert!(
+        wait_until(SOON, || world.routes()
+            == ["203.0.113.0/24", "203.0.114.0/24"]),
+        "{}",
+        agent.said()
+    );
+    assert!(
+        world.has_status("Ready") && wait_until(SOON, || world.marks().is_empty()),
+        "{}",
+        agent.said()
+    );
 }
 
 #[test]
@@ -296,17 +457,33 @@ fn a_good_edit_whose_agent_was_killed_before_the_confirmation_stays() {
     let stub = world.stub();
     let mut agent = world.settled_agent(&["--confirm", "20s", "--resync", "1s"]);
     world.volume.routes(&another_good());
-    assert!(wait_until(SOON, || world.routes().len() == 2), "{}", agent.said());
+    assert!(
+        wait_until(SOON, || world.routes().len() == 2),
+        "{}",
+        agent.said()
+    );
     // Silent until the agent is dead, so that the confirmation does not come first.
     stub.0.signal("STOP");
     agent.kill();
     stub.0.signal("CONT");
     let happened = world.watched(|| {
         agent = world.agent(&FLAGS);
-        assert!(world.has_status("Ready"), "{}: {}", world.status(), agent.said());
+        assert!(
+            world.has_status("Ready"),
+            "{}: {}",
+            world.status(),
+            agent.said()
+        );
     });
-    assert!(!happened.contains("203.0.11"), "no route was touched: {happened}");
-    assert!(wait_until(SOON, || world.marks().is_empty()), "{}", agent.said());
+    assert!(
+        !happened.contains("203.0.11"),
+        "no route was touched: {happened}"
+    );
+    assert!(
+        wait_until(SOON, || world.marks().is_empty()),
+        "{}",
+        agent.said()
+    );
 }
 
 #[test]
@@ -318,20 +495,34 @@ fn an_edit_made_while_the_agent_was_dead_does_not_hide_that_the_one_before_was_n
     agent.kill();
     world.volume.routes(&another_bad());
     let agent = world.agent(&FLAGS);
-    assert!(wait_until(SOON, || !world.cuts() && world.is_marked_rejected()), "{}", agent.said());
+    assert!(
+        wait_until(SOON, || !world.cuts() && world.is_marked_rejected()),
+        "{}",
+        agent.said()
+    );
     assert!(world.has_status("RolledBack"), "{}", world.status());
-    assert_eq!(world.status()["rejectedRevision"], egress_routes_revision(&world.volume).as_str());
+    assert_eq!(
+        world.status()["rejectedRevision"],
+        egress_routes_revision(&world.volume).as_str()
+    );
 }
 
 #[test]
 fn neither_a_second_bad_edit_nor_a_broken_one_saves_the_first_from_being_taken_back() {
-    for (edit, word) in [(another_bad(), "RolledBack"), ("routes: [".to_owned(), "Invalid")] {
+    for (edit, word) in [
+        (another_bad(), "RolledBack"),
+        ("routes: [".to_owned(), "Invalid"),
+    ] {
         let mut world = World::new(SERVICE);
         let _stub = world.stub();
         let agent = world.settled_agent(&FLAGS);
         cut_off(&mut world, &agent, &bad());
         world.volume.routes(&edit);
-        assert!(wait_until(SOON, || world.routes() == ["203.0.113.0/24"]), "{}", agent.said());
+        assert!(
+            wait_until(SOON, || world.routes() == ["203.0.113.0/24"]),
+            "{}",
+            agent.said()
+        );
         assert!(world.has_status(word), "{}", world.status());
         if word == "Invalid" {
             // Back to what is rejected: still rejected.
@@ -348,13 +539,21 @@ fn an_api_server_that_goes_for_another_reason_delays_a_good_edit_and_does_not_pr
     let mut stub = world.stub();
     let agent = world.settled_agent(&FLAGS);
     let edited = |world: &World| world.routes() == ["203.0.113.0/24", "203.0.114.0/24"];
-    assert!(wait_until(SOON, || agent.said().contains("Change confirmed")), "{}", agent.said());
+    assert!(
+        wait_until(SOON, || agent.said().contains("Change confirmed")),
+        "{}",
+        agent.said()
+    );
     world.volume.routes(&another_good());
     assert!(wait_until(SOON, || edited(&world)), "{}", agent.said());
     stub.0.kill();
     let taken_back = wait_until(CONFIRM + SLACK, || !edited(&world));
     // The answer may have come before the kill: then nothing is to be taken back.
-    assert!(taken_back || agent.said().matches("Change confirmed").count() == 2, "{}", agent.said());
+    assert!(
+        taken_back || agent.said().matches("Change confirmed").count() == 2,
+        "{}",
+        agent.said()
+    );
     assert!(wait_until(SOON, || edited(&world)), "{}", agent.said());
     if taken_back {
         agent.wait_for("applying it after all", SOON);
@@ -363,11 +562,16 @@ fn an_api_server_that_goes_for_another_reason_delays_a_good_edit_and_does_not_pr
     assert!(edited(&world), "{}", agent.said());
     let _stub = world.stub();
     assert!(world.has_status("Ready"), "{}", world.status());
-    assert!(wait_until(SOON, || world.marks().is_empty()), "{:x?}", world.marks());
+    assert!(
+        wait_until(SOON, || world.marks().is_empty()),
+        "{:x?}",
+        world.marks()
+    );
 }
 
 #[test]
-fn without_an_api_server_before_the_edit_it_is_applied_at_once_and_its_absence_alone_changes_nothing() {
+fn without_an_api_server_before_the_edit_it_is_applied_at_once_and_its_absence_alone_changes_nothing()
+ {
     let mut world = World::new(SERVICE);
     let mut stub = world.stub();
     let agent = world.settled_agent(&FLAGS);
@@ -377,7 +581,11 @@ fn without_an_api_server_before_the_edit_it_is_applied_at_once_and_its_absence_a
     let edited = Instant::now();
     world.volume.routes(&bad());
     assert!(wait_until(SOON, || world.cuts()), "{}", agent.said());
-    assert!(edited.elapsed() < Duration::from_secs(5), "after {:?}", edited.elapsed());
+    assert!(
+        edited.elapsed() < Duration::from_secs(5),
+        "after {:?}",
+        edited.elapsed()
+    );
     let happened = world.watched(a_few_resyncs);
     assert_eq!(happened, "", "{}", agent.said());
     assert_eq!(world.rollbacks(), "0");
@@ -404,7 +612,13 @@ fn cleanup_removes_marks_too() {
     assert!(!world.marks().is_empty());
     let said = world.lab.egress_routes(NODE, &["cleanup"]);
     assert_eq!(said.code, 0, "{}{}", said.out, said.err);
-    assert_eq!((world.routes().len(), world.lab.ip(NODE, "nexthop show proto 230")), (0, String::new()));
+    assert_eq!(
+        (
+            world.routes().len(),
+            world.lab.ip(NODE, "nexthop show proto 230")
+        ),
+        (0, String::new())
+    );
 }
 
 #[test]
@@ -419,7 +633,9 @@ fn an_edit_makes_the_agent_look_where_the_api_servers_are_now() {
         world.volume.routes(&format!("{}# {edits}\n", good()));
         std::thread::sleep(Duration::from_secs(1));
         let routes = world.routes();
-        routes.len() == 8 && routes.contains(&"203.0.113.76".to_owned()) && !routes.contains(&"203.0.113.77".to_owned())
+        routes.len() == 8
+            && routes.contains(&"203.0.113.76".to_owned())
+            && !routes.contains(&"203.0.113.77".to_owned())
     });
     assert!(is_cut, "{:?}: {}", world.routes(), agent.said());
 }

@@ -8,7 +8,10 @@ use std::fs;
 use cel::{Context, Program, Value as Cel};
 use serde_json::{Value, json};
 
-const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/hardening/admission-policy.yaml");
+const FILE: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/deploy/hardening/admission-policy.yaml"
+);
 const AGENT: &str = "system:serviceaccount:kube-system:egress-routes";
 
 struct Policy(Value);
@@ -24,8 +27,12 @@ enum Decision {
 
 impl Policy {
     fn read() -> Self {
-        let documents: Vec<Value> = serde_yaml::from_multiple(&fs::read_to_string(FILE).unwrap()).unwrap();
-        assert_eq!(documents[1]["spec"]["policyName"], documents[0]["metadata"]["name"], "the binding binds the policy");
+        let documents: Vec<Value> =
+            serde_yaml::from_multiple(&fs::read_to_string(FILE).unwrap()).unwrap();
+        assert_eq!(
+            documents[1]["spec"]["policyName"], documents[0]["metadata"]["name"],
+            "the binding binds the policy"
+        );
         Self(documents[0]["spec"].clone())
     }
 
@@ -38,7 +45,11 @@ impl Policy {
         context.add_variable("request", request).unwrap();
         context.add_variable("object", object).unwrap();
         context.add_variable("oldObject", old).unwrap();
-        if self.list("matchConditions").iter().any(|condition| evaluate(condition, &context) != Ok(Cel::Bool(true))) {
+        if self
+            .list("matchConditions")
+            .iter()
+            .any(|condition| evaluate(condition, &context) != Ok(Cel::Bool(true)))
+        {
             return Decision::NotMatched;
         }
         let mut variables = json!({});
@@ -49,7 +60,10 @@ impl Policy {
             }
         }
         context.add_variable("variables", variables).unwrap();
-        let refused = self.list("validations").iter().position(|validation| evaluate(validation, &context) != Ok(Cel::Bool(true)));
+        let refused = self
+            .list("validations")
+            .iter()
+            .position(|validation| evaluate(validation, &context) != Ok(Cel::Bool(true)));
         refused.map_or(Decision::Allowed, Decision::Denied)
     }
 }
@@ -90,30 +104,71 @@ fn what_the_agent_does_is_allowed() {
     let policy = Policy::read();
     let annotations = "/metadata/annotations";
     let mut fresh = node();
-    fresh["metadata"].as_object_mut().unwrap().remove("annotations");
+    fresh["metadata"]
+        .as_object_mut()
+        .unwrap()
+        .remove("annotations");
     fresh["spec"] = json!({});
     let mut first = fresh.clone();
-    first["metadata"]["annotations"] = json!({"egress-routes.dev/status": "Ready", "egress-routes.dev/revision": "0123456789ab"});
+    first["metadata"]["annotations"] =
+        json!({"egress-routes.dev/status": "Ready", "egress-routes.dev/revision": "0123456789ab"});
     for (what, before, after) in [
         ("nothing", node(), node()),
-        ("an annotation is changed", node(), changed(annotations, "egress-routes.dev/status", json!("Degraded"))),
-        ("one is added", node(), changed(annotations, "egress-routes.dev/message", json!("words"))),
-        ("one is removed", node(), changed(annotations, "egress-routes.dev/status", Value::Null)),
-        ("the first ones of a node without any", fresh.clone(), first.clone()),
+        (
+            "an annotation is changed",
+            node(),
+            changed(annotations, "egress-routes.dev/status", json!("Degraded")),
+        ),
+        (
+            "one is added",
+            node(),
+            changed(annotations, "egress-routes.dev/message", json!("words")),
+        ),
+        (
+            "one is removed",
+            node(),
+            changed(annotations, "egress-routes.dev/status", Value::Null),
+        ),
+        (
+            "the first ones of a node without any",
+            fresh.clone(),
+            first.clone(),
+        ),
         ("the last ones are removed", first, fresh),
-        ("the startup taint is removed", node(), changed("/spec", "taints", json!([{"key": "other", "effect": "NoExecute"}]))),
+        (
+            "the startup taint is removed",
+            node(),
+            changed(
+                "/spec",
+                "taints",
+                json!([{"key": "other", "effect": "NoExecute"}]),
+            ),
+        ),
     ] {
-        assert_eq!(policy.decide(&request(), &after, &before), Decision::Allowed, "{what}");
+        assert_eq!(
+            policy.decide(&request(), &after, &before),
+            Decision::Allowed,
+            "{what}"
+        );
     }
     let mut alone = node();
-    alone["spec"]["taints"] = json!([{"key": "egress-routes.dev/not-ready", "effect": "NoSchedule"}]);
-    assert_eq!(policy.decide(&request(), &changed("/spec", "taints", Value::Null), &alone), Decision::Allowed, "the only taint is removed");
+    alone["spec"]["taints"] =
+        json!([{"key": "egress-routes.dev/not-ready", "effect": "NoSchedule"}]);
+    assert_eq!(
+        policy.decide(&request(), &changed("/spec", "taints", Value::Null), &alone),
+        Decision::Allowed,
+        "the only taint is removed"
+    );
 }
 
 #[test]
 fn another_node_is_not_the_agents_and_a_token_without_a_node_is_nobodys() {
     let policy = Policy::read();
-    let after = changed("/metadata/annotations", "egress-routes.dev/status", json!("Degraded"));
+    let after = changed(
+        "/metadata/annotations",
+        "egress-routes.dev/status",
+        json!("Degraded"),
+    );
     let with_extra = |extra: Value| {
         let mut request = request();
         request["userInfo"]["extra"] = extra;
@@ -126,11 +181,19 @@ fn another_node_is_not_the_agents_and_a_token_without_a_node_is_nobodys() {
         json!({"authentication.kubernetes.io/pod-name": ["node1"]}),
         json!({}),
     ] {
-        assert_eq!(policy.decide(&with_extra(extra.clone()), &after, &node()), Decision::Denied(1), "{extra}");
+        assert_eq!(
+            policy.decide(&with_extra(extra.clone()), &after, &node()),
+            Decision::Denied(1),
+            "{extra}"
+        );
     }
     let mut bare = request();
     bare["userInfo"].as_object_mut().unwrap().remove("extra");
-    assert_eq!(policy.decide(&bare, &after, &node()), Decision::Denied(1), "a token from before 1.30");
+    assert_eq!(
+        policy.decide(&bare, &after, &node()),
+        Decision::Denied(1),
+        "a token from before 1.30"
+    );
 }
 
 #[test]
@@ -140,25 +203,93 @@ fn anything_else_of_its_own_node_is_refused() {
     let other = json!({"key": "other", "effect": "NoExecute"});
     let startup = json!({"key": "egress-routes.dev/not-ready", "effect": "NoSchedule"});
     for (what, after, by) in [
-        ("another annotation is added", changed("/metadata/annotations", "evil", json!("x")), 2),
-        ("another annotation is changed", changed("/metadata/annotations", "other", json!("x")), 2),
-        ("another annotation is removed", changed("/metadata/annotations", "other", Value::Null), 2),
-        ("all annotations are removed", changed("/metadata", "annotations", Value::Null), 2),
-        ("a likeness of the prefix", changed("/metadata/annotations", "egress-routes.dev.evil/x", json!("x")), 2),
+        (
+            "another annotation is added",
+            changed("/metadata/annotations", "evil", json!("x")),
+            2,
+        ),
+        (
+            "another annotation is changed",
+            changed("/metadata/annotations", "other", json!("x")),
+            2,
+        ),
+        (
+            "another annotation is removed",
+            changed("/metadata/annotations", "other", Value::Null),
+            2,
+        ),
+        (
+            "all annotations are removed",
+            changed("/metadata", "annotations", Value::Null),
+            2,
+        ),
+        (
+            "a likeness of the prefix",
+            changed(
+                "/metadata/annotations",
+                "egress-routes.dev.evil/x",
+                json!("x"),
+            ),
+            2,
+        ),
         ("another taint is removed", taints(json!([startup])), 3),
         ("both are removed", taints(json!([])), 3),
-        ("a taint is added", taints(json!([other, startup, {"key": "x", "effect": "NoExecute"}])), 3),
-        ("a taint is changed", taints(json!([{"key": "other", "effect": "NoSchedule"}, startup])), 3),
-        ("the startup taint becomes another", taints(json!([other, {"key": "egress-routes.dev/not-ready", "effect": "NoExecute"}])), 3),
-        ("a label is changed", changed("/metadata/labels", "pool", json!("db")), 4),
-        ("all labels are removed", changed("/metadata", "labels", Value::Null), 4),
-        ("a finalizer is added", changed("/metadata", "finalizers", json!(["x/y"])), 5),
-        ("an owner is added", changed("/metadata", "ownerReferences", json!([{"uid": "z"}])), 5),
-        ("the node is cordoned", changed("/spec", "unschedulable", json!(true)), 6),
-        ("the pod range is changed", changed("/spec", "podCIDRs", json!(["0.0.0.0/0"])), 6),
-        ("the provider's id is removed", changed("/spec", "providerID", Value::Null), 6),
+        (
+            "a taint is added",
+            taints(json!([other, startup, {"key": "x", "effect": "NoExecute"}])),
+            3,
+        ),
+        (
+            "a taint is changed",
+            taints(json!([{"key": "other", "effect": "NoSchedule"}, startup])),
+            3,
+        ),
+        (
+            "the startup taint becomes another",
+            taints(json!([other, {"key": "egress-routes.dev/not-ready", "effect": "NoExecute"}])),
+            3,
+        ),
+        (
+            "a label is changed",
+            changed("/metadata/labels", "pool", json!("db")),
+            4,
+        ),
+        (
+            "all labels are removed",
+            changed("/metadata", "labels", Value::Null),
+            4,
+        ),
+        (
+            "a finalizer is added",
+            changed("/metadata", "finalizers", json!(["x/y"])),
+            5,
+        ),
+        (
+            "an owner is added",
+            changed("/metadata", "ownerReferences", json!([{"uid": "z"}])),
+            5,
+        ),
+        (
+            "the node is cordoned",
+            changed("/spec", "unschedulable", json!(true)),
+            6,
+        ),
+        (
+            "the pod range is changed",
+            changed("/spec", "podCIDRs", json!(["0.0.0.0/0"])),
+            6,
+        ),
+        (
+            "the provider's id is removed",
+            changed("/spec", "providerID", Value::Null),
+            6,
+        ),
     ] {
-        assert_eq!(policy.decide(&request(), &after, &node()), Decision::Denied(by), "{what}");
+        assert_eq!(
+            policy.decide(&request(), &after, &node()),
+            Decision::Denied(by),
+            "{what}"
+        );
     }
 }
 
@@ -170,17 +301,38 @@ fn creating_deleting_and_the_status_are_refused() {
         request[key] = value;
         request
     };
-    assert_eq!(policy.decide(&with("operation", json!("CREATE")), &node(), &Value::Null), Decision::Denied(0));
-    assert_eq!(policy.decide(&with("operation", json!("DELETE")), &Value::Null, &node()), Decision::Denied(0));
-    assert_eq!(policy.decide(&with("subResource", json!("status")), &node(), &node()), Decision::Denied(0));
+    assert_eq!(
+        policy.decide(&with("operation", json!("CREATE")), &node(), &Value::Null),
+        Decision::Denied(0)
+    );
+    assert_eq!(
+        policy.decide(&with("operation", json!("DELETE")), &Value::Null, &node()),
+        Decision::Denied(0)
+    );
+    assert_eq!(
+        policy.decide(&with("subResource", json!("status")), &node(), &node()),
+        Decision::Denied(0)
+    );
 }
 
 #[test]
 fn nobody_elses_requests_are_looked_at() {
     let policy = Policy::read();
-    for user in ["system:node:node1", "admin", "system:serviceaccount:default:egress-routes"] {
+    for user in [
+        "system:node:node1",
+        "admin",
+        "system:serviceaccount:default:egress-routes",
+    ] {
         let mut request = request();
         request["userInfo"]["username"] = user.into();
-        assert_eq!(policy.decide(&request, &changed("/metadata/labels", "pool", json!("db")), &node()), Decision::NotMatched, "{user}");
+        assert_eq!(
+            policy.decide(
+                &request,
+                &changed("/metadata/labels", "pool", json!("db")),
+                &node()
+            ),
+            Decision::NotMatched,
+            "{user}"
+        );
     }
 }

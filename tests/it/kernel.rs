@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::lab::{AGENT, G1, G1_V6, G2, Lab, NODE_PUBLIC, ONE, Running, Said, TWO, Volume, wait_until};
+use crate::lab::{
+    AGENT, G1, G1_V6, G2, Lab, NODE_PUBLIC, ONE, Running, Said, TWO, Volume, wait_until,
+};
 use wrapped_ip::WrappedIp;
 
 /// What takes longer than this does not come; generous because tests share a busy machine. Times that matter are printed.
@@ -39,11 +41,19 @@ impl Node {
     fn new() -> Self {
         let lab = Lab::new();
         lab.host("nd").host("peer");
-        lab.link(("nd", "eth0", &["192.0.2.2/24"]), ("peer", "eth0", &["192.0.2.1/24"]));
-        lab.link(("nd", "eth1", &["10.116.0.2/24", "fd00:116::2/64"]), ("peer", "eth1", &["10.116.0.5/24", "fd00:116::5/64"]));
+        lab.link(
+            ("nd", "eth0", &["192.0.2.2/24"]),
+            ("peer", "eth0", &["192.0.2.1/24"]),
+        );
+        lab.link(
+            ("nd", "eth1", &["10.116.0.2/24", "fd00:116::2/64"]),
+            ("peer", "eth1", &["10.116.0.5/24", "fd00:116::5/64"]),
+        );
         lab.batch("nd", FOREIGN);
         // Link-local addresses settle after a second, and with them the table.
-        assert!(wait_until(LIMIT, || !lab.ip("nd", "-6 addr show").contains("tentative")));
+        assert!(wait_until(LIMIT, || !lab
+            .ip("nd", "-6 addr show")
+            .contains("tentative")));
         Self::of(lab)
     }
 
@@ -51,7 +61,11 @@ impl Node {
         let dir = tempfile::tempdir().unwrap();
         let mounted = dir.path().join("config");
         std::fs::create_dir(&mounted).unwrap();
-        Self { lab, volume: Volume::new(mounted), dir }
+        Self {
+            lab,
+            volume: Volume::new(mounted),
+            dir,
+        }
     }
 
     /// The agent on the volume, with further flags.
@@ -69,19 +83,36 @@ impl Node {
     /// The same with an `ip` that writes down what it was asked.
     fn agent_behind(&self, ip: &WrappedIp, flags: &[&str]) -> Running {
         let config = self.volume.path().to_str().unwrap();
-        let args: Vec<&str> = [AGENT, "run", "--config", config].into_iter().chain(flags.iter().copied()).collect();
-        self.lab.spawn_with_env("nd", &args, &[("PATH", &ip.path())])
+        let args: Vec<&str> = [AGENT, "run", "--config", config]
+            .into_iter()
+            .chain(flags.iter().copied())
+            .collect();
+        self.lab
+            .spawn_with_env("nd", &args, &[("PATH", &ip.path())])
     }
 
     /// A command of the program on the volume.
     fn command(&self, command: &str) -> Said {
-        self.lab.egress_routes("nd", &[command, "--config", self.volume.path().to_str().unwrap()])
+        self.lab.egress_routes(
+            "nd",
+            &[command, "--config", self.volume.path().to_str().unwrap()],
+        )
     }
 
     /// What the agent says of itself.
     fn status(&self) -> serde_json::Value {
-        let said = self.lab.egress_routes("nd", &["status", "-o", "json", "--config", self.volume.path().to_str().unwrap()]);
-        serde_json::from_str(&said.out).unwrap_or_else(|why| panic!("status said {}{}: {why}", said.out, said.err))
+        let said = self.lab.egress_routes(
+            "nd",
+            &[
+                "status",
+                "-o",
+                "json",
+                "--config",
+                self.volume.path().to_str().unwrap(),
+            ],
+        );
+        serde_json::from_str(&said.out)
+            .unwrap_or_else(|why| panic!("status said {}{}: {why}", said.out, said.err))
     }
 
     /// Waits until the agent says this; fails with what it says instead.
@@ -99,25 +130,43 @@ impl Node {
     fn own(&self) -> BTreeSet<String> {
         let mut own = BTreeSet::new();
         for family in ["-4", "-6"] {
-            let said = self.lab.ip("nd", &format!("{family} -N route show proto 230"));
+            let said = self
+                .lab
+                .ip("nd", &format!("{family} -N route show proto 230"));
             let lines = said.lines().filter(|line| line.contains(" metric 4242"));
-            own.extend(lines.filter_map(|line| line.split_whitespace().next()).map(str::to_owned));
+            own.extend(
+                lines
+                    .filter_map(|line| line.split_whitespace().next())
+                    .map(str::to_owned),
+            );
         }
         own
     }
 
     /// Everything in the kernel, in words.
     fn everything(&self) -> String {
-        let all =
-            ["-4 route show table all", "-6 route show table all", "nexthop show"].map(|what| self.lab.ip("nd", &format!("-o -N {what}")));
-        let mut lines: Vec<&str> = all.iter().flat_map(|said| said.lines()).map(str::trim).collect();
+        let all = [
+            "-4 route show table all",
+            "-6 route show table all",
+            "nexthop show",
+        ]
+        .map(|what| self.lab.ip("nd", &format!("-o -N {what}")));
+        let mut lines: Vec<&str> = all
+            .iter()
+            .flat_map(|said| said.lines())
+            .map(str::trim)
+            .collect();
         lines.sort_unstable();
         lines.join("\n")
     }
 
     /// The part of it that is not ours.
     fn foreign(&self) -> String {
-        self.everything().lines().filter(|line| !format!("{line} ").contains(" proto 230 ")).collect::<Vec<_>>().join("\n")
+        self.everything()
+            .lines()
+            .filter(|line| !format!("{line} ").contains(" proto 230 "))
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     /// Waits until exactly these are ours; how long that took.
@@ -129,8 +178,15 @@ impl Node {
             last == *wanted
         });
         let took = start.elapsed();
-        let (missing, surplus) = (wanted.difference(&last).count(), last.difference(wanted).count());
-        assert!(done, "{missing} missing, {surplus} too many, such as {:?}", last.symmetric_difference(wanted).next());
+        let (missing, surplus) = (
+            wanted.difference(&last).count(),
+            last.difference(wanted).count(),
+        );
+        assert!(
+            done,
+            "{missing} missing, {surplus} too many, such as {:?}",
+            last.symmetric_difference(wanted).next()
+        );
         took
     }
 
@@ -148,13 +204,21 @@ impl Node {
 
 /// Waits for the `times`-th configuration in force.
 fn in_force(agent: &Running, times: usize) {
-    let done = wait_until(LIMIT, || agent.said().matches("Configuration in force").count() >= times);
-    assert!(done, "no {times}. configuration in force; it said:\n{}", agent.said());
+    let done = wait_until(LIMIT, || {
+        agent.said().matches("Configuration in force").count() >= times
+    });
+    assert!(
+        done,
+        "no {times}. configuration in force; it said:\n{}",
+        agent.said()
+    );
 }
 
 /// A route set without health checks; `more` is further keys, each line indented by four.
 fn set(name: &str, gateways: &str, destinations: &str, more: &str) -> String {
-    let mut set = format!("  - name: {name}\n    gateways: [{gateways}]\n    healthCheck: {{ type: none }}\n");
+    let mut set = format!(
+        "  - name: {name}\n    gateways: [{gateways}]\n    healthCheck: {{ type: none }}\n"
+    );
     if !destinations.is_empty() {
         let _ = writeln!(set, "    destinations: [{destinations}]");
     }
@@ -167,7 +231,9 @@ fn routes(sets: &[String]) -> String {
 
 /// `count` prefixes as `ip` writes them: /24 from 20.0.0.0, or /48 from 2a00::.
 fn prefixes(count: u32) -> BTreeSet<String> {
-    (0..count).map(|n| format!("20.{}.{}.0/24", n >> 8, n & 255)).collect()
+    (0..count)
+        .map(|n| format!("20.{}.{}.0/24", n >> 8, n & 255))
+        .collect()
 }
 
 fn prefixes6(count: u32) -> BTreeSet<String> {
@@ -175,29 +241,61 @@ fn prefixes6(count: u32) -> BTreeSet<String> {
 }
 
 fn listed(prefixes: &BTreeSet<String>) -> String {
-    prefixes.iter().map(|prefix| format!("{prefix}\n")).collect()
+    prefixes
+        .iter()
+        .map(|prefix| format!("{prefix}\n"))
+        .collect()
 }
 
 /// A number from 0 up to `below`; each test run has its own sequence.
 fn random(below: u64) -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _};
-    std::collections::hash_map::RandomState::new().build_hasher().finish() % below
+    std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish()
+        % below
 }
 
 #[test]
-fn what_two_sets_send_through_one_gateway_comes_with_its_address_and_everything_else_with_the_nodes_own() {
+fn what_two_sets_send_through_one_gateway_comes_with_its_address_and_everything_else_with_the_nodes_own()
+ {
     let mut node = Node::of(Lab::blueprint());
-    let set = |name: &str, to: &str| format!("- name: {name}\n  gateways: [{G1}]\n  destinations: [{to}]\n");
-    node.volume.routes(&format!("routes:\n{}{}", set("ip-echo", ONE), set("ip-lookup", TWO)));
+    let set = |name: &str, to: &str| {
+        format!("- name: {name}\n  gateways: [{G1}]\n  destinations: [{to}]\n")
+    };
+    node.volume.routes(&format!(
+        "routes:\n{}{}",
+        set("ip-echo", ONE),
+        set("ip-lookup", TWO)
+    ));
     let start = Instant::now();
     let _agent = node.agent_in_force(&[]);
     println!("from start to in force: {:?}", start.elapsed());
     let public = crate::lab::G1_PUBLIC;
-    for (to, source) in [(ONE, public), (TWO, public), ("34.160.111.144", NODE_PUBLIC), ("198.51.100.1", NODE_PUBLIC)] {
+    for (to, source) in [
+        (ONE, public),
+        (TWO, public),
+        ("34.160.111.144", NODE_PUBLIC),
+        ("198.51.100.1", NODE_PUBLIC),
+    ] {
         assert_eq!(node.lab.source("nd", to), source, "to {to}");
     }
-    assert!(wait_until(LIMIT, || node.status()["sets"][1]["gateways"][0]["state"] == "up"), "{:#}", node.status());
+    assert!(
+        wait_until(LIMIT, || node.status()["sets"][1]["gateways"][0]["state"]
+            == "up"),
+        "{:#}",
+        node.status()
+    );
     let status = node.status();
-    assert_eq!((&status["status"], &status["message"]), (&"Ready".into(), &serde_json::Value::Null));
-    assert_eq!((&status["sets"][0]["wanted"], &status["sets"][0]["installed"]), (&1.into(), &1.into()));
+    assert_eq!(
+        (&status["status"], &status["message"]),
+        (&"Ready".into(), &serde_json::Value::Null)
+    );
+    assert_eq!(
+        (
+            &status["sets"][0]["wanted"],
+            &status["sets"][0]["installed"]
+        ),
+        (&1.into(), &1.into())
+    );
 }

@@ -79,17 +79,35 @@ impl Lab {
         // `unshare` makes the mounts private, so the tmpfs is seen by nobody outside.
         command.args(["--mount", "--net", "sh", "-ec"]);
         command.arg("mount -t tmpfs lab /run; mkdir /run/netns; ip link set lo up; echo ready; exec cat >/dev/null");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut holder = command.spawn().expect("`unshare` of util-linux is needed for namespace tests");
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut holder = command
+            .spawn()
+            .expect("`unshare` of util-linux is needed for namespace tests");
         let life = holder.stdin.take().expect("stdin was piped");
         let mut first = String::new();
-        BufReader::new(holder.stdout.take().expect("stdout was piped")).read_line(&mut first).expect("reading the holder's first line");
+        BufReader::new(holder.stdout.take().expect("stdout was piped"))
+            .read_line(&mut first)
+            .expect("reading the holder's first line");
         if first.trim() != "ready" {
             let mut why = String::new();
-            let _ = holder.stderr.take().expect("stderr was piped").read_to_string(&mut why);
-            panic!("this machine cannot make network namespaces, which these tests need (root, or user namespaces allowed): {why}");
+            let _ = holder
+                .stderr
+                .take()
+                .expect("stderr was piped")
+                .read_to_string(&mut why);
+            panic!(
+                "this machine cannot make network namespaces, which these tests need (root, or user namespaces allowed): {why}"
+            );
         }
-        Self { holder, _life: life, needs_user_ns, kept: Mutex::default() }
+        Self {
+            holder,
+            _life: life,
+            needs_user_ns,
+            kept: Mutex::default(),
+        }
     }
 
     /// Adds a host: a network namespace with its loopback up.
@@ -102,20 +120,34 @@ impl Lab {
     /// Adds a switch: a bridge in the fabric.
     pub fn switch(&self, name: &str) -> &Self {
         // Snooping would drop neighbour discovery until a querier appears, that is, for ever.
-        self.ip(FABRIC, &format!("link add {name} up type bridge mcast_snooping 0 forward_delay 0"));
+        self.ip(
+            FABRIC,
+            &format!("link add {name} up type bridge mcast_snooping 0 forward_delay 0"),
+        );
         self
     }
 
     /// Gives a host an interface on a switch, with addresses. The cable's other end is `HOST-INTERFACE` in the fabric.
     pub fn plug(&self, host: &str, interface: &str, switch: &str, addresses: &[&str]) -> &Self {
         let end = format!("{host}-{interface}");
-        self.ip(FABRIC, &format!("link add {end} up master {switch} type veth peer name {interface} netns {host}"));
+        self.ip(
+            FABRIC,
+            &format!(
+                "link add {end} up master {switch} type veth peer name {interface} netns {host}"
+            ),
+        );
         self.addresses(host, interface, addresses)
     }
 
     /// A cable between two hosts, each end `(host, interface, addresses)`.
     pub fn link(&self, one: (&str, &str, &[&str]), two: (&str, &str, &[&str])) -> &Self {
-        self.ip(FABRIC, &format!("link add {} netns {} type veth peer name {} netns {}", one.1, one.0, two.1, two.0));
+        self.ip(
+            FABRIC,
+            &format!(
+                "link add {} netns {} type veth peer name {} netns {}",
+                one.1, one.0, two.1, two.0
+            ),
+        );
         self.addresses(one.0, one.1, one.2);
         self.addresses(two.0, two.1, two.2)
     }
@@ -133,14 +165,20 @@ impl Lab {
 
     /// `ip ARGS` on a host; fails the test when `ip` fails.
     pub fn ip(&self, host: &str, args: &str) -> String {
-        let words: Vec<&str> = std::iter::once("ip").chain(args.split_whitespace()).collect();
+        let words: Vec<&str> = std::iter::once("ip")
+            .chain(args.split_whitespace())
+            .collect();
         self.must(host, &words)
     }
 
     /// `ip -batch` on a host; fails the test when one line fails.
     pub fn batch(&self, host: &str, lines: &str) {
         let said = self.run_with_input(host, &["ip", "-batch", "-"], lines);
-        assert_eq!(said.code, 0, "ip -batch on `{host}`:\n{}{}", said.out, said.err);
+        assert_eq!(
+            said.code, 0,
+            "ip -batch on `{host}`:\n{}{}",
+            said.out, said.err
+        );
     }
 
     /// `ip -j ARGS` on a host, such as `-4 route show table all`.
@@ -149,7 +187,8 @@ impl Lab {
         if said.trim().is_empty() {
             return serde_json::Value::Array(Vec::new()); // what `ip -j` means by saying nothing
         }
-        serde_json::from_str(&said).unwrap_or_else(|why| panic!("`ip -j {args}` said {said:?}: {why}"))
+        serde_json::from_str(&said)
+            .unwrap_or_else(|why| panic!("`ip -j {args}` said {said:?}: {why}"))
     }
 
     /// Loads nftables rules on a host.
@@ -160,7 +199,14 @@ impl Lab {
 
     /// Sets a kernel parameter, `net.ipv4.ip_forward` style; interface names must not hold dots.
     pub fn sysctl(&self, host: &str, name: &str, value: &str) {
-        self.must(host, &["sh", "-ec", &format!("echo {value} > /proc/sys/{}", name.replace('.', "/"))]);
+        self.must(
+            host,
+            &[
+                "sh",
+                "-ec",
+                &format!("echo {value} > /proc/sys/{}", name.replace('.', "/")),
+            ],
+        );
     }
 
     /// Runs a command on a host to its end (at most a minute: exit code 124).
@@ -174,13 +220,23 @@ impl Lab {
     }
 
     /// As [`Lab::run`], with environment variables.
-    pub fn run_with_env<S: AsRef<OsStr>>(&self, host: &str, args: &[S], env: &[(&str, &str)]) -> Said {
+    pub fn run_with_env<S: AsRef<OsStr>>(
+        &self,
+        host: &str,
+        args: &[S],
+        env: &[(&str, &str)],
+    ) -> Said {
         self.run_command(self.command(host, args, true).envs(env.iter().copied()), "")
     }
 
     fn run_command(&self, command: &mut Command, input: &str) -> Said {
         let _ = self;
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starting nsenter");
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("starting nsenter");
         let mut stdin = child.stdin.take().expect("stdin was piped");
         let input = input.to_owned();
         // Written beside the reading, or a command that answers while it reads would stop both.
@@ -199,8 +255,18 @@ impl Lab {
     /// Runs a command that has to succeed; gives its stdout.
     pub fn must<S: AsRef<OsStr>>(&self, host: &str, args: &[S]) -> String {
         let said = self.run(host, args);
-        let words: Vec<_> = args.iter().map(|word| word.as_ref().to_string_lossy()).collect();
-        assert_eq!(said.code, 0, "`{}` on `{host}` failed:\n{}{}", words.join(" "), said.out, said.err);
+        let words: Vec<_> = args
+            .iter()
+            .map(|word| word.as_ref().to_string_lossy())
+            .collect();
+        assert_eq!(
+            said.code,
+            0,
+            "`{}` on `{host}` failed:\n{}{}",
+            words.join(" "),
+            said.out,
+            said.err
+        );
         said.out
     }
 
@@ -210,7 +276,12 @@ impl Lab {
     }
 
     /// As [`Lab::spawn`], with environment variables.
-    pub fn spawn_with_env<S: AsRef<OsStr>>(&self, host: &str, args: &[S], env: &[(&str, &str)]) -> Running {
+    pub fn spawn_with_env<S: AsRef<OsStr>>(
+        &self,
+        host: &str,
+        args: &[S],
+        env: &[(&str, &str)],
+    ) -> Running {
         let mut command = self.command(host, args, false);
         command.envs(env.iter().copied());
         Running::start(command)
@@ -224,7 +295,10 @@ impl Lab {
     /// Starts the agent on a configuration directory, without a cluster, with further flags of `run`.
     pub fn agent(&self, host: &str, config: &Path, flags: &[&str]) -> Running {
         let config = config.to_str().expect("temporary paths are text");
-        let args: Vec<&str> = ["run", "--config", config].into_iter().chain(flags.iter().copied()).collect();
+        let args: Vec<&str> = ["run", "--config", config]
+            .into_iter()
+            .chain(flags.iter().copied())
+            .collect();
         self.spawn(host, &with_program(&args))
     }
 
@@ -259,7 +333,10 @@ impl Lab {
         }
         command.args(args).env("LC_ALL", "C");
         // A developer's own cluster is none of the tests' business.
-        command.env_remove("KUBECONFIG").env_remove("KUBERNETES_SERVICE_HOST").env_remove("NODE_NAME");
+        command
+            .env_remove("KUBECONFIG")
+            .env_remove("KUBERNETES_SERVICE_HOST")
+            .env_remove("NODE_NAME");
         command
     }
 
@@ -289,19 +366,31 @@ impl Lab {
             .filter_map(|line| line.strip_prefix("echo: ")?.split_once(' '))
             .filter_map(|(address, source)| Some((address.parse().ok()?, source.parse().ok())))
             .collect();
-        assert!(to.is_empty() || !answers.is_empty(), "the echo client said: {}{}", said.out, said.err);
+        assert!(
+            to.is_empty() || !answers.is_empty(),
+            "the echo client said: {}{}",
+            said.out,
+            said.err
+        );
         answers
     }
 
     /// Which source address the echo host sees for a connection from `host` to `to`, as text; `-` when there was no answer.
     pub fn source(&self, host: &str, to: &str) -> String {
         let answers = self.sources(host, &[to]);
-        answers.into_values().next().flatten().map_or_else(|| "-".to_owned(), |source| source.to_string())
+        answers
+            .into_values()
+            .next()
+            .flatten()
+            .map_or_else(|| "-".to_owned(), |source| source.to_string())
     }
 
     /// Keeps a program running for as long as the laboratory.
     pub fn keep(&self, program: Running) -> &Self {
-        self.kept.lock().expect("no thread panics while it holds this").push(program);
+        self.kept
+            .lock()
+            .expect("no thread panics while it holds this")
+            .push(program);
         self
     }
 }
@@ -315,8 +404,11 @@ impl Drop for Lab {
 }
 
 fn am_root() -> bool {
-    fs::read_to_string("/proc/self/status")
-        .is_ok_and(|status| status.lines().any(|line| line.split_whitespace().take(3).eq(["Uid:", "0", "0"])))
+    fs::read_to_string("/proc/self/status").is_ok_and(|status| {
+        status
+            .lines()
+            .any(|line| line.split_whitespace().take(3).eq(["Uid:", "0", "0"]))
+    })
 }
 
 fn with_program<'a>(args: &[&'a str]) -> Vec<&'a str> {
@@ -327,7 +419,12 @@ fn with_program<'a>(args: &[&'a str]) -> Vec<&'a str> {
 fn echo_program() -> [String; 4] {
     let me = std::env::current_exe().expect("the path of the test binary");
     let test = "lab::the_echo_host_answers_with_the_source_that_it_sees";
-    [me.to_str().expect("build paths are text").to_owned(), "--exact".into(), test.into(), "--nocapture".into()]
+    [
+        me.to_str().expect("build paths are text").to_owned(),
+        "--exact".into(),
+        test.into(),
+        "--nocapture".into(),
+    ]
 }
 
 #[test]
@@ -355,7 +452,10 @@ fn the_echo_host_answers_with_the_source_that_it_sees() {
 #[test]
 fn two_hosts_on_a_cable_reach_each_other() {
     let lab = Lab::new();
-    lab.host("a").host("b").link(("a", "eth0", &["10.0.0.1/24", "fd00::1/64"]), ("b", "eth0", &["10.0.0.2/24", "fd00::2/64"]));
+    lab.host("a").host("b").link(
+        ("a", "eth0", &["10.0.0.1/24", "fd00::1/64"]),
+        ("b", "eth0", &["10.0.0.2/24", "fd00::2/64"]),
+    );
     let _server = lab.echo_server("b", &["10.0.0.2"]);
     assert_eq!(lab.source("a", "10.0.0.2"), "10.0.0.1");
     assert_eq!(lab.source("a", "fd00::2"), "fd00::1");
@@ -375,7 +475,10 @@ fn the_blueprints_node_leaves_with_its_own_address_and_a_route_makes_it_leave_by
     assert_eq!(lab.source("nd", TWO), G2_PUBLIC);
     assert_eq!(lab.source("nd", "2606:4700::1111"), G2_PUBLIC6);
     assert_eq!(lab.source("nd", "198.18.5.5"), NODE_PUBLIC);
-    assert_eq!(lab.json("nd", "route show 34.160.111.145")[0]["gateway"], G1);
+    assert_eq!(
+        lab.json("nd", "route show 34.160.111.145")[0]["gateway"],
+        G1
+    );
 }
 
 #[test]
@@ -383,13 +486,26 @@ fn a_volume_shows_one_whole_version_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
     let mut volume = Volume::new(dir.path());
     for round in 1..=3 {
-        volume.write(&[("routes.yaml", format!("round {round}")), ("aws.txt", String::new())]);
-        assert_eq!(fs::read_to_string(dir.path().join("routes.yaml")).unwrap(), format!("round {round}"));
+        volume.write(&[
+            ("routes.yaml", format!("round {round}")),
+            ("aws.txt", String::new()),
+        ]);
+        assert_eq!(
+            fs::read_to_string(dir.path().join("routes.yaml")).unwrap(),
+            format!("round {round}")
+        );
     }
     volume.routes("last");
-    let mut names: Vec<_> = fs::read_dir(dir.path()).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> = fs::read_dir(dir.path())
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect();
     names.sort();
-    assert_eq!(names, ["..2026_11_22_12_00_00.000000004", "..data", "routes.yaml"]);
+    assert_eq!(
+        names,
+        ["..2026_11_22_12_00_00.000000004", "..data", "routes.yaml"]
+    );
 }
 
 #[test]
@@ -400,10 +516,17 @@ fn a_laboratory_ends_with_its_programs() {
     let (pid, holder) = (sleeper.pid(), lab.holder.id());
     assert!(sleeper.runs());
     let name = || fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    assert!(wait_until(Duration::from_secs(5), || name().trim() == "sleep"), "pid {pid} is `{}`, not the program itself", name());
+    assert!(
+        wait_until(Duration::from_secs(5), || name().trim() == "sleep"),
+        "pid {pid} is `{}`, not the program itself",
+        name()
+    );
     drop(sleeper);
     drop(lab);
     for pid in [pid, holder] {
-        assert!(!Path::new(&format!("/proc/{pid}")).exists(), "process {pid} outlived its laboratory");
+        assert!(
+            !Path::new(&format!("/proc/{pid}")).exists(),
+            "process {pid} outlived its laboratory"
+        );
     }
 }

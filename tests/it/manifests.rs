@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use clap::{CommandFactory as _, Parser as _};
-use egress_routes::cli::{self, Cli};
-use egress_routes::exit::OnExit;
+use egress_routes::cli::args::{self, Cli};
+use egress_routes::cluster::uninstall::OnExit;
 use serde_json::{Value, json};
 
 use crate::lab::AGENT;
@@ -20,7 +20,12 @@ fn applied_files() -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = fs::read_dir(Path::new(ROOT).join("deploy"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.is_file() && path.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json"))
+        .filter(|path| {
+            path.is_file()
+                && path
+                    .extension()
+                    .is_some_and(|end| end == "yaml" || end == "yml" || end == "json")
+        })
         .collect();
     files.sort();
     files
@@ -28,13 +33,25 @@ fn applied_files() -> Vec<PathBuf> {
 
 /// Every object in those files, in order.
 fn objects() -> Vec<Value> {
-    applied_files().iter().flat_map(|path| serde_yaml::from_multiple::<Value>(&fs::read_to_string(path).unwrap()).unwrap()).collect()
+    applied_files()
+        .iter()
+        .flat_map(|path| {
+            serde_yaml::from_multiple::<Value>(&fs::read_to_string(path).unwrap()).unwrap()
+        })
+        .collect()
 }
 
 fn object(kind: &str, namespace: Option<&str>) -> Value {
-    let mut found = objects().into_iter().filter(|object| object["kind"] == kind && object["metadata"]["namespace"].as_str() == namespace);
-    let one = found.next().unwrap_or_else(|| panic!("deploy/ has no {kind} in {namespace:?}"));
-    assert!(found.next().is_none(), "deploy/ has two {kind} in {namespace:?}");
+    let mut found = objects().into_iter().filter(|object| {
+        object["kind"] == kind && object["metadata"]["namespace"].as_str() == namespace
+    });
+    let one = found
+        .next()
+        .unwrap_or_else(|| panic!("deploy/ has no {kind} in {namespace:?}"));
+    assert!(
+        found.next().is_none(),
+        "deploy/ has two {kind} in {namespace:?}"
+    );
     one
 }
 
@@ -43,7 +60,11 @@ fn pod() -> Value {
 }
 
 fn strings(list: &Value) -> Vec<&str> {
-    list.as_array().unwrap().iter().map(|item| item.as_str().unwrap()).collect()
+    list.as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item.as_str().unwrap())
+        .collect()
 }
 
 #[test]
@@ -53,7 +74,11 @@ fn apply_f_reads_nine_objects_and_nothing_that_is_not_one() {
         .map(|object| {
             assert!(object["apiVersion"].is_string(), "{object}");
             assert_eq!(object["metadata"]["name"], "egress-routes", "{object}");
-            format!("{} {}", object["kind"].as_str().unwrap(), object["metadata"]["namespace"].as_str().unwrap_or("-"))
+            format!(
+                "{} {}",
+                object["kind"].as_str().unwrap(),
+                object["metadata"]["namespace"].as_str().unwrap_or("-")
+            )
         })
         .collect();
     assert_eq!(
@@ -74,42 +99,87 @@ fn apply_f_reads_nine_objects_and_nothing_that_is_not_one() {
 
 #[test]
 fn apply_k_reads_the_same_files_as_apply_f() {
-    let kustomization: Value = serde_yaml::from_str(&fs::read_to_string(Path::new(ROOT).join("deploy/Kustomization")).unwrap()).unwrap();
-    let files: Vec<String> = applied_files().iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+    let kustomization: Value = serde_yaml::from_str(
+        &fs::read_to_string(Path::new(ROOT).join("deploy/Kustomization")).unwrap(),
+    )
+    .unwrap();
+    let files: Vec<String> = applied_files()
+        .iter()
+        .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
+        .collect();
     assert_eq!(strings(&kustomization["resources"]), files);
-    for entry in fs::read_dir(Path::new(ROOT).join("deploy")).unwrap().flatten() {
+    for entry in fs::read_dir(Path::new(ROOT).join("deploy"))
+        .unwrap()
+        .flatten()
+    {
         let path = entry.path();
-        let known = path.is_dir() || applied_files().contains(&path) || entry.file_name() == "Kustomization";
-        assert!(known, "{} is neither for kubectl nor in a folder of its own", path.display());
+        let known = path.is_dir()
+            || applied_files().contains(&path)
+            || entry.file_name() == "Kustomization";
+        assert!(
+            known,
+            "{} is neither for kubectl nor in a folder of its own",
+            path.display()
+        );
     }
 }
 
 #[test]
 fn the_daemonsets_command_line_and_environment_are_the_programs() {
     let container = &pod()["containers"][0];
-    let args: Vec<String> = strings(&container["args"]).iter().map(|arg| arg.replace("$(HOST_IP)", "10.0.0.1")).collect();
+    let args: Vec<String> = strings(&container["args"])
+        .iter()
+        .map(|arg| arg.replace("$(HOST_IP)", "10.0.0.1"))
+        .collect();
     let cli = Cli::try_parse_from(std::iter::once("egress-routes".to_owned()).chain(args)).unwrap();
-    let cli::Command::Run(run) = cli.command else { panic!("the DaemonSet does not run `run`") };
+    let args::Command::Run(run) = cli.command else {
+        panic!("the DaemonSet does not run `run`")
+    };
     assert_eq!(run.listen.to_string(), "10.0.0.1:9465");
     assert_eq!(run.on_exit, OnExit::Auto);
-    assert_eq!(container["volumeMounts"][0]["mountPath"], run.node.config.to_str().unwrap());
+    assert_eq!(
+        container["volumeMounts"][0]["mountPath"],
+        run.node.config.to_str().unwrap()
+    );
 
     let fields: Vec<(&str, &str)> = container["env"]
         .as_array()
         .unwrap()
         .iter()
-        .map(|env| (env["name"].as_str().unwrap(), env["valueFrom"]["fieldRef"]["fieldPath"].as_str().unwrap()))
+        .map(|env| {
+            (
+                env["name"].as_str().unwrap(),
+                env["valueFrom"]["fieldRef"]["fieldPath"].as_str().unwrap(),
+            )
+        })
         .collect();
-    assert_eq!(fields, [("NODE_NAME", "spec.nodeName"), ("POD_NAMESPACE", "metadata.namespace"), ("HOST_IP", "status.hostIP")]);
+    assert_eq!(
+        fields,
+        [
+            ("NODE_NAME", "spec.nodeName"),
+            ("POD_NAMESPACE", "metadata.namespace"),
+            ("HOST_IP", "status.hostIP")
+        ]
+    );
 }
 
 #[test]
 fn the_probes_ask_the_port_that_the_agent_listens_on() {
     let container = &pod()["containers"][0];
-    assert_eq!(container["ports"], json!([{ "name": "http", "containerPort": 9465 }]));
-    assert_eq!(container["livenessProbe"]["httpGet"], json!({ "path": "/livez", "port": "http" }));
-    assert_eq!(container["readinessProbe"]["httpGet"], json!({ "path": "/readyz", "port": "http" }));
-    let annotations = &object("DaemonSet", Some("kube-system"))["spec"]["template"]["metadata"]["annotations"];
+    assert_eq!(
+        container["ports"],
+        json!([{ "name": "http", "containerPort": 9465 }])
+    );
+    assert_eq!(
+        container["livenessProbe"]["httpGet"],
+        json!({ "path": "/livez", "port": "http" })
+    );
+    assert_eq!(
+        container["readinessProbe"]["httpGet"],
+        json!({ "path": "/readyz", "port": "http" })
+    );
+    let annotations =
+        &object("DaemonSet", Some("kube-system"))["spec"]["template"]["metadata"]["annotations"];
     assert_eq!(annotations["prometheus.io/port"], "9465");
 }
 
@@ -127,10 +197,15 @@ fn the_container_may_do_what_the_contract_says_and_no_more() {
         })
     );
     assert_eq!(pod["hostNetwork"], true);
-    assert!(pod["hostPID"].is_null() && pod["hostIPC"].is_null() && pod["initContainers"].is_null());
+    assert!(
+        pod["hostPID"].is_null() && pod["hostIPC"].is_null() && pod["initContainers"].is_null()
+    );
     assert_eq!(pod["containers"].as_array().unwrap().len(), 1);
     // The ConfigMap is the only volume: no host path, and no file of it by subPath, which would never follow an edit.
-    assert_eq!(pod["volumes"], json!([{ "name": "config", "configMap": { "name": "egress-routes", "optional": false } }]));
+    assert_eq!(
+        pod["volumes"],
+        json!([{ "name": "config", "configMap": { "name": "egress-routes", "optional": false } }])
+    );
     assert!(pod["containers"][0]["volumeMounts"][0]["subPath"].is_null());
 }
 
@@ -146,7 +221,10 @@ fn the_agent_starts_before_everything_else_and_outlives_it() {
 #[test]
 fn the_roles_are_those_of_the_contract() {
     let rules = |kind: &str, namespace: Option<&str>| object(kind, namespace)["rules"].clone();
-    assert_eq!(rules("ClusterRole", None), json!([{ "apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "patch"] }]));
+    assert_eq!(
+        rules("ClusterRole", None),
+        json!([{ "apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "patch"] }])
+    );
     assert_eq!(
         rules("Role", Some("default")),
         json!([
@@ -165,19 +243,33 @@ fn the_roles_are_those_of_the_contract() {
         ("RoleBinding", Some("kube-system"), "Role"),
     ] {
         let binding = object(kind, namespace);
-        assert_eq!(binding["roleRef"], json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": role, "name": "egress-routes" }));
-        assert_eq!(binding["subjects"], json!([{ "kind": "ServiceAccount", "name": "egress-routes", "namespace": "kube-system" }]));
+        assert_eq!(
+            binding["roleRef"],
+            json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": role, "name": "egress-routes" })
+        );
+        assert_eq!(
+            binding["subjects"],
+            json!([{ "kind": "ServiceAccount", "name": "egress-routes", "namespace": "kube-system" }])
+        );
     }
 }
 
 /// `check -` on a stream.
 fn check(stream: &str) -> (Option<i32>, String) {
-    let mut child =
-        Command::new(AGENT).args(["check", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = Command::new(AGENT)
+        .args(["check", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     // One that ends without reading all of it has said why.
     let _ = std::io::Write::write_all(&mut child.stdin.take().unwrap(), stream.as_bytes());
     let output = child.wait_with_output().unwrap();
-    (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
+    )
 }
 
 #[test]
@@ -185,9 +277,18 @@ fn the_sample_configuration_is_valid_and_applies_to_no_node() {
     let text = fs::read_to_string(Path::new(ROOT).join("deploy/configmap.yaml")).unwrap();
     let (code, said) = check(&text);
     assert_eq!(code, Some(0), "{said}");
-    let routes: Value = serde_yaml::from_str(object("ConfigMap", Some("kube-system"))["data"]["routes.yaml"].as_str().unwrap()).unwrap();
+    let routes: Value = serde_yaml::from_str(
+        object("ConfigMap", Some("kube-system"))["data"]["routes.yaml"]
+            .as_str()
+            .unwrap(),
+    )
+    .unwrap();
     for set in routes["routes"].as_array().unwrap() {
-        assert_eq!(set["nodeSelector"]["matchLabels"], json!({ "egress-routes.dev/example": "true" }), "{set} would apply to nodes");
+        assert_eq!(
+            set["nodeSelector"]["matchLabels"],
+            json!({ "egress-routes.dev/example": "true" }),
+            "{set} would apply to nodes"
+        );
     }
 }
 
@@ -199,8 +300,15 @@ fn sample_uncommented() -> String {
         .lines()
         .map(|line| {
             let comment = line.trim_start();
-            in_example = comment.starts_with('#') && (in_example || comment.starts_with("# - name:") || comment.starts_with("# aws.txt:"));
-            if in_example || comment.starts_with("# protected:") { line.replacen("# ", "", 1) } else { line.to_owned() }
+            in_example = comment.starts_with('#')
+                && (in_example
+                    || comment.starts_with("# - name:")
+                    || comment.starts_with("# aws.txt:"));
+            if in_example || comment.starts_with("# protected:") {
+                line.replacen("# ", "", 1)
+            } else {
+                line.to_owned()
+            }
         })
         .collect();
     lines.join("\n")
@@ -210,9 +318,15 @@ fn sample_uncommented() -> String {
 fn every_example_in_the_samples_comments_is_valid_too() {
     let text = sample_uncommented();
     let objects: Vec<Value> = serde_yaml::from_multiple(&text).unwrap();
-    let routes: Value = serde_yaml::from_str(objects[0]["data"]["routes.yaml"].as_str().unwrap()).unwrap();
+    let routes: Value =
+        serde_yaml::from_str(objects[0]["data"]["routes.yaml"].as_str().unwrap()).unwrap();
     assert_eq!(routes["routes"].as_array().unwrap().len(), 2, "{text}");
-    let keys: BTreeSet<&str> = routes["routes"][1].as_object().unwrap().keys().map(String::as_str).collect();
+    let keys: BTreeSet<&str> = routes["routes"][1]
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
     let all = "destinationFiles destinations except failback gateways healthCheck leakGuard name nodeSelector strategy whenDown";
     assert_eq!(keys.into_iter().collect::<Vec<_>>().join(" "), all);
     assert!(routes["protected"].is_array());
@@ -224,17 +338,35 @@ fn every_example_in_the_samples_comments_is_valid_too() {
 #[test]
 fn the_installation_page_lists_the_flags_of_run_with_their_defaults() {
     let page = fs::read_to_string(Path::new(ROOT).join("docs/install.md")).unwrap();
-    let row = |name: &str| page.lines().find(|line| line.starts_with(&format!("| `--{name}`"))).map(str::to_owned);
+    let row = |name: &str| {
+        page.lines()
+            .find(|line| line.starts_with(&format!("| `--{name}`")))
+            .map(str::to_owned)
+    };
     let command = Cli::command();
     let run = command.find_subcommand("run").unwrap();
     let mut listed = 0;
     for arg in run.get_arguments().chain(command.get_arguments()) {
-        let Some(name) = arg.get_long().filter(|name| !["help", "version"].contains(name) && !arg.is_hide_set()) else { continue };
+        let Some(name) = arg
+            .get_long()
+            .filter(|name| !["help", "version"].contains(name) && !arg.is_hide_set())
+        else {
+            continue;
+        };
         let row = row(name).unwrap_or_else(|| panic!("docs/install.md does not list --{name}"));
         for default in arg.get_default_values() {
-            assert!(row.contains(default.to_str().unwrap()), "--{name} defaults to {default:?}, the page says {row}");
+            assert!(
+                row.contains(default.to_str().unwrap()),
+                "--{name} defaults to {default:?}, the page says {row}"
+            );
         }
         listed += 1;
     }
-    assert_eq!(page.lines().filter(|line| line.starts_with("| `--")).count(), listed, "the page lists a flag that `run` does not have");
+    assert_eq!(
+        page.lines()
+            .filter(|line| line.starts_with("| `--"))
+            .count(),
+        listed,
+        "the page lists a flag that `run` does not have"
+    );
 }

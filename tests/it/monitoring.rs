@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use egress_routes::metrics::{Change, Metrics};
-use egress_routes::status::GatewayState;
+use egress_routes::report::metrics::{Change, Metrics};
+use egress_routes::report::status::GatewayState;
 use serde_json::Value;
 
 use super::api::status;
@@ -19,10 +19,21 @@ fn rendered() -> BTreeMap<String, BTreeSet<String>> {
     metrics.changed(Change::Replace, 1);
     metrics.asked_api("get", "200");
     let mut series = BTreeMap::<String, BTreeSet<String>>::new();
-    for line in metrics.render().unwrap().lines().filter(|line| !line.starts_with('#')) {
+    for line in metrics
+        .render()
+        .unwrap()
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+    {
         let name = line.split(['{', ' ']).next().unwrap();
-        let labels = line.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map_or("", |(labels, _)| labels);
-        let names = labels.split(',').filter_map(|label| label.split_once('=')).map(|(name, _)| name.to_owned());
+        let labels = line
+            .split_once('{')
+            .and_then(|(_, rest)| rest.split_once('}'))
+            .map_or("", |(labels, _)| labels);
+        let names = labels
+            .split(',')
+            .filter_map(|label| label.split_once('='))
+            .map(|(name, _)| name.to_owned());
         series.entry(name.to_owned()).or_default().extend(names);
     }
     series
@@ -33,11 +44,19 @@ fn used(expression: &str) -> Vec<(String, Vec<String>)> {
     let mut found = Vec::new();
     let mut rest = expression;
     while let Some(at) = rest.find("egress_routes_") {
-        let end = rest[at..].find(|c: char| !c.is_ascii_alphanumeric() && c != '_').map_or(rest.len(), |end| at + end);
+        let end = rest[at..]
+            .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .map_or(rest.len(), |end| at + end);
         let name = rest[at..end].to_owned();
         rest = &rest[end..];
-        let selector = rest.strip_prefix('{').and_then(|rest| rest.split_once('}')).map_or("", |(selector, _)| selector);
-        let labels = selector.split(',').filter_map(|part| part.split_once(['=', '!'])).map(|(label, _)| label.trim().to_owned());
+        let selector = rest
+            .strip_prefix('{')
+            .and_then(|rest| rest.split_once('}'))
+            .map_or("", |(selector, _)| selector);
+        let labels = selector
+            .split(',')
+            .filter_map(|part| part.split_once(['=', '!']))
+            .map(|(label, _)| label.trim().to_owned());
         found.push((name, labels.collect()));
     }
     found
@@ -45,17 +64,28 @@ fn used(expression: &str) -> Vec<(String, Vec<String>)> {
 
 fn assert_all_exist(place: &str, expression: &str, series: &BTreeMap<String, BTreeSet<String>>) {
     let used = used(expression);
-    assert!(!used.is_empty(), "{place}: `{expression}` is about none of our metrics");
+    assert!(
+        !used.is_empty(),
+        "{place}: `{expression}` is about none of our metrics"
+    );
     for (name, labels) in used {
-        let known = series.get(&name).unwrap_or_else(|| panic!("{place}: there is no metric {name} in `{expression}`"));
+        let known = series
+            .get(&name)
+            .unwrap_or_else(|| panic!("{place}: there is no metric {name} in `{expression}`"));
         for label in labels {
-            assert!(known.contains(&label), "{place}: {name} has no label {label}; it has {known:?}");
+            assert!(
+                known.contains(&label),
+                "{place}: {name} has no label {label}; it has {known:?}"
+            );
         }
     }
 }
 
 fn file(name: &str) -> String {
-    fs::read_to_string(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/monitoring")).join(name)).unwrap()
+    fs::read_to_string(
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/monitoring")).join(name),
+    )
+    .unwrap()
 }
 
 #[test]
@@ -67,7 +97,11 @@ fn every_alert_asks_for_metrics_that_exist_and_says_what_is_wrong() {
     for rule in rules {
         let name = rule["alert"].as_str().unwrap();
         assert_all_exist(name, rule["expr"].as_str().unwrap(), &series);
-        assert!(rule["annotations"]["summary"].is_string() && rule["annotations"]["description"].is_string(), "{name}");
+        assert!(
+            rule["annotations"]["summary"].is_string()
+                && rule["annotations"]["description"].is_string(),
+            "{name}"
+        );
         assert!(tests.contains(name), "{name} has no test");
     }
 }
@@ -84,6 +118,10 @@ fn every_panel_of_the_dashboard_asks_for_metrics_that_exist() {
         }
     }
     let plain = |name: &&String| !name.ends_with("_sum") && !name.ends_with("_count");
-    let missing: Vec<&String> = series.keys().filter(plain).filter(|name| !shown.contains(*name)).collect();
+    let missing: Vec<&String> = series
+        .keys()
+        .filter(plain)
+        .filter(|name| !shown.contains(*name))
+        .collect();
     assert!(missing.is_empty(), "no panel shows {missing:?}");
 }

@@ -3,23 +3,39 @@
 use std::net::IpAddr;
 
 use egress_routes::config::Config;
-use egress_routes::facts::Facts;
-use egress_routes::iproute::{Ownership, read_links, read_routes};
-use egress_routes::kernel::Kernel;
-use egress_routes::prefix::Family;
-use egress_routes::protect::{Protected, next_hop};
+use egress_routes::kernel::dump::{read_links, read_routes};
+use egress_routes::net::prefix::Family;
+use egress_routes::routing::batch::Ownership;
+use egress_routes::routing::node_facts::Facts;
+use egress_routes::routing::protected::{Protected, next_hop};
+use egress_routes::routing::state::Kernel;
 
 use crate::lab::Lab;
 
 fn node() -> Lab {
     let lab = Lab::new();
     lab.host("nd").host("peer");
-    lab.link(("nd", "eth0", &["203.0.113.20/24", "2001:db8:5::20/64"]), ("peer", "eth0", &[]));
-    lab.link(("nd", "eth1", &["10.116.0.20/24", "fd00:116::20/64"]), ("peer", "eth1", &[]));
-    lab.link(("nd", "p31", &["10.70.0.0/31", "fd00:70::/127"]), ("peer", "p31", &[]));
-    lab.link(("nd", "p32", &["10.71.0.1 peer 10.71.0.2"]), ("peer", "p32", &[]));
+    lab.link(
+        ("nd", "eth0", &["203.0.113.20/24", "2001:db8:5::20/64"]),
+        ("peer", "eth0", &[]),
+    );
+    lab.link(
+        ("nd", "eth1", &["10.116.0.20/24", "fd00:116::20/64"]),
+        ("peer", "eth1", &[]),
+    );
+    lab.link(
+        ("nd", "p31", &["10.70.0.0/31", "fd00:70::/127"]),
+        ("peer", "p31", &[]),
+    );
+    lab.link(
+        ("nd", "p32", &["10.71.0.1 peer 10.71.0.2"]),
+        ("peer", "p32", &[]),
+    );
     lab.link(("nd", "zero", &["10.50.0.1/0"]), ("peer", "zero", &[]));
-    lab.link(("nd", "eth9", &["10.72.0.1/24", "fd00:72::1/64"]), ("peer", "eth9", &[]));
+    lab.link(
+        ("nd", "eth9", &["10.72.0.1/24", "fd00:72::1/64"]),
+        ("peer", "eth9", &[]),
+    );
     lab.ip("nd", "link set eth9 down");
     lab.ip("nd", "addr add 10.9.9.9/32 dev lo");
     lab.batch(
@@ -32,7 +48,11 @@ fn node() -> Lab {
 
 fn kernel(lab: &Lab) -> Kernel {
     let mut kernel = Kernel::default();
-    let ownership = Ownership { protocol: 230, metric: 4242, table: 254 };
+    let ownership = Ownership {
+        protocol: 230,
+        metric: 4242,
+        table: 254,
+    };
     for (family, flag) in [(Family::V4, "-4"), (Family::V6, "-6")] {
         let json = lab.ip("nd", &format!("-j -N {flag} route show table all"));
         read_routes(json.as_bytes(), family, &ownership, &mut kernel).unwrap();
@@ -56,9 +76,15 @@ fn the_kernel_takes_every_gateway_that_is_called_a_next_hop_and_by_the_same_devi
         ("10.60.0.9", "p32"),
     ] {
         assert_eq!(answer(gateway).as_deref(), Ok(dev), "{gateway}");
-        lab.ip("nd", &format!("nexthop replace id 7 via {gateway} dev {dev}"));
+        lab.ip(
+            "nd",
+            &format!("nexthop replace id 7 via {gateway} dev {dev}"),
+        );
         let family = if gateway.contains(':') { "-6" } else { "-4" };
-        assert_eq!(lab.json("nd", &format!("{family} route get {gateway}"))[0]["dev"], dev);
+        assert_eq!(
+            lab.json("nd", &format!("{family} route get {gateway}"))[0]["dev"],
+            dev
+        );
     }
     for gateway in [
         "10.116.0.20",
@@ -78,17 +104,38 @@ fn the_kernel_takes_every_gateway_that_is_called_a_next_hop_and_by_the_same_devi
         "10.50.0.2",
         "127.0.0.9",
     ] {
-        assert!(answer(gateway).is_err(), "{gateway} by {:?}", answer(gateway));
+        assert!(
+            answer(gateway).is_err(),
+            "{gateway} by {:?}",
+            answer(gateway)
+        );
     }
     // IPv6 addresses go with their link, so nothing is left to say what it was.
-    assert_eq!(answer("10.72.0.5").unwrap_err(), "is on-link by eth9, which is down");
-    assert_eq!(answer("fd00:72::5").unwrap_err(), "is not on-link: only the node's default route leads to it");
+    assert_eq!(
+        answer("10.72.0.5").unwrap_err(),
+        "is on-link by eth9, which is down"
+    );
+    assert_eq!(
+        answer("fd00:72::5").unwrap_err(),
+        "is not on-link: only the node's default route leads to it"
+    );
 }
 
 #[test]
 fn a_nodes_own_subnets_peers_and_addresses_are_protected_and_its_other_routes_are_not() {
-    let protected = Protected::gather(&kernel(&node()), &Facts::NoCluster, &Config { sets: vec![], protected: vec![] });
-    let of_node: Vec<String> = protected.iter().map(ToString::to_string).filter(|said| said.starts_with("the node's")).collect();
+    let protected = Protected::gather(
+        &kernel(&node()),
+        &Facts::NoCluster,
+        &Config {
+            sets: vec![],
+            protected: vec![],
+        },
+    );
+    let of_node: Vec<String> = protected
+        .iter()
+        .map(ToString::to_string)
+        .filter(|said| said.starts_with("the node's"))
+        .collect();
     insta::assert_snapshot!(of_node.join("\n"), @r"
     the node's own address 10.9.9.9 (lo)
     the node's own address 10.50.0.1 (zero)

@@ -13,18 +13,25 @@ use egress_routes::source::{Kind, Reason, SourceError, read};
 use crate::lab::Volume;
 
 fn routes(comment: &str) -> String {
-    format!("# {comment}\nroutes:\n- name: a\n  gateways: [10.116.0.5]\n  destinationFiles: [aws.txt]\n")
+    format!(
+        "# {comment}\nroutes:\n- name: a\n  gateways: [10.116.0.5]\n  destinationFiles: [aws.txt]\n"
+    )
 }
 
 fn refused(path: &Path) -> SourceError {
     let begun = Instant::now();
     let error = read(path).unwrap_err();
-    assert!(begun.elapsed() < Duration::from_secs(2), "a read never waits");
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "a read never waits"
+    );
     error
 }
 
 fn why(path: &Path) -> String {
-    refused(path).to_string().replace(&path.display().to_string(), "DIR")
+    refused(path)
+        .to_string()
+        .replace(&path.display().to_string(), "DIR")
 }
 
 #[test]
@@ -32,13 +39,29 @@ fn a_volume_is_read_below_the_version_that_data_points_to() {
     let dir = tempfile::tempdir().unwrap();
     let mut volume = Volume::new(dir.path());
     for n in 1..=3 {
-        volume.write(&[("routes.yaml", routes(&n.to_string())), ("aws.txt", format!("192.0.2.{n}\n")), ("unused.txt", "x".to_owned())]);
+        volume.write(&[
+            ("routes.yaml", routes(&n.to_string())),
+            ("aws.txt", format!("192.0.2.{n}\n")),
+            ("unused.txt", "x".to_owned()),
+        ]);
         let snapshot = read(dir.path()).unwrap();
-        assert!(matches!(&snapshot.kind, Kind::Volume(target) if target.starts_with(fs::read_link(dir.path().join("..data")).unwrap())));
-        assert_eq!(snapshot.files.lists.keys().collect::<Vec<_>>(), ["aws.txt"], "only what is named is read");
-        let destinations = config::parse(&snapshot.files).unwrap().config.sets[0].destinations.clone();
+        assert!(
+            matches!(&snapshot.kind, Kind::Volume(target) if target.starts_with(fs::read_link(dir.path().join("..data")).unwrap()))
+        );
+        assert_eq!(
+            snapshot.files.lists.keys().collect::<Vec<_>>(),
+            ["aws.txt"],
+            "only what is named is read"
+        );
+        let destinations = config::parse(&snapshot.files).unwrap().config.sets[0]
+            .destinations
+            .clone();
         assert_eq!(format!("{destinations:?}"), format!("[192.0.2.{n}/32]"));
-        assert_eq!(read(&dir.path().join("routes.yaml")).unwrap(), snapshot, "the file's own path is the same configuration");
+        assert_eq!(
+            read(&dir.path().join("routes.yaml")).unwrap(),
+            snapshot,
+            "the file's own path is the same configuration"
+        );
     }
 }
 
@@ -47,7 +70,10 @@ fn keys_of_two_versions_are_never_mixed_while_the_volume_is_swapped() {
     let dir = tempfile::tempdir().unwrap();
     let mut volume = Volume::new(dir.path());
     let mut write = |n: u32| {
-        volume.write(&[("routes.yaml", routes(&format!("198.51.100.{}", n % 250))), ("aws.txt", format!("198.51.100.{}\n", n % 250))]);
+        volume.write(&[
+            ("routes.yaml", routes(&format!("198.51.100.{}", n % 250))),
+            ("aws.txt", format!("198.51.100.{}\n", n % 250)),
+        ]);
     };
     write(0);
     let done = AtomicBool::new(false);
@@ -61,7 +87,8 @@ fn keys_of_two_versions_are_never_mixed_while_the_volume_is_swapped() {
             match read(dir.path()) {
                 Ok(snapshot) => {
                     let yaml = String::from_utf8(snapshot.files.routes_yaml).unwrap();
-                    let list = String::from_utf8(snapshot.files.lists["aws.txt"].clone().unwrap()).unwrap();
+                    let list = String::from_utf8(snapshot.files.lists["aws.txt"].clone().unwrap())
+                        .unwrap();
                     assert_eq!(yaml.lines().next().unwrap(), format!("# {}", list.trim()));
                     read_well += 1;
                     versions.insert(list);
@@ -70,7 +97,10 @@ fn keys_of_two_versions_are_never_mixed_while_the_volume_is_swapped() {
             }
         }
     });
-    assert!(versions.len() > 1, "the volume changed while it was read {read_well} times");
+    assert!(
+        versions.len() > 1,
+        "the volume changed while it was read {read_well} times"
+    );
 }
 
 #[test]
@@ -80,7 +110,10 @@ fn a_plain_directory_and_a_single_file_are_read_too() {
     fs::write(dir.path().join("aws.txt"), "192.0.2.0/24\n").unwrap();
     let alone = read(&dir.path().join("mine.yaml")).unwrap();
     assert_eq!(alone.kind, Kind::Plain);
-    assert!(config::parse(&alone.files).is_ok(), "list files lie beside it");
+    assert!(
+        config::parse(&alone.files).is_ok(),
+        "list files lie beside it"
+    );
     fs::rename(dir.path().join("mine.yaml"), dir.path().join("routes.yaml")).unwrap();
     assert_eq!(read(dir.path()).unwrap(), alone);
 }
@@ -100,49 +133,91 @@ fn a_file_that_is_mounted_by_itself_is_told_from_a_plain_one() {
         .output()
         .unwrap();
     let out = String::from_utf8_lossy(&run.stdout);
-    assert!(run.status.success() && out.contains("1 passed"), "{out}{}", String::from_utf8_lossy(&run.stderr));
+    assert!(
+        run.status.success() && out.contains("1 passed"),
+        "{out}{}",
+        String::from_utf8_lossy(&run.stderr)
+    );
 }
 
 #[test]
 #[ignore = "run by the test above in a mount namespace of its own"]
 fn reads_as_a_single_file() {
-    let Some(dir) = std::env::var_os("EGRESS_ROUTES_TEST_DIR") else { return };
+    let Some(dir) = std::env::var_os("EGRESS_ROUTES_TEST_DIR") else {
+        return;
+    };
     assert_eq!(read(Path::new(&dir)).unwrap().kind, Kind::Single);
 }
 
 #[test]
 fn what_is_not_there_is_said_with_what_is() {
     let dir = tempfile::tempdir().unwrap();
-    assert_eq!(why(dir.path()), "DIR/routes.yaml: is not there; the ConfigMap needs a key `routes.yaml`, and it is empty");
+    assert_eq!(
+        why(dir.path()),
+        "DIR/routes.yaml: is not there; the ConfigMap needs a key `routes.yaml`, and it is empty"
+    );
     fs::write(dir.path().join("route.yaml"), "").unwrap();
-    assert_eq!(why(dir.path()), "DIR/routes.yaml: is not there; the ConfigMap needs a key `routes.yaml`, and it has route.yaml");
-    assert_eq!(why(&dir.path().join("nowhere")), "DIR: is not there; mount the ConfigMap there, or name the right directory");
+    assert_eq!(
+        why(dir.path()),
+        "DIR/routes.yaml: is not there; the ConfigMap needs a key `routes.yaml`, and it has route.yaml"
+    );
+    assert_eq!(
+        why(&dir.path().join("nowhere")),
+        "DIR: is not there; mount the ConfigMap there, or name the right directory"
+    );
     let mut volume = Volume::new(dir.path().join("volume"));
     fs::create_dir(volume.path()).unwrap();
     volume.write(&[("other.yaml", "")]);
-    assert_eq!(why(volume.path()), "DIR/routes.yaml: is not there; the ConfigMap needs a key `routes.yaml`, and it has other.yaml");
+    assert_eq!(
+        why(volume.path()),
+        "DIR/routes.yaml: is not there; the ConfigMap needs a key `routes.yaml`, and it has other.yaml"
+    );
 }
 
 #[test]
 fn whatever_stands_in_place_of_routes_yaml_is_named_and_never_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("routes.yaml");
-    assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
-    assert_eq!(why(dir.path()), "DIR/routes.yaml: is a FIFO; expected a file");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&file)
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert_eq!(
+        why(dir.path()),
+        "DIR/routes.yaml: is a FIFO; expected a file"
+    );
     fs::remove_file(&file).unwrap();
     fs::create_dir(&file).unwrap();
-    assert_eq!(why(dir.path()), "DIR/routes.yaml: is a directory; expected a file");
+    assert_eq!(
+        why(dir.path()),
+        "DIR/routes.yaml: is a directory; expected a file"
+    );
     fs::remove_dir(&file).unwrap();
     symlink("routes.yaml", &file).unwrap();
-    assert_eq!(why(dir.path()), "DIR/routes.yaml: is a loop of symbolic links; expected a file");
+    assert_eq!(
+        why(dir.path()),
+        "DIR/routes.yaml: is a loop of symbolic links; expected a file"
+    );
     fs::remove_file(&file).unwrap();
     symlink("/dev/zero", &file).unwrap();
-    assert_eq!(why(dir.path()), "DIR/routes.yaml: is a device; expected a file");
+    assert_eq!(
+        why(dir.path()),
+        "DIR/routes.yaml: is a device; expected a file"
+    );
     fs::remove_file(&file).unwrap();
     let socket = std::os::unix::net::UnixListener::bind(&file).unwrap();
-    assert_eq!(why(dir.path()), "DIR/routes.yaml: is a socket or device without anybody behind it; expected a file");
+    assert_eq!(
+        why(dir.path()),
+        "DIR/routes.yaml: is a socket or device without anybody behind it; expected a file"
+    );
     drop(socket);
-    assert_eq!(why(&file.join("x")), "DIR: has a file where a directory is expected");
+    assert_eq!(
+        why(&file.join("x")),
+        "DIR: has a file where a directory is expected"
+    );
 }
 
 #[test]
@@ -150,10 +225,20 @@ fn a_list_file_that_cannot_be_read_is_a_problem_of_the_configuration() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("routes.yaml"), routes("x")).unwrap();
     fs::write(dir.path().join("gcp.txt"), "").unwrap();
-    let said = || config::parse(&read(dir.path()).unwrap().files).unwrap_err().to_string();
-    assert_eq!(said(), "routes.yaml:5:22: routes[0].destinationFiles[0]: `aws.txt` is not there; the files that are there: `gcp.txt`");
+    let said = || {
+        config::parse(&read(dir.path()).unwrap().files)
+            .unwrap_err()
+            .to_string()
+    };
+    assert_eq!(
+        said(),
+        "routes.yaml:5:22: routes[0].destinationFiles[0]: `aws.txt` is not there; the files that are there: `gcp.txt`"
+    );
     fs::create_dir(dir.path().join("aws.txt")).unwrap();
-    assert_eq!(said(), "routes.yaml:5:22: routes[0].destinationFiles[0]: `aws.txt` is a directory; expected a file");
+    assert_eq!(
+        said(),
+        "routes.yaml:5:22: routes[0].destinationFiles[0]: `aws.txt` is a directory; expected a file"
+    );
 }
 
 #[test]
@@ -163,8 +248,14 @@ fn an_enormous_file_is_cut_just_beyond_the_limit() {
     let list = fs::File::create(dir.path().join("aws.txt")).unwrap();
     list.set_len(1 << 40).unwrap(); // sparse
     let files = read(dir.path()).unwrap().files;
-    assert_eq!(files.lists["aws.txt"].as_ref().map(Vec::len), Ok(config::MAX_FILE + 1));
-    assert_eq!(config::parse(&files).unwrap_err().to_string(), "aws.txt:1:1: is larger than 4 MiB, which is the limit for a file");
+    assert_eq!(
+        files.lists["aws.txt"].as_ref().map(Vec::len),
+        Ok(config::MAX_FILE + 1)
+    );
+    assert_eq!(
+        config::parse(&files).unwrap_err().to_string(),
+        "aws.txt:1:1: is larger than 4 MiB, which is the limit for a file"
+    );
 }
 
 #[test]
@@ -173,23 +264,46 @@ fn a_file_without_read_permission_is_said_to_be_so() {
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::write(dir.path().join("routes.yaml"), routes("x")).unwrap();
     fs::write(dir.path().join("aws.txt"), "192.0.2.0/24\n").unwrap();
-    fs::set_permissions(dir.path().join("aws.txt"), fs::Permissions::from_mode(0o000)).unwrap();
-    let unread: Result<Vec<u8>, _> = Err(ListUnread::Other("must not be read; give the agent's user read permission".to_owned()));
+    fs::set_permissions(
+        dir.path().join("aws.txt"),
+        fs::Permissions::from_mode(0o000),
+    )
+    .unwrap();
+    let unread: Result<Vec<u8>, _> = Err(ListUnread::Other(
+        "must not be read; give the agent's user read permission".to_owned(),
+    ));
     // Root without CAP_DAC_OVERRIDE, as the agent is in its container.
     let run = Command::new("setpriv")
-        .args(["--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"])
+        .args([
+            "--bounding-set=-dac_override,-dac_read_search",
+            "--inh-caps=-dac_override,-dac_read_search",
+        ])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "source::reads_without_permission", "--ignored", "--nocapture"])
+        .args([
+            "--exact",
+            "source::reads_without_permission",
+            "--ignored",
+            "--nocapture",
+        ])
         .env("EGRESS_ROUTES_TEST_DIR", dir.path())
         .output()
         .unwrap();
     let out = String::from_utf8_lossy(&run.stdout);
-    assert!(run.status.success() && out.contains(&format!("{unread:?}")), "{out}{}", String::from_utf8_lossy(&run.stderr));
+    assert!(
+        run.status.success() && out.contains(&format!("{unread:?}")),
+        "{out}{}",
+        String::from_utf8_lossy(&run.stderr)
+    );
 }
 
 #[test]
 #[ignore = "run by the test above without the privilege to read everything"]
 fn reads_without_permission() {
-    let Some(dir) = std::env::var_os("EGRESS_ROUTES_TEST_DIR") else { return };
-    println!("{:?}", read(Path::new(&dir)).unwrap().files.lists["aws.txt"]);
+    let Some(dir) = std::env::var_os("EGRESS_ROUTES_TEST_DIR") else {
+        return;
+    };
+    println!(
+        "{:?}",
+        read(Path::new(&dir)).unwrap().files.lists["aws.txt"]
+    );
 }

@@ -41,7 +41,12 @@ impl Stub {
     /// Starts it on all addresses of a host, port [`PORT`]; `endpoints` are what it says is behind the `kubernetes` Service.
     pub fn start(lab: &Lab, host: &str, endpoints: &[&str]) -> Self {
         let me = std::env::current_exe().expect("the path of the test binary");
-        let args = [me.to_str().expect("build paths are text"), "--exact", TEST, "--nocapture"];
+        let args = [
+            me.to_str().expect("build paths are text"),
+            "--exact",
+            TEST,
+            "--nocapture",
+        ];
         let stub = lab.spawn_with_env(host, &args, &[(ENDPOINTS, &endpoints.join("\n"))]);
         stub.wait_for("stub: ready", Duration::from_secs(20));
         Self(stub)
@@ -50,14 +55,28 @@ impl Stub {
     /// The Node's annotations of ours, without their prefix, as the last write left them.
     pub fn annotations(&self) -> BTreeMap<String, String> {
         let said = self.0.said();
-        let last = said.lines().filter_map(|line| line.strip_prefix("stub: annotations ")).next_back();
-        let all: BTreeMap<String, String> = last.map(|json| serde_json::from_str(json).expect("the stub writes JSON")).unwrap_or_default();
-        all.into_iter().filter_map(|(key, value)| Some((key.strip_prefix("egress-routes.dev/")?.to_owned(), value))).collect()
+        let last = said
+            .lines()
+            .filter_map(|line| line.strip_prefix("stub: annotations "))
+            .next_back();
+        let all: BTreeMap<String, String> = last
+            .map(|json| serde_json::from_str(json).expect("the stub writes JSON"))
+            .unwrap_or_default();
+        all.into_iter()
+            .filter_map(|(key, value)| {
+                Some((key.strip_prefix("egress-routes.dev/")?.to_owned(), value))
+            })
+            .collect()
     }
 
     /// The reasons of all Events so far.
     pub fn events(&self) -> Vec<String> {
-        self.0.said().lines().filter_map(|line| line.strip_prefix("stub: event ")).map(str::to_owned).collect()
+        self.0
+            .said()
+            .lines()
+            .filter_map(|line| line.strip_prefix("stub: event "))
+            .map(str::to_owned)
+            .collect()
     }
 }
 
@@ -69,9 +88,20 @@ pub fn credentials(lab: &Lab) {
 /// Starts the agent as the pod of [`NODE`] in a cluster whose API server is at `api`, an address or a name.
 pub fn agent(lab: &Lab, config: &Path, api: &str, flags: &[&str]) -> Running {
     let config = config.to_str().expect("temporary paths are text");
-    let args: Vec<&str> = [AGENT, "run", "--config", config].into_iter().chain(flags.iter().copied()).collect();
+    let args: Vec<&str> = [AGENT, "run", "--config", config]
+        .into_iter()
+        .chain(flags.iter().copied())
+        .collect();
     let port = PORT.to_string();
-    lab.spawn_with_env(NODE, &args, &[("NODE_NAME", NODE), ("KUBERNETES_SERVICE_HOST", api), ("KUBERNETES_SERVICE_PORT", &port)])
+    lab.spawn_with_env(
+        NODE,
+        &args,
+        &[
+            ("NODE_NAME", NODE),
+            ("KUBERNETES_SERVICE_HOST", api),
+            ("KUBERNETES_SERVICE_PORT", &port),
+        ],
+    )
 }
 
 // --- the stub itself ---
@@ -87,7 +117,11 @@ struct Cluster {
 
 impl Cluster {
     fn patch(&mut self, patch: &Value) {
-        for (key, value) in patch["metadata"]["annotations"].as_object().into_iter().flatten() {
+        for (key, value) in patch["metadata"]["annotations"]
+            .as_object()
+            .into_iter()
+            .flatten()
+        {
             match value.as_str() {
                 Some(text) => drop(self.annotations.insert(key.clone(), text.to_owned())),
                 None => drop(self.annotations.remove(key)),
@@ -105,15 +139,28 @@ impl Cluster {
         let metadata = json!({"name": NODE, "uid": "1", "labels": self.labels, "annotations": self.annotations});
         match path {
             "/version" => (200, json!({"major": "1", "minor": "30"})),
-            _ if is_node && meta => (200, json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": metadata})),
-            _ if is_node => (200, json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": {"podCIDR": "10.244.1.0/24"}})),
+            _ if is_node && meta => (
+                200,
+                json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": metadata}),
+            ),
+            _ if is_node => (
+                200,
+                json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": {"podCIDR": "10.244.1.0/24"}}),
+            ),
             "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes" => {
-                let endpoints: Vec<Value> = self.endpoints.iter().map(|address| json!({"addresses": [address]})).collect();
+                let endpoints: Vec<Value> = self
+                    .endpoints
+                    .iter()
+                    .map(|address| json!({"addresses": [address]}))
+                    .collect();
                 let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "kubernetes"}, "addressType": "IPv4", "endpoints": endpoints});
                 (200, slice)
             }
             _ if *method == Method::POST => {
-                say(&format!("event {}", body["reason"].as_str().unwrap_or("without a reason")));
+                say(&format!(
+                    "event {}",
+                    body["reason"].as_str().unwrap_or("without a reason")
+                ));
                 (201, body.clone())
             }
             _ => (
@@ -128,13 +175,27 @@ fn say(what: &str) {
     println!("stub: {what}");
 }
 
-async fn respond(request: Request<Incoming>, cluster: Arc<Mutex<Cluster>>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let meta = request.headers().get("accept").is_some_and(|accept| accept.to_str().is_ok_and(|text| text.contains("PartialObject")));
+async fn respond(
+    request: Request<Incoming>,
+    cluster: Arc<Mutex<Cluster>>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let meta = request.headers().get("accept").is_some_and(|accept| {
+        accept
+            .to_str()
+            .is_ok_and(|text| text.contains("PartialObject"))
+    });
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let body = request
+        .into_body()
+        .collect()
+        .await
+        .map(http_body_util::Collected::to_bytes)
+        .unwrap_or_default();
     let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
     let (code, answer) = cluster.lock().unwrap().answer(&method, &path, meta, &body);
-    let response = Response::builder().status(code).header("content-type", "application/json");
+    let response = Response::builder()
+        .status(code)
+        .header("content-type", "application/json");
     Ok(response.body(Full::new(answer.to_string().into())).unwrap())
 }
 
@@ -142,7 +203,10 @@ async fn respond(request: Request<Incoming>, cluster: Arc<Mutex<Cluster>>) -> Re
 fn obey(cluster: &Mutex<Cluster>) {
     for line in std::io::stdin().lines().map_while(Result::ok) {
         let mut cluster = cluster.lock().unwrap();
-        match line.strip_prefix("label ").and_then(|label| label.split_once('=')) {
+        match line
+            .strip_prefix("label ")
+            .and_then(|label| label.split_once('='))
+        {
             Some((key, "")) => drop(cluster.labels.remove(key)),
             Some((key, value)) => drop(cluster.labels.insert(key.to_owned(), value.to_owned())),
             None => cluster.endpoints = line.split_whitespace().map(str::to_owned).collect(),
@@ -151,23 +215,38 @@ fn obey(cluster: &Mutex<Cluster>) {
 }
 
 async fn serve(endpoints: Vec<String>) {
-    let certificates = CertificateDer::pem_slice_iter(CERTIFICATE.as_bytes()).map(Result::unwrap).collect();
+    let certificates = CertificateDer::pem_slice_iter(CERTIFICATE.as_bytes())
+        .map(Result::unwrap)
+        .collect();
     let key = PrivateKeyDer::from_pem_slice(KEY.as_bytes()).unwrap();
-    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(certificates, key).unwrap();
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(certificates, key)
+        .unwrap();
     let tls = TlsAcceptor::from(Arc::new(config));
-    let cluster =
-        Arc::new(Mutex::new(Cluster { endpoints, labels: BTreeMap::from([("pool".into(), "web".into())]), ..Cluster::default() }));
+    let cluster = Arc::new(Mutex::new(Cluster {
+        endpoints,
+        labels: BTreeMap::from([("pool".into(), "web".into())]),
+        ..Cluster::default()
+    }));
     let commanded = cluster.clone();
     std::thread::spawn(move || obey(&commanded));
     let listener = TcpListener::bind(("::", PORT)).await.unwrap();
     say("ready");
     loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
+        let Ok((stream, _)) = listener.accept().await else {
+            continue;
+        };
         let (tls, cluster) = (tls.clone(), cluster.clone());
         tokio::spawn(async move {
-            let Ok(stream) = tls.accept(stream).await else { return };
-            let service = hyper::service::service_fn(move |request| respond(request, cluster.clone()));
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            let Ok(stream) = tls.accept(stream).await else {
+                return;
+            };
+            let service =
+                hyper::service::service_fn(move |request| respond(request, cluster.clone()));
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
         });
     }
 }
@@ -175,7 +254,10 @@ async fn serve(endpoints: Vec<String>) {
 #[test]
 fn a_merge_patch_changes_what_it_names_and_removes_what_is_null() {
     if let Ok(endpoints) = std::env::var(ENDPOINTS) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(serve(endpoints.lines().map(str::to_owned).collect()));
     }
     let mut cluster = Cluster::default();

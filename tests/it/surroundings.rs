@@ -40,17 +40,29 @@ struct Node {
 impl Node {
     fn new(lab: Lab) -> Self {
         lab.host(NODE).host("peer");
-        lab.link((NODE, "eth1", &["10.116.0.2/24", "fd00:116::2/64"]), ("peer", "eth1", &["10.116.0.5/24", "fd00:116::5/64"]));
+        lab.link(
+            (NODE, "eth1", &["10.116.0.2/24", "fd00:116::2/64"]),
+            ("peer", "eth1", &["10.116.0.5/24", "fd00:116::5/64"]),
+        );
         lab.batch(NODE, "route add 10.244.2.0/24 via 10.116.0.5 proto 17\n");
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         for name in ["config", "bin"] {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
-        let mut node = Self { volume: Volume::new(dir.path().join("config")), lab, dir, number: 0 };
+        let mut node = Self {
+            volume: Volume::new(dir.path().join("config")),
+            lab,
+            dir,
+            number: 0,
+        };
         node.edit();
         let real = node.lab.must(NODE, &["sh", "-c", "command -v ip"]);
-        let script = format!("#!/bin/sh\nreal={}\n. {}\nexec $real \"$@\"\n", real.trim(), node.misbehaviour().display());
+        let script = format!(
+            "#!/bin/sh\nreal={}\n. {}\nexec $real \"$@\"\n",
+            real.trim(),
+            node.misbehaviour().display()
+        );
         let wrapper = node.ip_program();
         fs::write(&wrapper, script).unwrap();
         fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
@@ -92,15 +104,25 @@ impl Node {
     fn agent_by(&self, starter: &[&str], flags: &[&str]) -> Running {
         let config = self.volume.path().to_str().unwrap();
         let path = format!("PATH={}", self.dir.path().join("bin").display());
-        let words = [starter, &["env", &path, AGENT, "run", "--config", config], flags].concat();
+        let words = [
+            starter,
+            &["env", &path, AGENT, "run", "--config", config],
+            flags,
+        ]
+        .concat();
         self.lab.spawn(NODE, &words)
     }
 
     /// Our routes as the kernel has them.
     fn routes(&self) -> Vec<String> {
-        let both = ["-4", "-6"].map(|family| self.lab.json(NODE, &format!("{family} route show proto 230")));
+        let both = ["-4", "-6"].map(|family| {
+            self.lab
+                .json(NODE, &format!("{family} route show proto 230"))
+        });
         let all = both.iter().flat_map(|routes| routes.as_array().unwrap());
-        let mut routes: Vec<String> = all.map(|route| route["dst"].as_str().unwrap().to_owned()).collect();
+        let mut routes: Vec<String> = all
+            .map(|route| route["dst"].as_str().unwrap().to_owned())
+            .collect();
         routes.sort();
         routes
     }
@@ -119,20 +141,40 @@ impl Node {
     }
 
     fn message(&self) -> String {
-        self.status()["message"].as_str().unwrap_or_default().to_owned()
+        self.status()["message"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
     }
 
     /// Waits until the newest configuration is in the kernel and the status says so.
     fn is_well(&self, agent: &Running) {
         let routes = Self::routes_of(self.number);
-        assert!(wait_until(SOON, || self.routes() == routes), "{:?} is not {routes:?}: {}", self.routes(), agent.said());
-        assert!(wait_until(SOON, || self.status()["status"] == "Ready"), "{}: {}", self.status(), agent.said());
+        assert!(
+            wait_until(SOON, || self.routes() == routes),
+            "{:?} is not {routes:?}: {}",
+            self.routes(),
+            agent.said()
+        );
+        assert!(
+            wait_until(SOON, || self.status()["status"] == "Ready"),
+            "{}: {}",
+            self.status(),
+            agent.said()
+        );
     }
 
     /// Waits until the status is `word` and its message contains `words`.
     fn reports(&self, word: &str, words: &str, agent: &Running) {
-        let reported = wait_until(SOON, || self.status()["status"] == word && self.message().contains(words));
-        assert!(reported, "no {word} with `{words}` in {}: {}", self.status(), agent.said());
+        let reported = wait_until(SOON, || {
+            self.status()["status"] == word && self.message().contains(words)
+        });
+        assert!(
+            reported,
+            "no {word} with `{words}` in {}: {}",
+            self.status(),
+            agent.said()
+        );
     }
 
     fn metric(&self, name: &str) -> f64 {
@@ -149,14 +191,34 @@ fn the_page_on_reliability_names_every_test_of_surroundings_and_no_test_that_is_
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = fs::read_to_string(root.join("docs/reliability.md")).unwrap();
     let source = |file: &str| fs::read_to_string(root.join("tests/it").join(file)).unwrap();
-    let ours = ["surroundings/program.rs", "surroundings/configuration.rs", "surroundings/resources.rs", "guard.rs"].map(source).concat();
+    let ours = [
+        "surroundings/program.rs",
+        "surroundings/configuration.rs",
+        "surroundings/resources.rs",
+        "guard.rs",
+    ]
+    .map(source)
+    .concat();
     let all = ours.clone() + &source("wide.rs") + &source("source.rs");
-    let named: Vec<&str> = page.split('`').filter(|word| word.matches('_').count() > 3 && !word.starts_with("egress_")).collect();
+    let named: Vec<&str> = page
+        .split('`')
+        .filter(|word| word.matches('_').count() > 3 && !word.starts_with("egress_"))
+        .collect();
     assert!(named.len() > 20);
     for name in &named {
-        assert!(all.contains(&format!("fn {name}()")), "no test is called {name}");
+        assert!(
+            all.contains(&format!("fn {name}()")),
+            "no test is called {name}"
+        );
     }
-    for name in ours.split("#[test]\nfn ").skip(1).map(|test| test.split('(').next().unwrap()) {
-        assert!(named.contains(&name) || name == "cleanup_removes_marks_too", "{name} is not on the page");
+    for name in ours
+        .split("#[test]\nfn ")
+        .skip(1)
+        .map(|test| test.split('(').next().unwrap())
+    {
+        assert!(
+            named.contains(&name) || name == "cleanup_removes_marks_too",
+            "{name} is not on the page"
+        );
     }
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use egress_routes::api::Api;
-use egress_routes::exit::{Installation, Verdict};
-use egress_routes::metrics::Metrics;
-use egress_routes::status::GatewayState;
+use egress_routes::cluster::client::Api;
+use egress_routes::cluster::uninstall::{Installation, Verdict};
+use egress_routes::report::metrics::Metrics;
+use egress_routes::report::status::GatewayState;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response};
@@ -20,7 +20,8 @@ use super::server::eventually;
 use super::{Reporting, SOON, status};
 
 const NODE: &str = r#"{"apiVersion":"v1","kind":"Node","metadata":{"name":"n"},"spec":{"podCIDR":"10.244.1.0/24"}}"#;
-const META: &str = r#"{"apiVersion":"meta.k8s.io/v1","kind":"PartialObjectMetadata","metadata":{"name":"n"}}"#;
+const META: &str =
+    r#"{"apiVersion":"meta.k8s.io/v1","kind":"PartialObjectMetadata","metadata":{"name":"n"}}"#;
 const SET: &str = r#"{"apiVersion":"meta.k8s.io/v1","kind":"PartialObjectMetadata","metadata":{"name":"egress-routes","uid":"u1"}}"#;
 const SLICE: &str = r#"{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","metadata":{"name":"kubernetes"},"addressType":"IPv4","endpoints":[{"addresses":["192.0.2.10"]}]}"#;
 
@@ -53,8 +54,13 @@ impl Mock {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let state = state.clone();
-                let answer = hyper::service::service_fn(move |request| answer(request, broken, reads, state.clone()));
-                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
+                let answer = hyper::service::service_fn(move |request| {
+                    answer(request, broken, reads, state.clone())
+                });
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), answer),
+                );
             }
         });
         Self { url, well }
@@ -67,12 +73,25 @@ impl Mock {
 
 type Answer = Response<http_body_util::combinators::BoxBody<Bytes, Infallible>>;
 
-async fn answer(request: Request<Incoming>, broken: Broken, reads: bool, well: Arc<AtomicBool>) -> Result<Answer, Infallible> {
+async fn answer(
+    request: Request<Incoming>,
+    broken: Broken,
+    reads: bool,
+    well: Arc<AtomicBool>,
+) -> Result<Answer, Infallible> {
     use http_body_util::BodyExt as _;
     let whole = |code: u16, body: &'static str| {
-        Response::builder().status(code).header("content-type", "application/json").body(Full::new(Bytes::from(body)).boxed()).unwrap()
+        Response::builder()
+            .status(code)
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body)).boxed())
+            .unwrap()
     };
-    let meta = request.headers().get("accept").is_some_and(|accept| accept.to_str().is_ok_and(|text| text.contains("PartialObject")));
+    let meta = request.headers().get("accept").is_some_and(|accept| {
+        accept
+            .to_str()
+            .is_ok_and(|text| text.contains("PartialObject"))
+    });
     let good = match request.uri().path() {
         path if path.contains("/endpointslices/") => SLICE,
         path if path.contains("/daemonsets/") => SET,
@@ -95,8 +114,12 @@ async fn answer(request: Request<Incoming>, broken: Broken, reads: bool, well: A
         Broken::Silent => std::future::pending().await,
         Broken::Endless => {
             let chunk = Bytes::from_static(&[b' '; 1 << 14]);
-            let stream = futures::stream::repeat_with(move || Ok::<_, Infallible>(hyper::body::Frame::data(chunk.clone())));
-            Response::new(http_body_util::BodyExt::boxed(http_body_util::StreamBody::new(stream)))
+            let stream = futures::stream::repeat_with(move || {
+                Ok::<_, Infallible>(hyper::body::Frame::data(chunk.clone()))
+            });
+            Response::new(http_body_util::BodyExt::boxed(
+                http_body_util::StreamBody::new(stream),
+            ))
         }
     })
 }
@@ -110,11 +133,19 @@ async fn a_server_that_says_wait_is_left_alone_for_as_long_as_it_says() {
     let (mock, metrics) = (Mock::start(Broken::Busy(8), true).await, Metrics::new());
     let reporting = Reporting::start(&mock.api(&metrics));
     reporting.say(status("0123456789ab", 10, GatewayState::Up));
-    assert!(eventually(SOON, async || attempts(&metrics, "429") == 1).await, "{}", metrics.render().unwrap());
+    assert!(
+        eventually(SOON, async || attempts(&metrics, "429") == 1).await,
+        "{}",
+        metrics.render().unwrap()
+    );
     let refused = Instant::now();
     mock.well.store(true, Ordering::Relaxed);
     assert!(eventually(SOON, async || attempts(&metrics, "200") == 1).await);
-    assert!(refused.elapsed() >= Duration::from_secs(7), "asked again after {:?}", refused.elapsed());
+    assert!(
+        refused.elapsed() >= Duration::from_secs(7),
+        "asked again after {:?}",
+        refused.elapsed()
+    );
     assert_eq!(attempts(&metrics, "429"), 1);
 }
 
@@ -122,7 +153,13 @@ async fn a_server_that_says_wait_is_left_alone_for_as_long_as_it_says() {
 async fn errors_rubbish_and_endless_answers_are_tried_again_with_pauses_until_the_server_is_well() {
     let page = "<html><body><h1>502 Bad Gateway</h1></body></html>";
     let cases = [
-        (Broken::Says(500, r#"{"kind":"Status","status":"Failure","code":500,"message":"etcd is gone"}"#), "500"),
+        (
+            Broken::Says(
+                500,
+                r#"{"kind":"Status","status":"Failure","code":500,"message":"etcd is gone"}"#,
+            ),
+            "500",
+        ),
         (Broken::Says(502, page), "502"),
         (Broken::Says(200, page), "200"),
         (Broken::Says(200, "{\"kind\":"), "200"),
@@ -133,11 +170,22 @@ async fn errors_rubbish_and_endless_answers_are_tried_again_with_pauses_until_th
         let reporting = Reporting::start(&mock.api(&metrics));
         reporting.say(status("0123456789ab", 10, GatewayState::Up));
         let start = Instant::now();
-        assert!(eventually(SOON, async || attempts(&metrics, code) >= 2).await, "{broken:?}: {}", metrics.render().unwrap());
-        assert!(start.elapsed() > Duration::from_secs(5), "{broken:?}: two attempts within {:?}", start.elapsed());
+        assert!(
+            eventually(SOON, async || attempts(&metrics, code) >= 2).await,
+            "{broken:?}: {}",
+            metrics.render().unwrap()
+        );
+        assert!(
+            start.elapsed() > Duration::from_secs(5),
+            "{broken:?}: two attempts within {:?}",
+            start.elapsed()
+        );
         mock.well.store(true, Ordering::Relaxed);
         let before = attempts(&metrics, "200");
-        assert!(eventually(SOON, async || attempts(&metrics, "200") > before).await, "{broken:?}");
+        assert!(
+            eventually(SOON, async || attempts(&metrics, "200") > before).await,
+            "{broken:?}"
+        );
     });
     futures::future::join_all(all).await;
 }
@@ -147,7 +195,11 @@ async fn a_silent_server_costs_one_waiting_request_at_a_time_and_the_next_state_
     let (mock, metrics) = (Mock::start(Broken::Silent, true).await, Metrics::new());
     let reporting = Reporting::start(&mock.api(&metrics));
     reporting.say(status("0123456789ab", 10, GatewayState::Up));
-    assert!(eventually(SOON, async || attempts(&metrics, "timeout") == 1).await, "{}", metrics.render().unwrap());
+    assert!(
+        eventually(SOON, async || attempts(&metrics, "timeout") == 1).await,
+        "{}",
+        metrics.render().unwrap()
+    );
     mock.well.store(true, Ordering::Relaxed);
     reporting.say(status("ba9876543210", 10, GatewayState::Up));
     assert!(eventually(SOON, async || attempts(&metrics, "200") == 1).await);
@@ -156,14 +208,27 @@ async fn a_silent_server_costs_one_waiting_request_at_a_time_and_the_next_state_
 #[tokio::test]
 async fn whatever_a_broken_server_says_of_the_daemonset_the_routes_stay() {
     let page = "<html><body><h1>404 Not Found</h1></body></html>";
-    for broken in [Broken::Says(404, page), Broken::Says(404, "{}"), Broken::Says(500, ""), Broken::Busy(1), Broken::Says(200, page)] {
+    for broken in [
+        Broken::Says(404, page),
+        Broken::Says(404, "{}"),
+        Broken::Says(500, ""),
+        Broken::Busy(1),
+        Broken::Says(200, page),
+    ] {
         let mock = Mock::start(broken, false).await;
-        let installation = Installation::new(mock.api(&Metrics::new()), "kube-system", "egress-routes");
+        let installation =
+            Installation::new(mock.api(&Metrics::new()), "kube-system", "egress-routes");
         mock.well.store(true, Ordering::Relaxed);
-        tokio::time::timeout(SOON, installation.recognise()).await.expect("the mock is well");
+        tokio::time::timeout(SOON, installation.recognise())
+            .await
+            .expect("the mock is well");
         mock.well.store(false, Ordering::Relaxed);
         // The questions are repeated for 15 s; that the first ones do not settle it for the worse is what counts.
-        let verdict = tokio::time::timeout(Duration::from_secs(3), installation.verdict(|| false)).await;
-        assert!(!matches!(verdict, Ok(Verdict::Cleanup(_))), "{broken:?}: {verdict:?}");
+        let verdict =
+            tokio::time::timeout(Duration::from_secs(3), installation.verdict(|| false)).await;
+        assert!(
+            !matches!(verdict, Ok(Verdict::Cleanup(_))),
+            "{broken:?}: {verdict:?}"
+        );
     }
 }

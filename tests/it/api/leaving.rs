@@ -2,18 +2,21 @@
 
 use std::time::Duration;
 
-use egress_routes::exit::{Installation, Verdict};
-use egress_routes::metrics::Metrics;
-use egress_routes::{report, taint};
+use egress_routes::cluster::annotations;
+use egress_routes::cluster::taint;
+use egress_routes::cluster::uninstall::{Installation, Verdict};
+use egress_routes::report::metrics::Metrics;
 use serde_json::{Value, json};
 
 use super::server::{Installed, Server, assets, shared};
-use super::{Reporting, SOON, annotations, status, wait_for};
+use super::{Reporting, SOON, status, wait_for};
 
 async fn recognised(installed: &Installed<'_>, node: &str) -> Installation {
     let api = installed.agent(node, &Metrics::new()).await;
     let installation = Installation::new(api, &installed.namespace, "egress-routes");
-    tokio::time::timeout(SOON, installation.recognise()).await.expect("the DaemonSet can be read");
+    tokio::time::timeout(SOON, installation.recognise())
+        .await
+        .expect("the DaemonSet can be read");
     installation
 }
 
@@ -21,7 +24,10 @@ async fn recognised(installed: &Installed<'_>, node: &str) -> Installation {
 async fn while_the_daemonset_is_there_the_routes_stay() {
     let Some(server) = shared() else { return };
     let installation = recognised(&server.install("replaced"), "any").await;
-    assert_eq!(installation.verdict(|| false).await, Verdict::Keep("the DaemonSet is there"));
+    assert_eq!(
+        installation.verdict(|| false).await,
+        Verdict::Keep("the DaemonSet is there")
+    );
 }
 
 #[tokio::test]
@@ -29,8 +35,16 @@ async fn a_deleted_daemonset_takes_the_routes_with_it() {
     let Some(server) = shared() else { return };
     let installed = server.install("deleted");
     let installation = recognised(&installed, "any").await;
-    server.kubectl(&["delete", "daemonset", "egress-routes", "--namespace=deleted"]);
-    assert_eq!(installation.verdict(|| false).await, Verdict::Cleanup("the DaemonSet is gone"));
+    server.kubectl(&[
+        "delete",
+        "daemonset",
+        "egress-routes",
+        "--namespace=deleted",
+    ]);
+    assert_eq!(
+        installation.verdict(|| false).await,
+        Verdict::Cleanup("the DaemonSet is gone")
+    );
 }
 
 #[tokio::test]
@@ -40,8 +54,20 @@ async fn a_daemonset_that_waits_for_its_pods_to_go_is_being_deleted() {
     let installation = recognised(&installed, "any").await;
     // As `kubectl delete --cascade=foreground` of a newer kubectl does. Without a garbage collector here it stays like that.
     let options = r#"{"apiVersion":"v1","kind":"DeleteOptions","propagationPolicy":"Foreground"}"#;
-    server.kubectl_with_input(&["delete", "--raw", "/apis/apps/v1/namespaces/going/daemonsets/egress-routes", "-f", "-"], options);
-    assert_eq!(installation.verdict(|| false).await, Verdict::Cleanup("the DaemonSet is being deleted"));
+    server.kubectl_with_input(
+        &[
+            "delete",
+            "--raw",
+            "/apis/apps/v1/namespaces/going/daemonsets/egress-routes",
+            "-f",
+            "-",
+        ],
+        options,
+    );
+    assert_eq!(
+        installation.verdict(|| false).await,
+        Verdict::Cleanup("the DaemonSet is being deleted")
+    );
 }
 
 #[tokio::test]
@@ -50,8 +76,14 @@ async fn when_rights_and_service_account_went_as_well_the_routes_go_unless_a_suc
     let installed = server.install("uninstalled");
     let installation = recognised(&installed, "any").await;
     installed.delete();
-    assert_eq!(installation.verdict(|| false).await, Verdict::Cleanup("the agent's rights went together with it"));
-    assert!(matches!(installation.verdict(|| true).await, Verdict::Keep(_)));
+    assert_eq!(
+        installation.verdict(|| false).await,
+        Verdict::Cleanup("the agent's rights went together with it")
+    );
+    assert!(matches!(
+        installation.verdict(|| true).await,
+        Verdict::Keep(_)
+    ));
 }
 
 #[tokio::test]
@@ -59,7 +91,12 @@ async fn rights_that_are_back_in_a_moment_are_no_uninstall() {
     let Some(server) = shared() else { return };
     let installed = server.install("reapplied");
     let installation = recognised(&installed, "any").await;
-    server.kubectl(&["delete", "rolebinding", "egress-routes", "--namespace=reapplied"]);
+    server.kubectl(&[
+        "delete",
+        "rolebinding",
+        "egress-routes",
+        "--namespace=reapplied",
+    ]);
     let back = async {
         tokio::time::sleep(Duration::from_secs(4)).await;
         installed.apply();
@@ -74,7 +111,10 @@ async fn a_server_that_is_away_is_never_a_reason_to_clean_up() {
     let server = Server::start(&assets);
     let installation = recognised(&server.install("away"), "any").await;
     server.stop();
-    assert!(matches!(installation.verdict(|| false).await, Verdict::Keep(_)));
+    assert!(matches!(
+        installation.verdict(|| false).await,
+        Verdict::Keep(_)
+    ));
 }
 
 #[tokio::test]
@@ -86,14 +126,25 @@ async fn our_annotations_go_and_nobody_elses() {
     let admin = server.admin().await;
     let api = installed.agent("cleared", &Metrics::new()).await;
     let reporting = Reporting::start(&api);
-    reporting.say(status("0123456789ab", 10, egress_routes::status::GatewayState::Up));
+    reporting.say(status(
+        "0123456789ab",
+        10,
+        egress_routes::report::status::GatewayState::Up,
+    ));
     wait_for(&admin, "cleared", "status", Some("Ready"), SOON).await;
     drop(reporting);
-    report::clear_annotations(&api, Duration::from_secs(5)).await.unwrap();
-    assert!(annotations(&admin, "cleared").await.is_empty());
-    assert_eq!(server.get_node("cleared")["metadata"]["annotations"]["example.com/foreign"], "stays");
+    annotations::clear_annotations(&api, Duration::from_secs(5))
+        .await
+        .unwrap();
+    assert!(super::annotations(&admin, "cleared").await.is_empty());
+    assert_eq!(
+        server.get_node("cleared")["metadata"]["annotations"]["example.com/foreign"],
+        "stays"
+    );
     server.kubectl(&["delete", "clusterrolebinding", "egress-routes-clears"]);
-    let refused = report::clear_annotations(&api, Duration::from_secs(5)).await.unwrap_err();
+    let refused = annotations::clear_annotations(&api, Duration::from_secs(5))
+        .await
+        .unwrap_err();
     assert!(format!("{refused:#}").contains("403"), "{refused:#}");
 }
 
@@ -106,9 +157,13 @@ async fn other_writer(
     use kube::api::{Patch, PatchParams};
     let mut until = until;
     let mut rounds = 0;
-    while matches!(until.try_recv(), Err(tokio::sync::oneshot::error::TryRecvError::Empty)) {
+    while matches!(
+        until.try_recv(),
+        Err(tokio::sync::oneshot::error::TryRecvError::Empty)
+    ) {
         let node = nodes.get(name).await.unwrap();
-        let mut taints = serde_json::to_value(node.spec.unwrap_or_default().taints.unwrap_or_default()).unwrap();
+        let mut taints =
+            serde_json::to_value(node.spec.unwrap_or_default().taints.unwrap_or_default()).unwrap();
         let list = taints.as_array_mut().unwrap();
         match list.iter().position(|taint| taint["key"] == "other/flips") {
             Some(at) => drop(list.remove(at)),
@@ -117,7 +172,11 @@ async fn other_writer(
         let version = node.metadata.resource_version;
         let body = json!({"metadata": {"resourceVersion": version}, "spec": {"taints": taints}});
         // A conflict means that somebody else was faster; so is the next round.
-        if nodes.patch(name, &PatchParams::default(), &Patch::Merge(body)).await.is_ok() {
+        if nodes
+            .patch(name, &PatchParams::default(), &Patch::Merge(body))
+            .await
+            .is_ok()
+        {
             rounds += 1;
         }
     }
@@ -141,12 +200,25 @@ async fn the_startup_taint_goes_and_every_other_taint_stays_while_somebody_else_
     let other = tokio::spawn(other_writer(nodes, "tainted", until));
     let api = installed.agent("tainted", &Metrics::new()).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
-    tokio::time::timeout(Duration::from_secs(60), taint::remove(&api, "egress-routes.dev/not-ready")).await.expect("the taint goes");
+    tokio::time::timeout(
+        Duration::from_mins(1),
+        taint::remove(&api, "egress-routes.dev/not-ready"),
+    )
+    .await
+    .expect("the taint goes");
     let _ = stop.send(());
     let rounds = other.await.unwrap();
     assert!(rounds > 0, "the other writer wrote nothing");
     let node = server.get_node("tainted");
-    let keys: Vec<&str> = node["spec"]["taints"].as_array().unwrap().iter().filter_map(|taint: &Value| taint["key"].as_str()).collect();
-    assert!(keys.contains(&"other/first") && keys.contains(&"egress-routes.dev/not-ready-either"), "{keys:?}");
+    let keys: Vec<&str> = node["spec"]["taints"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|taint: &Value| taint["key"].as_str())
+        .collect();
+    assert!(
+        keys.contains(&"other/first") && keys.contains(&"egress-routes.dev/not-ready-either"),
+        "{keys:?}"
+    );
     assert!(!keys.contains(&"egress-routes.dev/not-ready"), "{keys:?}");
 }

@@ -35,20 +35,34 @@ impl World {
         server.kubectl_with_input(&["create", "-f", "-"], &node.to_string());
         server.install(NAMESPACE).credentials();
         let dir = tempfile::tempdir().unwrap();
-        Self { server, volume: Volume::new(dir.path()), _dir: dir }
+        Self {
+            server,
+            volume: Volume::new(dir.path()),
+            _dir: dir,
+        }
     }
 
     fn agent(&self, flags: &[&str]) -> Running {
-        stub::agent(self.server.lab(), self.volume.path(), API, &[&["--namespace", NAMESPACE], flags].concat())
+        stub::agent(
+            self.server.lab(),
+            self.volume.path(),
+            API,
+            &[&["--namespace", NAMESPACE], flags].concat(),
+        )
     }
 
     fn annotation(&self, key: &str) -> Value {
-        self.server.get_node(NODE)["metadata"]["annotations"][format!("egress-routes.dev/{key}")].clone()
+        self.server.get_node(NODE)["metadata"]["annotations"][format!("egress-routes.dev/{key}")]
+            .clone()
     }
 
     /// Requests of the agent's that are no reads.
     fn writes(&self) -> Vec<Audited> {
-        self.server.audited(NAMESPACE).into_iter().filter(|request| request.verb != "get").collect()
+        self.server
+            .audited(NAMESPACE)
+            .into_iter()
+            .filter(|request| request.verb != "get")
+            .collect()
     }
 
     /// Waits until nothing was written for longer than anything is spread over.
@@ -73,29 +87,61 @@ fn idle(span: Duration) {
     let routes = format!(
         "routes:\n  - name: many\n    gateways: [{G1}]\n    destinationFiles: [list.txt]\n    nodeSelector: {{matchLabels: {{pool: web}}}}\n"
     );
-    world.volume.write(&[("routes.yaml", routes), ("list.txt", list)]);
+    world
+        .volume
+        .write(&[("routes.yaml", routes), ("list.txt", list)]);
     let agent = world.agent(&[]);
     agent.wait_for("Change confirmed: the API server answers", SOON);
     let reported = || world.annotation("routes") == format!("{PREFIXES}/{PREFIXES}").as_str();
     // One patch, one Event that the routes are applied.
-    assert!(wait_until(SOON, || reported() && world.writes().len() >= 2), "{}", agent.said());
+    assert!(
+        wait_until(SOON, || reported() && world.writes().len() >= 2),
+        "{}",
+        agent.said()
+    );
     world.falls_silent();
     assert_eq!(world.writes().len(), 2, "{:?}", world.writes());
 
     let server = &world.server;
-    let (requests, node, said) = (server.audited(NAMESPACE).len(), server.get_node(NODE), agent.said());
+    let (requests, node, said) = (
+        server.audited(NAMESPACE).len(),
+        server.get_node(NODE),
+        agent.said(),
+    );
     let happened = watched(server.lab(), || sleep(span)); // the span that is measured
     assert_eq!(happened, "", "writes to the kernel");
     let requests = server.audited(NAMESPACE).split_off(requests);
-    let reads: Vec<&Audited> = requests.iter().filter(|request| request.verb == "get").collect();
-    println!("{} s, {PREFIXES} routes: {} reads, {} writes", span.as_secs(), reads.len(), requests.len() - reads.len());
-    println!("memory: {} KiB now, {} KiB at most", agent.memory_kib().0, agent.memory_kib().1);
-    assert_eq!(reads.len(), requests.len(), "writes to the API: {requests:?}");
-    assert_eq!(server.get_node(NODE)["metadata"]["resourceVersion"], node["metadata"]["resourceVersion"]);
+    let reads: Vec<&Audited> = requests
+        .iter()
+        .filter(|request| request.verb == "get")
+        .collect();
+    println!(
+        "{} s, {PREFIXES} routes: {} reads, {} writes",
+        span.as_secs(),
+        reads.len(),
+        requests.len() - reads.len()
+    );
+    println!(
+        "memory: {} KiB now, {} KiB at most",
+        agent.memory_kib().0,
+        agent.memory_kib().1
+    );
+    assert_eq!(
+        reads.len(),
+        requests.len(),
+        "writes to the API: {requests:?}"
+    );
+    assert_eq!(
+        server.get_node(NODE)["metadata"]["resourceVersion"],
+        node["metadata"]["resourceVersion"]
+    );
     assert!(!reads.is_empty(), "labels are looked at once a minute");
     for pair in reads.windows(2) {
         let apart = pair[1].received.duration_since(pair[0].received);
-        assert!(Duration::try_from(apart).unwrap() >= BETWEEN_READS, "{requests:?}");
+        assert!(
+            Duration::try_from(apart).unwrap() >= BETWEEN_READS,
+            "{requests:?}"
+        );
     }
     assert_eq!(agent.said(), said, "and there was nothing to say");
 }
@@ -108,7 +154,7 @@ fn a_minute_in_which_nothing_happens_is_one_small_read_and_no_write_at_all() {
 #[test]
 #[ignore = "takes ten minutes"]
 fn ten_minutes_in_which_nothing_happens_are_ten_small_reads_and_no_write_at_all() {
-    idle(Duration::from_secs(600));
+    idle(Duration::from_mins(10));
 }
 
 #[test]
@@ -118,25 +164,51 @@ fn a_node_loses_its_startup_taint_when_its_routes_are_there_and_a_restart_tells_
     let taints = json!([{"key": TAINT, "effect": "NoSchedule"}]);
     let mut world = World::new(&assets, &json!({"taints": taints}));
     // One gateway that is beyond the node's subnets for now, and dead behind that.
-    world.volume.routes("routes:\n  - {name: early, gateways: [10.117.0.5], destinations: [203.0.113.0/24]}\n");
+    world.volume.routes(
+        "routes:\n  - {name: early, gateways: [10.117.0.5], destinations: [203.0.113.0/24]}\n",
+    );
     let flags = ["--startup-taint", TAINT, "--resync", "1s"];
     let mut agent = world.agent(&flags);
-    assert!(wait_until(SOON, || world.annotation("routes") == "0/1"), "{}", agent.said());
+    assert!(
+        wait_until(SOON, || world.annotation("routes") == "0/1"),
+        "{}",
+        agent.said()
+    );
     sleep(Duration::from_secs(3)); // some resyncs, for what must not happen
     let taints_now = || world.server.get_node(NODE)["spec"]["taints"].clone();
     let lab = world.server.lab();
-    assert!(taints_now().to_string().contains(TAINT), "no route, and yet pods may come: {}", taints_now());
+    assert!(
+        taints_now().to_string().contains(TAINT),
+        "no route, and yet pods may come: {}",
+        taints_now()
+    );
     assert!(!http_get(lab, NODE, "/readyz").ends_with("ok\n"));
     lab.ip(NODE, "addr add 10.117.0.2/24 dev eth1");
-    assert!(wait_until(SOON, || !taints_now().to_string().contains(TAINT)), "{}", agent.said());
+    assert!(
+        wait_until(SOON, || !taints_now().to_string().contains(TAINT)),
+        "{}",
+        agent.said()
+    );
     assert!(http_get(lab, NODE, "/readyz").ends_with("ok\n"));
-    assert!(wait_until(SOON, || world.annotation("gateways") == "10.117.0.5=down"), "{}", agent.said());
+    assert!(
+        wait_until(SOON, || world.annotation("gateways") == "10.117.0.5=down"),
+        "{}",
+        agent.said()
+    );
     world.falls_silent();
 
     let before = world.writes().len();
     agent.kill();
     let agent = world.agent(&flags);
-    agent.wait_for("Gateway down, as before the agent started: 10.117.0.5", SOON);
+    agent.wait_for(
+        "Gateway down, as before the agent started: 10.117.0.5",
+        SOON,
+    );
     world.falls_silent();
-    assert_eq!(format!("{:?}", &world.writes()[before..]), "[]", "{}", agent.said());
+    assert_eq!(
+        format!("{:?}", &world.writes()[before..]),
+        "[]",
+        "{}",
+        agent.said()
+    );
 }

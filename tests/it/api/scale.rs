@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use egress_routes::api::{Api, PREFIX};
-use egress_routes::metrics::Metrics;
-use egress_routes::status::{GatewayState, Reason};
+use egress_routes::cluster::client::{Api, PREFIX};
+use egress_routes::report::metrics::Metrics;
+use egress_routes::report::status::{GatewayState, Reason};
 use futures::stream::{self, StreamExt as _};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
@@ -21,9 +21,9 @@ use super::server::{Audited, Server, assets, eventually};
 use super::{Reporting, status};
 
 /// For everything to settle, whatever the machine.
-const SETTLED: Duration = Duration::from_secs(300);
+const SETTLED: Duration = Duration::from_mins(5);
 /// Kubelets look at their ConfigMaps within about this time.
-const KUBELETS: Duration = Duration::from_secs(60);
+const KUBELETS: Duration = Duration::from_mins(1);
 /// The first question whether the API server still answers after a change, and `--confirm`; see `agent`.
 const QUESTION: Duration = Duration::from_secs(2);
 /// Reading the kernel takes about so long.
@@ -61,11 +61,26 @@ impl<'a> Cluster<'a> {
         let names: Vec<String> = (0..count).map(|n| format!("pool-web-{n:05}")).collect();
         let register = |name: String| {
             let admin = &admin;
-            async move { drop(admin.create(&PostParams::default(), &node(&name)).await.unwrap()) }
+            async move {
+                drop(
+                    admin
+                        .create(&PostParams::default(), &node(&name))
+                        .await
+                        .unwrap(),
+                );
+            }
         };
-        stream::iter(names.clone()).for_each_concurrent(16, register).await;
+        stream::iter(names.clone())
+            .for_each_concurrent(16, register)
+            .await;
         let installed = server.install("scale");
-        let mut cluster = Self { server, nodes: Vec::new(), admin, metrics: Metrics::new(), before: 0 };
+        let mut cluster = Self {
+            server,
+            nodes: Vec::new(),
+            admin,
+            metrics: Metrics::new(),
+            before: 0,
+        };
         let mut next = tokio::time::interval(KUBELETS / u32::try_from(count).unwrap());
         for name in &names {
             next.tick().await;
@@ -74,17 +89,26 @@ impl<'a> Cluster<'a> {
             reporting.say(status("000000000000", 10, GatewayState::Up));
             cluster.nodes.push((api, reporting));
         }
-        cluster.told("start, within a minute", ("revision", "000000000000"), 0).await;
+        cluster
+            .told("start, within a minute", ("revision", "000000000000"), 0)
+            .await;
         cluster
     }
 
     /// An edit on one node, as its agent acts on it: the API servers' addresses, the question whether the API server is there, the
     /// routes, what is reported, and the question whether the API server is still there.
-    async fn edit((api, reporting): &(Api, Reporting), revision: &str, confirmed: &Mutex<Vec<Duration>>) {
+    async fn edit(
+        (api, reporting): &(Api, Reporting),
+        revision: &str,
+        confirmed: &Mutex<Vec<Duration>>,
+    ) {
         reporting.watching.refresh();
         sleep(READING).await;
         let guarded = api.answers_now(QUESTION).await;
-        reporting.happens(Reason::RoutesApplied, &format!("Configuration in force: revision {revision}, 10 routes"));
+        reporting.emit(
+            Reason::RoutesApplied,
+            &format!("Configuration in force: revision {revision}, 10 routes"),
+        );
         reporting.say(status(revision, 10, GatewayState::Up));
         let asked = Instant::now();
         if guarded {
@@ -105,8 +129,9 @@ impl<'a> Cluster<'a> {
 
     /// Requests without an answer, as the agents count them.
     fn unanswered(&self) -> u64 {
-        let pairs =
-            ["error", "timeout"].into_iter().flat_map(|code| ["get", "create", "patch"].map(|verb| self.metrics.api_requests(verb, code)));
+        let pairs = ["error", "timeout"].into_iter().flat_map(|code| {
+            ["get", "create", "patch"].map(|verb| self.metrics.api_requests(verb, code))
+        });
         pairs.sum()
     }
 
@@ -115,9 +140,16 @@ impl<'a> Cluster<'a> {
         let (mut found, mut page) = (0, ListParams::default().limit(500));
         loop {
             let list = self.admin.list_metadata(&page).await.unwrap();
-            let has =
-                |annotations: &BTreeMap<String, String>| annotations.get(&format!("{PREFIX}{key}")).is_some_and(|there| there == value);
-            found += list.items.iter().filter(|node| node.metadata.annotations.as_ref().is_some_and(has)).count();
+            let has = |annotations: &BTreeMap<String, String>| {
+                annotations
+                    .get(&format!("{PREFIX}{key}"))
+                    .is_some_and(|there| there == value)
+            };
+            found += list
+                .items
+                .iter()
+                .filter(|node| node.metadata.annotations.as_ref().is_some_and(has))
+                .count();
             match list.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => page = page.continue_token(&token),
                 None => return found,
@@ -126,7 +158,13 @@ impl<'a> Cluster<'a> {
     }
 
     /// Runs a scenario on each node, spread over `time`, that ends when each has an annotation; prints what the server saw.
-    async fn scenario(&mut self, what: &str, end: (&str, &str), time: Duration, act: impl AsyncFn(&(Api, Reporting))) {
+    async fn scenario(
+        &mut self,
+        what: &str,
+        end: (&str, &str),
+        time: Duration,
+        act: impl AsyncFn(&(Api, Reporting)),
+    ) {
         let unanswered = self.unanswered();
         self.each(time, act).await;
         self.told(what, end, unanswered).await;
@@ -143,10 +181,20 @@ impl<'a> Cluster<'a> {
         let requests = self.server.audited("scale").split_off(self.before);
         self.before += requests.len();
         print(what, &requests);
-        println!("  {:>6} without an answer, as the agents count them", self.unanswered() - unanswered);
-        assert!(complete, "{what}: only {} nodes have {end:?} after {SETTLED:?}", self.with(end).await);
+        println!(
+            "  {:>6} without an answer, as the agents count them",
+            self.unanswered() - unanswered
+        );
+        assert!(
+            complete,
+            "{what}: only {} nodes have {end:?} after {SETTLED:?}",
+            self.with(end).await
+        );
         let mut per_node = BTreeMap::<&str, usize>::new();
-        for request in requests.iter().filter(|request| request.verb == "patch" && request.code < 300) {
+        for request in requests
+            .iter()
+            .filter(|request| request.verb == "patch" && request.code < 300)
+        {
             *per_node.entry(&request.name).or_default() += 1;
         }
         println!(
@@ -159,7 +207,13 @@ impl<'a> Cluster<'a> {
 /// One line per kind of request: how many, over which time, the fullest second, the server's time for one, what failed.
 fn print(what: &str, requests: &[Audited]) {
     println!("{what}");
-    let kind = |request: &Audited| format!("{} {}", request.verb, request.resource.split('?').next().unwrap_or_default());
+    let kind = |request: &Audited| {
+        format!(
+            "{} {}",
+            request.verb,
+            request.resource.split('?').next().unwrap_or_default()
+        )
+    };
     let mut kinds = BTreeMap::<String, Vec<&Audited>>::new();
     for request in requests {
         kinds.entry(kind(request)).or_default().push(request);
@@ -168,13 +222,21 @@ fn print(what: &str, requests: &[Audited]) {
         let mut took: Vec<Duration> = requests.iter().map(|request| request.took).collect();
         took.sort();
         let at = |share: usize| took[(took.len() - 1) * share / 100].as_secs_f64() * 1000.0;
-        let mut received: Vec<Timestamp> = requests.iter().map(|request| request.received).collect();
+        let mut received: Vec<Timestamp> =
+            requests.iter().map(|request| request.received).collect();
         received.sort();
-        let over = received[received.len() - 1].duration_since(received[0]).as_secs_f64();
+        let over = received[received.len() - 1]
+            .duration_since(received[0])
+            .as_secs_f64();
         let mut seconds = BTreeMap::<i64, usize>::new();
-        received.iter().for_each(|at| *seconds.entry(at.as_second()).or_default() += 1);
+        received
+            .iter()
+            .for_each(|at| *seconds.entry(at.as_second()).or_default() += 1);
         let mut failed = BTreeMap::<u64, usize>::new();
-        requests.iter().filter(|request| request.code >= 400).for_each(|request| *failed.entry(request.code).or_default() += 1);
+        requests
+            .iter()
+            .filter(|request| request.code >= 400)
+            .for_each(|request| *failed.entry(request.code).or_default() += 1);
         println!(
             "  {:>6} {kind:<24} over {over:>6.1} s, at most {:>4} in a second; took {:>6.1} ms (median), {:>7.1} (99 %), {:>7.1} (worst); failed: {failed:?}",
             requests.len(),
@@ -195,17 +257,38 @@ async fn thousands_of_nodes_report_an_edit_a_gateway_and_a_restart_of_the_server
     let server = Server::start(&assets);
     let started = Instant::now();
     let mut cluster = Cluster::start(&server, count).await;
-    println!("{count} nodes after {:.0} s", started.elapsed().as_secs_f64());
+    println!(
+        "{count} nodes after {:.0} s",
+        started.elapsed().as_secs_f64()
+    );
 
     let wait = async |_: &_| sleep(KUBELETS).await;
-    cluster.scenario("a minute in which nothing happens", ("revision", "000000000000"), Duration::ZERO, wait).await;
+    cluster
+        .scenario(
+            "a minute in which nothing happens",
+            ("revision", "000000000000"),
+            Duration::ZERO,
+            wait,
+        )
+        .await;
 
     let confirmed = Mutex::default();
     let edit = async |node: &_| Cluster::edit(node, "111111111111", &confirmed).await;
-    cluster.scenario("an edit, as kubelets bring it: over a minute", ("revision", "111111111111"), KUBELETS, edit).await;
+    cluster
+        .scenario(
+            "an edit, as kubelets bring it: over a minute",
+            ("revision", "111111111111"),
+            KUBELETS,
+            edit,
+        )
+        .await;
     let mut confirmed = confirmed.into_inner().unwrap();
     confirmed.sort();
-    let at = |share: usize| confirmed.get(confirmed.len().saturating_sub(1) * share / 100).map_or(0.0, Duration::as_secs_f64);
+    let at = |share: usize| {
+        confirmed
+            .get(confirmed.len().saturating_sub(1) * share / 100)
+            .map_or(0.0, Duration::as_secs_f64)
+    };
     println!(
         "  {:>6} were guarded, and confirmed after {:.2} s (median), {:.2} (99 %), {:.2} (worst)",
         confirmed.len(),
@@ -213,20 +296,52 @@ async fn thousands_of_nodes_report_an_edit_a_gateway_and_a_restart_of_the_server
         at(99),
         at(100)
     );
-    assert!(confirmed.last().is_none_or(|took| *took < CONFIRM), "a good edit would have been taken back");
+    assert!(
+        confirmed.last().is_none_or(|took| *took < CONFIRM),
+        "a good edit would have been taken back"
+    );
 
     let gateway = async |(_, reporting): &(Api, Reporting), state, reason, note: &str| {
-        reporting.happens(reason, note);
+        reporting.emit(reason, note);
         reporting.say(status("111111111111", 10, state));
     };
-    let fails = async |node: &_| gateway(node, GatewayState::Down, Reason::GatewayDown, "Gateway down: 10.116.0.5 (no answer)").await;
-    cluster.scenario("a gateway fails, for every node in the same instant", ("gateways", "10.116.0.5=down"), Duration::ZERO, fails).await;
+    let fails = async |node: &_| {
+        gateway(
+            node,
+            GatewayState::Down,
+            Reason::GatewayDown,
+            "Gateway down: 10.116.0.5 (no answer)",
+        )
+        .await;
+    };
+    cluster
+        .scenario(
+            "a gateway fails, for every node in the same instant",
+            ("gateways", "10.116.0.5=down"),
+            Duration::ZERO,
+            fails,
+        )
+        .await;
 
     let unanswered = cluster.unanswered();
     server.stop();
-    let returns = async |node: &_| gateway(node, GatewayState::Up, Reason::GatewayUp, "Gateway up again: 10.116.0.5").await;
+    let returns = async |node: &_| {
+        gateway(
+            node,
+            GatewayState::Up,
+            Reason::GatewayUp,
+            "Gateway up again: 10.116.0.5",
+        )
+        .await;
+    };
     cluster.each(Duration::ZERO, returns).await;
     sleep(KUBELETS).await;
     server.start_again();
-    cluster.told("the server was away for a minute, in which the gateway came back", ("gateways", "10.116.0.5=up"), unanswered).await;
+    cluster
+        .told(
+            "the server was away for a minute, in which the gateway came back",
+            ("gateways", "10.116.0.5=up"),
+            unanswered,
+        )
+        .await;
 }

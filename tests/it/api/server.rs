@@ -12,8 +12,8 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
-use egress_routes::api::Api;
-use egress_routes::metrics::Metrics;
+use egress_routes::cluster::client::Api;
+use egress_routes::report::metrics::Metrics;
 use k8s_openapi::jiff::Timestamp;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ pub const ADVERTISED: &str = "192.0.2.10";
 /// Who may do everything.
 const ADMIN_TOKEN: &str = "the-test-is-admin";
 /// A server on a busy machine takes some 15 s.
-const START: Duration = Duration::from_secs(120);
+const START: Duration = Duration::from_mins(2);
 
 /// Commands are `stop` and `start`, a line each, for the API server; the end of them is the end of all.
 const SCRIPT: &str = r#"
@@ -79,7 +79,10 @@ pub fn assets() -> Option<PathBuf> {
     let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
     if assets.is_none() {
         let name = std::thread::current().name().unwrap_or("a test").to_owned();
-        let _ = writeln!(std::io::stderr(), "SKIPPED, because KUBEBUILDER_ASSETS names no directory with etcd and kube-apiserver: {name}");
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED, because KUBEBUILDER_ASSETS names no directory with etcd and kube-apiserver: {name}"
+        );
     }
     assets
 }
@@ -92,13 +95,20 @@ pub fn shared() -> Option<&'static Server> {
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port()
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|socket| socket.local_addr())
+        .expect("a free port")
+        .port()
 }
 
 impl Server {
     /// Starts one on loopback and waits until it is ready.
     pub fn start(assets: &Path) -> Self {
-        let dir = tempfile::Builder::new().prefix("egress-routes-api").tempdir().expect("a temporary directory").keep();
+        let dir = tempfile::Builder::new()
+            .prefix("egress-routes-api")
+            .tempdir()
+            .expect("a temporary directory")
+            .keep();
         let ports = [free_port(), free_port(), free_port()];
         let mut command = Command::new("sh");
         command.args(arguments(&dir, assets, "127.0.0.1", ports, ADVERTISED));
@@ -113,23 +123,48 @@ impl Server {
 
     /// Starts one on a host of a laboratory, at port 6443 of `address`.
     pub fn start_in(assets: &Path, lab: Lab, host: &'static str, address: &str) -> Self {
-        let dir = tempfile::Builder::new().prefix("egress-routes-api").tempdir().expect("a temporary directory").keep();
+        let dir = tempfile::Builder::new()
+            .prefix("egress-routes-api")
+            .tempdir()
+            .expect("a temporary directory")
+            .keep();
         let arguments = arguments(&dir, assets, address, [6443, 2379, 2380], address);
         // The laboratory would kill the shell with the test's thread, before it can end its children.
-        let words: Vec<String> = ["setpriv", "--pdeathsig", "clear", "sh"].into_iter().map(str::to_owned).chain(arguments).collect();
+        let words: Vec<String> = ["setpriv", "--pdeathsig", "clear", "sh"]
+            .into_iter()
+            .map(str::to_owned)
+            .chain(arguments)
+            .collect();
         let holder = lab.spawn(host, &words).into();
-        Self::wait(Self { holder, dir, assets: assets.into(), url: format!("https://{address}:6443"), inside: Some((lab, host)) })
+        Self::wait(Self {
+            holder,
+            dir,
+            assets: assets.into(),
+            url: format!("https://{address}:6443"),
+            inside: Some((lab, host)),
+        })
     }
 
     fn wait(self) -> Self {
-        assert!(self.becomes_ready(), "no API server within {START:?}; it said:\n{}", self.log());
+        assert!(
+            self.becomes_ready(),
+            "no API server within {START:?}; it said:\n{}",
+            self.log()
+        );
         self
     }
 
     fn becomes_ready(&self) -> bool {
         wait_until(START, || {
-            let _ = self.holder.lock().expect("no thread panics while it holds this").runs();
-            self.kubectl_says(&["get", "--raw", "/readyz"], "").out.trim() == "ok"
+            let _ = self
+                .holder
+                .lock()
+                .expect("no thread panics while it holds this")
+                .runs();
+            self.kubectl_says(&["get", "--raw", "/readyz"], "")
+                .out
+                .trim()
+                == "ok"
         })
     }
 
@@ -141,25 +176,43 @@ impl Server {
     /// The requests of a namespace's `egress-routes` that are over, in the order of their ends.
     pub fn audited(&self, namespace: &str) -> Vec<Audited> {
         let log = fs::read_to_string(self.dir.join("audit.log")).unwrap_or_default();
-        let entries = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let entries = log
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let user = format!("system:serviceaccount:{namespace}:egress-routes");
-        entries.filter(|entry| entry["user"]["username"] == user.as_str()).filter_map(|entry| Audited::read(&entry)).collect()
+        entries
+            .filter(|entry| entry["user"]["username"] == user.as_str())
+            .filter_map(|entry| Audited::read(&entry))
+            .collect()
     }
 
     /// The laboratory that it runs in.
     pub fn lab(&self) -> &Lab {
-        &self.inside.as_ref().expect("this server runs in a laboratory").0
+        &self
+            .inside
+            .as_ref()
+            .expect("this server runs in a laboratory")
+            .0
     }
 
     /// `kill -9` of the API server; etcd goes on.
     pub fn stop(&self) {
-        self.holder.lock().expect("no thread panics while it holds this").tell("stop");
-        assert!(wait_until(START, || self.kubectl_says(&["get", "--raw", "/readyz"], "").code != 0));
+        self.holder
+            .lock()
+            .expect("no thread panics while it holds this")
+            .tell("stop");
+        assert!(wait_until(START, || self
+            .kubectl_says(&["get", "--raw", "/readyz"], "")
+            .code
+            != 0));
     }
 
     /// Starts it again and waits until it is ready.
     pub fn start_again(&self) {
-        self.holder.lock().expect("no thread panics while it holds this").tell("start");
+        self.holder
+            .lock()
+            .expect("no thread panics while it holds this")
+            .tell("start");
         assert!(self.becomes_ready(), "{}", self.log());
     }
 
@@ -179,8 +232,20 @@ impl Server {
     pub fn kubectl_says(&self, args: &[&str], input: &str) -> Said {
         let kubectl = self.assets.join("kubectl");
         let ca = self.ca();
-        let config = ["--kubeconfig=/dev/null", "--server", &self.url, "--certificate-authority", &ca, "--token", ADMIN_TOKEN];
-        let words: Vec<&str> = [kubectl.to_str().expect("paths are text")].into_iter().chain(config).chain(args.iter().copied()).collect();
+        let config = [
+            "--kubeconfig=/dev/null",
+            "--server",
+            &self.url,
+            "--certificate-authority",
+            &ca,
+            "--token",
+            ADMIN_TOKEN,
+        ];
+        let words: Vec<&str> = [kubectl.to_str().expect("paths are text")]
+            .into_iter()
+            .chain(config)
+            .chain(args.iter().copied())
+            .collect();
         if let Some((lab, host)) = &self.inside {
             return lab.run_with_input(host, &words, input);
         }
@@ -192,14 +257,26 @@ impl Server {
             .stderr(Stdio::piped())
             .spawn()
             .expect("kubectl beside the API server");
-        let _ = child.stdin.take().expect("stdin was piped").write_all(input.as_bytes());
+        let _ = child
+            .stdin
+            .take()
+            .expect("stdin was piped")
+            .write_all(input.as_bytes());
         let output = child.wait_with_output().expect("waiting for kubectl");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Said { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }
+        Said {
+            code: output.status.code().unwrap_or(-1),
+            out: text(&output.stdout),
+            err: text(&output.stderr),
+        }
     }
 
     fn ca(&self) -> String {
-        self.dir.join("certs/apiserver.crt").to_str().expect("paths are text").to_owned()
+        self.dir
+            .join("certs/apiserver.crt")
+            .to_str()
+            .expect("paths are text")
+            .to_owned()
     }
 
     /// A kubeconfig whose user has the token in a file, read anew once a minute, as a pod's.
@@ -216,13 +293,17 @@ impl Server {
     async fn api_with(&self, token_file: &Path, node: &str, metrics: &Metrics) -> Api {
         let kubeconfig = Kubeconfig::from_yaml(&self.kubeconfig(token_file)).expect("a kubeconfig");
         let config =
-            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a client's configuration");
+            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+                .await
+                .expect("a client's configuration");
         Api::new(config, node, metrics).expect("a client")
     }
 
     /// A client that may do everything.
     pub async fn admin(&self) -> kube::Client {
-        self.api_with(&self.dir.join("admin.token"), "", &Metrics::new()).await.client()
+        self.api_with(&self.dir.join("admin.token"), "", &Metrics::new())
+            .await
+            .client()
     }
 
     /// Adds a node with a pod CIDR.
@@ -233,7 +314,8 @@ impl Server {
 
     /// The node as the API has it.
     pub fn get_node(&self, name: &str) -> Value {
-        serde_json::from_str(&self.kubectl(&["get", "node", name, "-o", "json"])).expect("kubectl's JSON")
+        serde_json::from_str(&self.kubectl(&["get", "node", name, "-o", "json"]))
+            .expect("kubectl's JSON")
     }
 
     /// Applies `deploy/daemonset.yaml` into a namespace of its own, which a test may do with as it likes.
@@ -242,7 +324,12 @@ impl Server {
         let objects = manifests(namespace);
         self.kubectl_with_input(&["apply", "-f", "-"], &objects);
         let token_file = self.dir.join(format!("{namespace}.token"));
-        let installed = Installed { server: self, namespace: namespace.into(), objects, token_file };
+        let installed = Installed {
+            server: self,
+            namespace: namespace.into(),
+            objects,
+            token_file,
+        };
         installed.new_token(&json!({}));
         installed
     }
@@ -255,21 +342,42 @@ impl Audited {
         let received = time("requestReceivedTimestamp")?;
         Some(Self {
             verb: text(&entry["verb"])?,
-            resource: text(&entry["objectRef"]["resource"]).or_else(|| text(&entry["requestURI"]))?,
+            resource: text(&entry["objectRef"]["resource"])
+                .or_else(|| text(&entry["requestURI"]))?,
             name: text(&entry["objectRef"]["name"]).unwrap_or_default(),
             code: entry["responseStatus"]["code"].as_u64()?,
             received,
-            took: time("stageTimestamp")?.duration_since(received).try_into().unwrap_or_default(),
+            took: time("stageTimestamp")?
+                .duration_since(received)
+                .try_into()
+                .unwrap_or_default(),
         })
     }
 }
 
-fn arguments(dir: &Path, assets: &Path, address: &str, ports: [u16; 3], advertised: &str) -> Vec<String> {
-    fs::write(dir.join("admin.csv"), format!("{ADMIN_TOKEN},admin,admin,\"system:masters\"\n")).expect("writing the list of tokens");
+fn arguments(
+    dir: &Path,
+    assets: &Path,
+    address: &str,
+    ports: [u16; 3],
+    advertised: &str,
+) -> Vec<String> {
+    fs::write(
+        dir.join("admin.csv"),
+        format!("{ADMIN_TOKEN},admin,admin,\"system:masters\"\n"),
+    )
+    .expect("writing the list of tokens");
     fs::write(dir.join("audit.json"), AUDIT).expect("writing the audit policy");
     fs::write(dir.join("admin.token"), ADMIN_TOKEN).expect("writing the administrator's token");
     let text = |path: &Path| path.to_str().expect("paths are text").to_owned();
-    let mut words = vec!["-c".into(), SCRIPT.into(), "server".into(), text(dir), text(assets), address.into()];
+    let mut words = vec![
+        "-c".into(),
+        SCRIPT.into(),
+        "server".into(),
+        text(dir),
+        text(assets),
+        address.into(),
+    ];
     words.extend(ports.iter().map(ToString::to_string));
     words.push(advertised.into());
     words
@@ -277,7 +385,10 @@ fn arguments(dir: &Path, assets: &Path, address: &str, ports: [u16; 3], advertis
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let holder = self.holder.get_mut().expect("no thread panics while it holds this");
+        let holder = self
+            .holder
+            .get_mut()
+            .expect("no thread panics while it holds this");
         holder.hang_up();
         let _ = holder.ends(Duration::from_secs(10));
         let _ = &self.inside; // the laboratory goes after what runs in it
@@ -286,7 +397,11 @@ impl Drop for Server {
 
 /// The manifests as one list, in another namespace, and with names of their own outside of it.
 fn manifests(namespace: &str) -> String {
-    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/daemonset.yaml")).expect("deploy/daemonset.yaml");
+    let text = fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/deploy/daemonset.yaml"
+    ))
+    .expect("deploy/daemonset.yaml");
     let mut objects: Vec<Value> = serde_yaml::from_multiple(&text).expect("YAML documents");
     let own = format!("egress-routes-{namespace}");
     for object in &mut objects {
@@ -320,11 +435,21 @@ pub struct Installed<'a> {
 impl Installed<'_> {
     /// Writes a new token of the service account to the token file, as the kubelet does; `spec` of a `TokenRequest`.
     pub fn new_token(&self, spec: &Value) {
-        let path = format!("/api/v1/namespaces/{}/serviceaccounts/egress-routes/token", self.namespace);
-        let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
-        let answer = self.server.kubectl_with_input(&["create", "--raw", &path, "-f", "-"], &request.to_string());
+        let path = format!(
+            "/api/v1/namespaces/{}/serviceaccounts/egress-routes/token",
+            self.namespace
+        );
+        let request =
+            json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
+        let answer = self
+            .server
+            .kubectl_with_input(&["create", "--raw", &path, "-f", "-"], &request.to_string());
         let answer: Value = serde_json::from_str(&answer).expect("a TokenRequest");
-        fs::write(&self.token_file, answer["status"]["token"].as_str().expect("a token")).expect("writing the token");
+        fs::write(
+            &self.token_file,
+            answer["status"]["token"].as_str().expect("a token"),
+        )
+        .expect("writing the token");
     }
 
     /// The agent's client on a node, with the rights that the manifests give it.
@@ -336,17 +461,21 @@ impl Installed<'_> {
     pub fn credentials(&self) {
         let authority = fs::read_to_string(self.server.ca()).expect("the server's certificate");
         let token = fs::read_to_string(&self.token_file).expect("the token");
-        self.server.lab().credentials(&self.namespace, &token, &authority);
+        self.server
+            .lab()
+            .credentials(&self.namespace, &token, &authority);
     }
 
     /// `kubectl delete -f`.
     pub fn delete(&self) {
-        self.server.kubectl_with_input(&["delete", "-f", "-"], &self.objects);
+        self.server
+            .kubectl_with_input(&["delete", "-f", "-"], &self.objects);
     }
 
     /// `kubectl apply -f`.
     pub fn apply(&self) {
-        self.server.kubectl_with_input(&["apply", "-f", "-"], &self.objects);
+        self.server
+            .kubectl_with_input(&["apply", "-f", "-"], &self.objects);
     }
 }
 
@@ -369,7 +498,11 @@ fn a_server_ends_with_its_programs_and_leaves_no_directory() {
     let Some(assets) = assets() else { return };
     let server = Server::start(&assets);
     let dir = server.dir.clone();
-    let name = dir.file_name().and_then(|name| name.to_str()).expect("a temporary directory has a name").to_owned();
+    let name = dir
+        .file_name()
+        .and_then(|name| name.to_str())
+        .expect("a temporary directory has a name")
+        .to_owned();
     let runs = || {
         let processes = fs::read_dir("/proc").expect("/proc").flatten();
         processes

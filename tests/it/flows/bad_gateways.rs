@@ -4,8 +4,16 @@ use super::scene::{CHECK, LIMIT, Scene};
 use crate::lab::{G1_PUBLIC, G2_PUBLIC, wait_until};
 
 #[test]
-fn gateways_that_cannot_be_next_hops_cost_the_others_nothing_and_are_looked_at_again_when_addresses_or_links_change() {
-    let bad = ["10.116.0.0", "10.116.0.2", "10.116.0.255", "10.117.0.6", "192.0.2.2", "198.51.100.1"];
+fn gateways_that_cannot_be_next_hops_cost_the_others_nothing_and_are_looked_at_again_when_addresses_or_links_change()
+ {
+    let bad = [
+        "10.116.0.0",
+        "10.116.0.2",
+        "10.116.0.255",
+        "10.117.0.6",
+        "192.0.2.2",
+        "198.51.100.1",
+    ];
     let scene = Scene::new(&format!(
         "routes:\n- name: a\n  gateways: [10.116.0.5, {}]\n  destinations: [203.0.113.0/24]\n  {CHECK}\n\
          - name: b\n  strategy: failover\n  gateways: [{}, 10.116.0.5]\n  destinations: [203.0.114.0/24]\n  {CHECK}\n",
@@ -13,7 +21,9 @@ fn gateways_that_cannot_be_next_hops_cost_the_others_nothing_and_are_looked_at_a
         bad.join(", ")
     ));
     let agent = scene.agent();
-    let left_out = ["unusable", "unusable", "unusable", "up*", "unusable", "unusable", "unusable"];
+    let left_out = [
+        "unusable", "unusable", "unusable", "up*", "unusable", "unusable", "unusable",
+    ];
     // In the order of their addresses as text: 10.116.0.0, .2, .255, .5, 10.117.0.6, 192.0.2.2, 198.51.100.1.
     scene.wait_for_gateways("a", &left_out);
     scene.wait_for_gateways("b", &left_out);
@@ -35,22 +45,46 @@ fn gateways_that_cannot_be_next_hops_cost_the_others_nothing_and_are_looked_at_a
     // The second one's network arrives.
     scene.lab.ip("g2", "addr add 10.117.0.6/24 dev eth1");
     scene.lab.ip("nd", "addr add 10.117.0.2/24 dev eth1");
-    scene.wait_for_gateways("a", &["unusable", "unusable", "unusable", "up*", "up*", "unusable", "unusable"]);
-    scene.wait_for_gateways("b", &["unusable", "unusable", "unusable", "up", "up*", "unusable", "unusable"]);
+    scene.wait_for_gateways(
+        "a",
+        &[
+            "unusable", "unusable", "unusable", "up*", "up*", "unusable", "unusable",
+        ],
+    );
+    scene.wait_for_gateways(
+        "b",
+        &[
+            "unusable", "unusable", "unusable", "up", "up*", "unusable", "unusable",
+        ],
+    );
     assert_eq!(scene.lab.source("nd", "203.0.114.9"), G2_PUBLIC);
 
     // The node takes an address that was a gateway: it is the node's own now.
     scene.lab.ip("nd", "addr add 10.116.0.5/32 dev lo");
-    scene.wait_for_gateways("a", &["unusable", "unusable", "unusable", "unusable", "up*", "unusable", "unusable"]);
+    scene.wait_for_gateways(
+        "a",
+        &[
+            "unusable", "unusable", "unusable", "unusable", "up*", "unusable", "unusable",
+        ],
+    );
     scene.lab.ip("nd", "addr del 10.116.0.5/32 dev lo");
-    scene.wait_for_gateways("a", &["unusable", "unusable", "unusable", "up*", "up*", "unusable", "unusable"]);
+    scene.wait_for_gateways(
+        "a",
+        &[
+            "unusable", "unusable", "unusable", "up*", "up*", "unusable", "unusable",
+        ],
+    );
 
     // And leaves again, as its whole link does later.
     scene.lab.ip("nd", "addr del 10.117.0.2/24 dev eth1");
     scene.wait_for_gateways("b", &left_out);
     scene.wait_for_source("203.0.114.9", G1_PUBLIC);
     scene.lab.ip("nd", "link set eth1 down");
-    assert!(wait_until(LIMIT, || scene.gateways("a")["10.116.0.5"] == "unusable"), "{}", agent.said());
+    assert!(
+        wait_until(LIMIT, || scene.gateways("a")["10.116.0.5"] == "unusable"),
+        "{}",
+        agent.said()
+    );
     scene.lab.ip("nd", "link set eth1 up");
     scene.wait_for_gateways("a", &left_out);
     for to in ["203.0.113.9", "203.0.114.9"] {

@@ -26,8 +26,13 @@ struct Talk {
 
 impl Talk {
     fn start(scene: &Scene) -> Self {
-        let addresses: Vec<String> = (0..CONNECTIONS).map(|n| format!("198.18.{}.{}", n / 100, n % 100 + 1)).collect();
-        let args: Vec<&str> = ["hold", "2000", "7007"].into_iter().chain(addresses.iter().map(String::as_str)).collect();
+        let addresses: Vec<String> = (0..CONNECTIONS)
+            .map(|n| format!("198.18.{}.{}", n / 100, n % 100 + 1))
+            .collect();
+        let args: Vec<&str> = ["hold", "2000", "7007"]
+            .into_iter()
+            .chain(addresses.iter().map(String::as_str))
+            .collect();
         let program = scene.lab.echo("nd", &args);
         program.wait_for(&format!("held {CONNECTIONS} of {CONNECTIONS}"), LIMIT);
         Self { program, rounds: 0 }
@@ -36,8 +41,13 @@ impl Talk {
     /// The source that the echo host sees of each connection.
     fn sources(&self) -> BTreeMap<String, String> {
         let said = self.program.said();
-        let pairs = said.lines().filter_map(|line| line.strip_prefix("echo: 198.18."));
-        pairs.filter_map(|pair| pair.split_once(' ')).map(|(to, source)| (format!("198.18.{to}"), source.to_owned())).collect()
+        let pairs = said
+            .lines()
+            .filter_map(|line| line.strip_prefix("echo: 198.18."));
+        pairs
+            .filter_map(|pair| pair.split_once(' '))
+            .map(|(to, source)| (format!("198.18.{to}"), source.to_owned()))
+            .collect()
     }
 
     /// All say something once.
@@ -66,7 +76,14 @@ impl Talk {
     fn broken(&self) -> BTreeSet<String> {
         let said = self.program.said();
         let rounds = said.lines().filter(|line| line.starts_with("echo: alive"));
-        rounds.flat_map(|line| line.split(' ').skip(5).map(str::to_owned).collect::<Vec<_>>()).collect()
+        rounds
+            .flat_map(|line| {
+                line.split(' ')
+                    .skip(5)
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            })
+            .collect()
     }
 }
 
@@ -75,7 +92,12 @@ fn cut_and_return(wrapper: Option<&IpWrapper>) -> Broken {
         "routes:\n- name: a\n  gateways: [10.116.0.5, 10.116.0.6, 10.116.0.7]\n  destinations: [198.18.0.0/15]\n  {CHECK}\n"
     ));
     let agent = scene.agent_behind(wrapper);
-    assert_eq!(agent.said().contains("no resilient nexthop groups"), wrapper.is_some(), "{}", agent.said());
+    assert_eq!(
+        agent.said().contains("no resilient nexthop groups"),
+        wrapper.is_some(),
+        "{}",
+        agent.said()
+    );
     scene.wait_for_gateways("a", &["up*", "up*", "up*"]);
     let mut talk = Talk::start(&scene);
     let sources = talk.sources();
@@ -97,7 +119,13 @@ fn cut_and_return(wrapper: Option<&IpWrapper>) -> Broken {
     talk.until(|| states() == ["up*", "up*", "up*"]);
     (0..3).for_each(|_| opened_between.round());
     let at_the_return = talk.broken().difference(&first).count();
-    Broken { carried, of_the_cut, of_the_others: first.len() - of_the_cut, at_the_return, opened_between: opened_between.broken().len() }
+    Broken {
+        carried,
+        of_the_cut,
+        of_the_others: first.len() - of_the_cut,
+        at_the_return,
+        opened_between: opened_between.broken().len(),
+    }
 }
 
 #[test]
@@ -105,29 +133,62 @@ fn a_gateway_that_is_cut_and_returns_breaks_no_connection_of_the_others() {
     // What a kernel before 5.13 says: the group is refused, the line is known.
     let without = IpWrapper::new("s/ group .* type resilient .*/ group 1/");
     let (resilient, plain) = (cut_and_return(None), cut_and_return(Some(&without)));
-    println!("{CONNECTIONS} connections over three gateways; one is cut and returns    resilient    plain groups");
-    println!("  carried by each gateway                      {:?}    {:?}", resilient.carried.values(), plain.carried.values());
+    println!(
+        "{CONNECTIONS} connections over three gateways; one is cut and returns    resilient    plain groups"
+    );
+    println!(
+        "  carried by each gateway                      {:?}    {:?}",
+        resilient.carried.values(),
+        plain.carried.values()
+    );
     for (what, of) in [
-        ("broken, of the gateway that was cut", (|b: &Broken| b.of_the_cut) as fn(&Broken) -> usize),
+        (
+            "broken, of the gateway that was cut",
+            (|b: &Broken| b.of_the_cut) as fn(&Broken) -> usize,
+        ),
         ("broken at the cut, of the other two", |b| b.of_the_others),
-        ("broken at its return, of those that were left", |b| b.at_the_return),
-        ("broken at its return, of 300 that were opened without it", |b| b.opened_between),
+        ("broken at its return, of those that were left", |b| {
+            b.at_the_return
+        }),
+        (
+            "broken at its return, of 300 that were opened without it",
+            |b| b.opened_between,
+        ),
     ] {
         println!("  {what:<63} {:>9} {:>15}", of(&resilient), of(&plain));
     }
-    assert_eq!((resilient.of_the_others, resilient.at_the_return, resilient.opened_between), (0, 0, 0));
-    assert_eq!(resilient.of_the_cut, resilient.carried[G3_PUBLIC], "nobody but the gateway knows what it translated");
-    assert!(plain.of_the_others > 0 && plain.opened_between > 0, "the baseline shows nothing: {plain:?}");
+    assert_eq!(
+        (
+            resilient.of_the_others,
+            resilient.at_the_return,
+            resilient.opened_between
+        ),
+        (0, 0, 0)
+    );
+    assert_eq!(
+        resilient.of_the_cut, resilient.carried[G3_PUBLIC],
+        "nobody but the gateway knows what it translated"
+    );
+    assert!(
+        plain.of_the_others > 0 && plain.opened_between > 0,
+        "the baseline shows nothing: {plain:?}"
+    );
 }
 
 #[test]
 fn connections_stay_when_the_agent_is_replaced_or_killed_and_when_a_gateway_is_added_to_the_list() {
-    let routes = |gateways: &str| format!("routes:\n- name: a\n  gateways: [{gateways}]\n  destinations: [198.18.0.0/15]\n  {CHECK}\n");
+    let routes = |gateways: &str| {
+        format!(
+            "routes:\n- name: a\n  gateways: [{gateways}]\n  destinations: [198.18.0.0/15]\n  {CHECK}\n"
+        )
+    };
     let mut scene = Scene::new(&routes("10.116.0.5, 10.116.0.6"));
     let mut agent = scene.agent();
     scene.wait_for_gateways("a", &["up*", "up*"]);
     let mut talk = Talk::start(&scene);
-    scene.volume.routes(&routes("10.116.0.5, 10.116.0.6, 10.116.0.7"));
+    scene
+        .volume
+        .routes(&routes("10.116.0.5, 10.116.0.6, 10.116.0.7"));
     talk.until(|| scene.gateways("a").into_values().collect::<Vec<_>>() == ["up*", "up*", "up*"]);
     agent.signal("TERM");
     assert_eq!(agent.ends(LIMIT), Some(0));

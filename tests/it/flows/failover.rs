@@ -8,14 +8,28 @@ use crate::lab::{FABRIC, G1_PUBLIC, G2_PUBLIC, ONE, Running, wait_until};
 fn silences(watch: &Running, source: &str) -> Vec<u64> {
     let said = watch.said();
     let start = format!("echo: {ONE} {source} after ");
-    said.lines().filter_map(|line| line.strip_prefix(&start)?.strip_suffix(" ms")?.parse().ok()).filter(|ms| *ms >= 100).collect()
+    said.lines()
+        .filter_map(|line| line.strip_prefix(&start)?.strip_suffix(" ms")?.parse().ok())
+        .filter(|ms| *ms >= 100)
+        .collect()
 }
 
 /// The `took_ms` of every switch that the agent logged.
 fn switches(agent: &Running) -> Vec<u64> {
     let said = agent.said();
-    let lines = said.lines().filter(|line| line.contains("Nexthop groups re-pointed"));
-    lines.filter_map(|line| line.split("took_ms=").nth(1)?.split(' ').next()?.parse().ok()).collect()
+    let lines = said
+        .lines()
+        .filter(|line| line.contains("Nexthop groups re-pointed"));
+    lines
+        .filter_map(|line| {
+            line.split("took_ms=")
+                .nth(1)?
+                .split(' ')
+                .next()?
+                .parse()
+                .ok()
+        })
+        .collect()
 }
 
 #[test]
@@ -24,7 +38,9 @@ fn the_backup_carries_the_traffic_soon_however_many_destinations_there_are() {
     let routes = "routes:\n- name: a\n  strategy: failover\n  gateways: [10.116.0.5, 10.116.0.6]\n  destinationFiles: [list.txt]\n  \
                   healthCheck: {interval: 200ms, failures: 3, successes: 2}\n";
     println!("failover, interval 200 ms, failures 3; {CUTS} cuts each, in ms");
-    println!("  destinations   cut to the first packet through the backup   of these, the nexthop commands");
+    println!(
+        "  destinations   cut to the first packet through the backup   of these, the nexthop commands"
+    );
     for count in [10, 10_000, 45_000] {
         let scene = Scene::with_files(&[("routes.yaml", routes), ("list.txt", &list(count))]);
         let agent = scene.agent();
@@ -34,15 +50,28 @@ fn the_backup_carries_the_traffic_soon_however_many_destinations_there_are() {
         watch.wait_for(G1_PUBLIC, LIMIT);
         for cut in 1..=CUTS {
             scene.lab.ip(FABRIC, "link set g1-eth1 down");
-            assert!(wait_until(LIMIT, || silences(&watch, G2_PUBLIC).len() == cut), "{}{}", agent.said(), watch.said());
+            assert!(
+                wait_until(LIMIT, || silences(&watch, G2_PUBLIC).len() == cut),
+                "{}{}",
+                agent.said(),
+                watch.said()
+            );
             // The report follows a little later than the traffic.
             scene.wait_for_gateways("a", &["down", "up*"]);
             scene.lab.ip(FABRIC, "link set g1-eth1 up");
             scene.wait_for_gateways("a", &["up*", "up"]);
         }
         let there = silences(&watch, G2_PUBLIC);
-        println!("  {count:>12}   {:>44}   {:>32}", format!("{there:?}"), format!("{:?}", switches(&agent)));
-        assert!(there.iter().all(|ms| *ms < 5000), "{there:?}\n{}", agent.said());
+        println!(
+            "  {count:>12}   {:>44}   {:>32}",
+            format!("{there:?}"),
+            format!("{:?}", switches(&agent))
+        );
+        assert!(
+            there.iter().all(|ms| *ms < 5000),
+            "{there:?}\n{}",
+            agent.said()
+        );
         assert_eq!(leaked.packets(), 0, "there was a moment without a route");
     }
 }
@@ -50,8 +79,9 @@ fn the_backup_carries_the_traffic_soon_however_many_destinations_there_are() {
 #[test]
 fn a_switch_does_not_wait_for_a_long_table_to_be_read() {
     const READING: u32 = 6;
-    let routes =
-        format!("routes:\n- name: a\n  strategy: failover\n  gateways: [10.116.0.5, 10.116.0.6]\n  destinations: [{ONE}]\n  {CHECK}\n");
+    let routes = format!(
+        "routes:\n- name: a\n  strategy: failover\n  gateways: [10.116.0.5, 10.116.0.6]\n  destinations: [{ONE}]\n  {CHECK}\n"
+    );
     let scene = Scene::new(&routes);
     let wrapper = IpWrapper::slow_to_read(READING);
     let agent = scene.agent_behind(Some(&wrapper));
@@ -64,26 +94,41 @@ fn a_switch_does_not_wait_for_a_long_table_to_be_read() {
     watch.wait_for(G2_PUBLIC, LIMIT);
     let silence = silences(&watch, G2_PUBLIC)[0];
     println!("while a read of {READING} s was under way: {silence} ms");
-    assert!(silence < u64::from(READING) * 1000 - 1000, "{silence}\n{}", agent.said());
+    assert!(
+        silence < u64::from(READING) * 1000 - 1000,
+        "{silence}\n{}",
+        agent.said()
+    );
 }
 
 #[test]
 fn a_switch_is_one_batch_of_nexthop_commands_and_never_a_route_command() {
     let list = list(1500);
-    let routes =
-        format!("routes:\n- name: a\n  strategy: failover\n  gateways: [10.116.0.5, 10.116.0.6]\n  destinationFiles: [l]\n  {CHECK}\n");
+    let routes = format!(
+        "routes:\n- name: a\n  strategy: failover\n  gateways: [10.116.0.5, 10.116.0.6]\n  destinationFiles: [l]\n  {CHECK}\n"
+    );
     let scene = Scene::with_files(&[("routes.yaml", &routes), ("l", &list)]);
     let wrapper = IpWrapper::new("");
     let agent = scene.agent_behind(Some(&wrapper));
     scene.wait_for_gateways("a", &["up*", "up"]);
-    assert!(wrapper.batches().concat().iter().any(|line| line.starts_with("route replace")), "the wrapper sees what is written");
+    assert!(
+        wrapper
+            .batches()
+            .concat()
+            .iter()
+            .any(|line| line.starts_with("route replace")),
+        "the wrapper sees what is written"
+    );
     for (link, states) in [("down", ["down", "up*"]), ("up", ["up*", "up"])] {
         wrapper.forget();
         scene.lab.ip(FABRIC, &format!("link set g1-eth1 {link}"));
         scene.wait_for_gateways("a", &states);
         let batches = wrapper.batches();
         assert_eq!(batches.len(), 1, "{batches:?}\n{}", agent.said());
-        assert!(batches[0].len() == 1 && batches[0][0].starts_with("nexthop replace id "), "{batches:?}");
+        assert!(
+            batches[0].len() == 1 && batches[0][0].starts_with("nexthop replace id "),
+            "{batches:?}"
+        );
     }
 }
 

@@ -25,13 +25,23 @@ fn some_nets() -> String {
 
 /// Waits until everything is answered, by these sources.
 fn flows(scene: &Scene, v4: &str, v6: &str) {
-    for (to, source) in TO.iter().map(|to| (to, v4)).chain(TO6.iter().map(|to| (to, v6))) {
+    for (to, source) in TO
+        .iter()
+        .map(|to| (to, v4))
+        .chain(TO6.iter().map(|to| (to, v6)))
+    {
         scene.wait_for_source(to, source);
     }
 }
 
 fn twins(scene: &Scene) -> usize {
-    let of = |family: &str| scene.lab.ip("nd", &format!("{family} route show proto 230")).matches("metric 4294967294").count();
+    let of = |family: &str| {
+        scene
+            .lab
+            .ip("nd", &format!("{family} route show proto 230"))
+            .matches("metric 4294967294")
+            .count()
+    };
     of("-4") + of("-6")
 }
 
@@ -39,7 +49,9 @@ fn link(scene: &Scene, up: bool) {
     if up {
         scene.lab.ip("nd", "link set eth1 up");
         // The kernel drops it with the link; whoever configures the node puts it back.
-        scene.lab.ip("nd", "addr replace fd00:116::2/64 dev eth1 nodad");
+        scene
+            .lab
+            .ip("nd", "addr replace fd00:116::2/64 dev eth1 nodad");
     } else {
         scene.lab.ip("nd", "link set eth1 down");
     }
@@ -51,13 +63,22 @@ fn nothing_leaves(when_down: &str, destinations: &str) {
     let watch = scene.watch(5, &[&TO[..], &TO6[..]].concat());
     // Its rules stay in the kernel when the value goes.
     let public = scene.count("eth0", &NETS, &NETS6);
-    assert!(wait_until(LIMIT, || public.packets() > 0), "without routes they leave, and that is seen");
+    assert!(
+        wait_until(LIMIT, || public.packets() > 0),
+        "without routes they leave, and that is seen"
+    );
     let mut agent = scene.agent();
     flows(&scene, G1_PUBLIC, G1_PUBLIC6);
     public.reset();
     let seen = |scene: &Scene, during: &str| {
-        let said = scene.lab.must("nd", &["nft", "list", "counter", "inet", "count_eth0", "seen"]);
-        assert!(said.contains("packets 0 "), "{when_down}: a packet left during: {during}\n{said}");
+        let said = scene.lab.must(
+            "nd",
+            &["nft", "list", "counter", "inet", "count_eth0", "seen"],
+        );
+        assert!(
+            said.contains("packets 0 "),
+            "{when_down}: a packet left during: {during}\n{said}"
+        );
     };
 
     link(&scene, false);
@@ -82,7 +103,17 @@ fn nothing_leaves(when_down: &str, destinations: &str) {
 
     // One that was never seen to answer would count as wrongly probed.
     scene.wait_for_gateways("a", &["up*"; 2]);
-    for (deaf, states) in [(true, if when_down == "hold" { ["down*"; 2] } else { ["down"; 2] }), (false, ["up*"; 2])] {
+    for (deaf, states) in [
+        (
+            true,
+            if when_down == "hold" {
+                ["down*"; 2]
+            } else {
+                ["down"; 2]
+            },
+        ),
+        (false, ["up*"; 2]),
+    ] {
         scene.deaf("g2", deaf);
         scene.wait_for_gateways("a", &states);
         sleep(WHILE);
@@ -103,7 +134,10 @@ fn nothing_leaves(when_down: &str, destinations: &str) {
 
     let said = watch.said();
     let answered_by = |source: &str| said.contains(&format!(" {source} after "));
-    assert!(answered_by(G1_PUBLIC) && answered_by(G2_PUBLIC) && answered_by(G2_PUBLIC6), "{said}");
+    assert!(
+        answered_by(G1_PUBLIC) && answered_by(G2_PUBLIC) && answered_by(G2_PUBLIC6),
+        "{said}"
+    );
 }
 
 #[test]
@@ -129,25 +163,45 @@ fn with_everything_for_a_destination_nothing_leaves_by_the_public_interface() {
 #[test]
 fn twins_come_before_their_routes_and_go_after_them() {
     let list = list(1500);
-    let set = |more: &str| format!("routes:\n- name: a\n  gateways: [10.116.0.5]\n  destinationFiles: [l]\n  {more}\n  {CHECK}\n");
+    let set = |more: &str| {
+        format!(
+            "routes:\n- name: a\n  gateways: [10.116.0.5]\n  destinationFiles: [l]\n  {more}\n  {CHECK}\n"
+        )
+    };
     let (guarded, plain) = (set("leakGuard: true"), set("leakGuard: false"));
     let mut scene = Scene::with_files(&[("routes.yaml", &guarded), ("l", &list)]);
     let wrapper = IpWrapper::new("");
     let agent = scene.agent_behind(Some(&wrapper));
-    let place = |lines: &[String], start: &str| lines.iter().position(|line| line.starts_with(start));
+    let place =
+        |lines: &[String], start: &str| lines.iter().position(|line| line.starts_with(start));
     let written = wrapper.batches().concat();
     for prefix in list.lines() {
         let twin = place(&written, &format!("route replace blackhole {prefix} ")).unwrap();
-        assert!(twin < place(&written, &format!("route replace {prefix} ")).unwrap(), "{prefix}");
+        assert!(
+            twin < place(&written, &format!("route replace {prefix} ")).unwrap(),
+            "{prefix}"
+        );
     }
     // The guard alone goes: no route is touched.
     wrapper.forget();
     scene.volume.write(&[("routes.yaml", &plain), ("l", &list)]);
     assert!(wait_until(LIMIT, || twins(&scene) == 0), "{}", agent.said());
     let written = wrapper.batches().concat();
-    assert!(written.iter().all(|line| line.starts_with("route del blackhole ") || line.starts_with("nexthop ")), "{:?}", &written[..10]);
-    scene.volume.write(&[("routes.yaml", &guarded), ("l", &list)]);
-    assert!(wait_until(LIMIT, || twins(&scene) == 1500), "{}", agent.said());
+    assert!(
+        written
+            .iter()
+            .all(|line| line.starts_with("route del blackhole ") || line.starts_with("nexthop ")),
+        "{:?}",
+        &written[..10]
+    );
+    scene
+        .volume
+        .write(&[("routes.yaml", &guarded), ("l", &list)]);
+    assert!(
+        wait_until(LIMIT, || twins(&scene) == 1500),
+        "{}",
+        agent.said()
+    );
     // Both go: the routes by the one command that removes their group.
     wrapper.forget();
     scene.volume.routes("routes: []\n");
@@ -156,7 +210,15 @@ fn twins_come_before_their_routes_and_go_after_them() {
     let first_twin = place(&written, "route del blackhole ").unwrap();
     let last_route = written
         .iter()
-        .rposition(|line| line.starts_with("nexthop del ") || line.starts_with("route del 20.") || line.starts_with("route del 34."))
+        .rposition(|line| {
+            line.starts_with("nexthop del ")
+                || line.starts_with("route del 20.")
+                || line.starts_with("route del 34.")
+        })
         .unwrap();
-    assert!(last_route < first_twin, "{:?}", &written[..first_twin.min(10)]);
+    assert!(
+        last_route < first_twin,
+        "{:?}",
+        &written[..first_twin.min(10)]
+    );
 }

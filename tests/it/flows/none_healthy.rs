@@ -19,10 +19,13 @@ fn all(scene: &Scene, states: &[&str; 3]) {
     }
 }
 
-/// What a connection is told, and after how long at most it is told: a blackhole answers the node's own processes at once.
+/// What a connection is told, and after how long at most it is reported: a blackhole answers the node's own processes at once.
 fn is_refused_by_the_node(scene: &Scene, to: &str) {
     let said = scene.lab.run("nd", &["ip", "route", "get", to]);
-    assert!(said.code == 2 && said.err.contains("Invalid argument"), "{said:?}");
+    assert!(
+        said.code == 2 && said.err.contains("Invalid argument"),
+        "{said:?}"
+    );
 }
 
 #[test]
@@ -36,9 +39,16 @@ fn all_gateways_dead_holds_withdraws_or_blackholes() {
         }
         scene.deaf("g1", true);
         all(&scene, &["down*", "down", "down"]);
-        assert_eq!(scene.lab.source("nd", HELD), G1_PUBLIC, "it still forwards, and the check may be what is wrong");
+        assert_eq!(
+            scene.lab.source("nd", HELD),
+            G1_PUBLIC,
+            "it still forwards, and the check may be what is wrong"
+        );
         assert_eq!(scene.lab.source("nd", WITHDRAWN), NODE_PUBLIC);
-        let (public, private) = (scene.count("eth0", &[BLACKHOLED], &[]), scene.count("eth1", &[BLACKHOLED], &[]));
+        let (public, private) = (
+            scene.count("eth0", &[BLACKHOLED], &[]),
+            scene.count("eth1", &[BLACKHOLED], &[]),
+        );
         assert_eq!(scene.lab.source("nd", BLACKHOLED), "-");
         is_refused_by_the_node(&scene, BLACKHOLED);
         assert_eq!((public.packets(), private.packets()), (0, 0));
@@ -46,7 +56,12 @@ fn all_gateways_dead_holds_withdraws_or_blackholes() {
         let status = scene.status();
         assert_eq!(status["status"], "Degraded");
         let message = status["message"].as_str().unwrap();
-        for words in ["its routes are held", "its routes are withdrawn", "its destinations are blackholed", "no answer within 800ms"] {
+        for words in [
+            "its routes are held",
+            "its routes are withdrawn",
+            "its destinations are blackholed",
+            "no answer within 800ms",
+        ] {
             assert!(message.contains(words), "{message}");
         }
         scene.deaf("g1", false);
@@ -54,7 +69,14 @@ fn all_gateways_dead_holds_withdraws_or_blackholes() {
         assert_eq!(scene.status()["status"], "Ready");
     }
     let said = agent.said();
-    assert_eq!((said.matches("Gateway down").count(), said.matches("Gateway up again").count()), (2, 2), "{said}");
+    assert_eq!(
+        (
+            said.matches("Gateway down").count(),
+            said.matches("Gateway up again").count()
+        ),
+        (2, 2),
+        "{said}"
+    );
     assert_eq!(said.matches("No healthy gateway").count(), 2, "{said}");
 }
 
@@ -69,12 +91,23 @@ fn gateways_that_are_no_longer_on_link_hold_withdraw_or_blackhole_as_dead_ones_d
     all(&scene, &["unusable", "unusable", "unusable"]);
     assert_eq!(scene.lab.source("nd", WITHDRAWN), NODE_PUBLIC);
     is_refused_by_the_node(&scene, BLACKHOLED);
-    let (public, private) = (scene.count("eth0", &[HELD], &[]), scene.count("eth1", &[HELD], &[]));
-    assert_eq!(scene.lab.source("nd", HELD), "-", "the gateway does not take packets from there");
+    let (public, private) = (
+        scene.count("eth0", &[HELD], &[]),
+        scene.count("eth1", &[HELD], &[]),
+    );
+    assert_eq!(
+        scene.lab.source("nd", HELD),
+        "-",
+        "the gateway does not take packets from there"
+    );
     assert_eq!(public.packets(), 0);
     assert!(private.packets() > 0, "{:#}", scene.status());
     let message = scene.status()["message"].to_string();
-    assert!(message.contains("none of its gateways is on-link here; the routes that are there are held"), "{message}");
+    assert!(
+        message
+            .contains("none of its gateways is on-link here; the routes that are there are held"),
+        "{message}"
+    );
 
     scene.lab.ip("nd", "addr add 10.116.0.2/24 dev eth1");
     scene.lab.ip("nd", "addr del 10.117.0.2/24 dev eth1");
@@ -84,7 +117,8 @@ fn gateways_that_are_no_longer_on_link_hold_withdraw_or_blackhole_as_dead_ones_d
 }
 
 #[test]
-fn a_probe_that_was_never_answered_is_the_likelier_fault_so_the_routes_stay_and_the_report_says_why() {
+fn a_probe_that_was_never_answered_is_the_likelier_fault_so_the_routes_stay_and_the_report_says_why()
+ {
     let scene = three_sets();
     scene.deaf("g1", true);
     let mut agent = scene.agent();
@@ -99,7 +133,11 @@ fn a_probe_that_was_never_answered_is_the_likelier_fault_so_the_routes_stay_and_
         assert!(message.contains("no gateway has answered a probe since the agent started, so the probe is probably blocked"), "{message}");
     };
     routes_stay();
-    assert!(agent.said().contains("the probe is probably blocked"), "{}", agent.said());
+    assert!(
+        agent.said().contains("the probe is probably blocked"),
+        "{}",
+        agent.said()
+    );
     agent.kill();
     let _agent = scene.agent();
     all(&scene, &["down*", "down*", "down*"]);
@@ -127,7 +165,17 @@ fn a_set_that_was_withdrawn_or_blackholed_stays_so_over_a_restart_of_the_agent()
     all(&scene, &["down*", "down", "down"]);
     watch.wait_for(&format!("{WITHDRAWN} {NODE_PUBLIC} after"), LIMIT);
     // Three failures later it still has not mistaken the loss for a blocked probe.
-    assert!(wait_until(LIMIT, || scene.status()["sets"][1]["gateways"][0]["reason"] == "no answer within 800ms"), "{:#}", scene.status());
+    assert!(
+        wait_until(LIMIT, || scene.status()["sets"][1]["gateways"][0]["reason"]
+            == "no answer within 800ms"),
+        "{:#}",
+        scene.status()
+    );
     all(&scene, &["down*", "down", "down"]);
-    assert_eq!((public.packets(), private.packets()), (0, 0), "{}", agent.said());
+    assert_eq!(
+        (public.packets(), private.packets()),
+        (0, 0),
+        "{}",
+        agent.said()
+    );
 }

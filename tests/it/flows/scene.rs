@@ -36,7 +36,11 @@ impl Scene {
         let dir = tempfile::tempdir().unwrap();
         let mut volume = Volume::new(dir.path());
         volume.write(files);
-        Self { lab: Lab::blueprint(), volume, _dir: dir }
+        Self {
+            lab: Lab::blueprint(),
+            volume,
+            _dir: dir,
+        }
     }
 
     /// Starts the agent and waits until the configuration is in force.
@@ -56,7 +60,11 @@ impl Scene {
         let config = self.volume.path().to_str().unwrap();
         let path = wrapper.map(IpWrapper::path);
         let env: Vec<(&str, &str)> = path.iter().map(|path| ("PATH", path.as_str())).collect();
-        self.lab.spawn_with_env("nd", &[agent_program().as_str(), "run", "--config", config], &env)
+        self.lab.spawn_with_env(
+            "nd",
+            &[agent_program().as_str(), "run", "--config", config],
+            &env,
+        )
     }
 
     /// What the node says of itself.
@@ -77,50 +85,100 @@ impl Scene {
     /// The state of each gateway of a set, a `*` behind those that carry its routes.
     pub fn gateways(&self, set: &str) -> BTreeMap<String, String> {
         let status = self.status();
-        let set = status["sets"].as_array().unwrap().iter().find(|s| s["name"] == set);
-        let gateways = set.and_then(|set| set["gateways"].as_array()).cloned().unwrap_or_default();
-        let words = |g: &Value| format!("{}{}", g["state"].as_str().unwrap(), if g["active"] == true { "*" } else { "" });
-        gateways.iter().map(|g| (g["address"].as_str().unwrap().to_owned(), words(g))).collect()
+        let set = status["sets"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|s| s["name"] == set);
+        let gateways = set
+            .and_then(|set| set["gateways"].as_array())
+            .cloned()
+            .unwrap_or_default();
+        let words = |g: &Value| {
+            format!(
+                "{}{}",
+                g["state"].as_str().unwrap(),
+                if g["active"] == true { "*" } else { "" }
+            )
+        };
+        gateways
+            .iter()
+            .map(|g| (g["address"].as_str().unwrap().to_owned(), words(g)))
+            .collect()
     }
 
     /// Waits until the gateways of a set are in these states, in the order of their addresses.
     pub fn wait_for_gateways(&self, set: &str, states: &[&str]) {
         let states_now = || self.gateways(set).into_values().collect::<Vec<_>>();
-        assert!(wait_until(LIMIT, || states_now() == states), "not {states:?} but {:?}: {:#}", self.gateways(set), self.status());
+        assert!(
+            wait_until(LIMIT, || states_now() == states),
+            "not {states:?} but {:?}: {:#}",
+            self.gateways(set),
+            self.status()
+        );
     }
 
     /// Waits until the echo host sees a connection from the node to `to` come from `source` (`-`: sees nothing).
     pub fn wait_for_source(&self, to: &str, source: &str) {
-        assert!(wait_until(LIMIT, || self.lab.source("nd", to) == source), "{to}: {:#}", self.status());
+        assert!(
+            wait_until(LIMIT, || self.lab.source("nd", to) == source),
+            "{to}: {:#}",
+            self.status()
+        );
     }
 
     /// From now on the node sends a datagram to each of the addresses every `ms`; see `echo watch`.
     pub fn watch(&self, ms: u32, to: &[&str]) -> Running {
         for address in to.iter().filter(|address| address.contains(':')) {
             // What takes every address for its own still does not let an IPv6 one be bound.
-            self.lab.ip("sv", &format!("addr add {address}/128 dev lo nodad"));
+            self.lab
+                .ip("sv", &format!("addr add {address}/128 dev lo nodad"));
         }
-        let server = self.lab.echo("sv", &[&["serve", WATCHED_PORT], to].concat());
+        let server = self
+            .lab
+            .echo("sv", &[&["serve", WATCHED_PORT], to].concat());
         server.wait_for("echo: ready", LIMIT);
         self.lab.keep(server);
-        self.lab.echo("nd", &[&["watch", &ms.to_string(), WATCHED_PORT], to].concat())
+        self.lab.echo(
+            "nd",
+            &[&["watch", &ms.to_string(), WATCHED_PORT], to].concat(),
+        )
     }
 
     /// Counts packets to these destinations that leave the node by this interface, whatever source they have.
     pub fn count(&self, interface: &str, v4: &[&str], v6: &[&str]) -> Counter<'_> {
         let mut rules = String::new();
-        for (family, to) in [("ip", v4), ("ip6", v6)].into_iter().filter(|(_, to)| !to.is_empty()) {
-            let _ = writeln!(rules, "oifname \"{interface}\" {family} daddr {{ {} }} counter name seen", to.join(", "));
+        for (family, to) in [("ip", v4), ("ip6", v6)]
+            .into_iter()
+            .filter(|(_, to)| !to.is_empty())
+        {
+            let _ = writeln!(
+                rules,
+                "oifname \"{interface}\" {family} daddr {{ {} }} counter name seen",
+                to.join(", ")
+            );
         }
         let table = format!("count_{interface}");
         let hook = "type filter hook postrouting priority 300";
-        self.lab.nft("nd", &format!("table inet {table} {{\ncounter seen {{ }}\nchain out {{ {hook}\n{rules} }}\n}}"));
-        Counter { lab: &self.lab, table }
+        self.lab.nft(
+            "nd",
+            &format!(
+                "table inet {table} {{\ncounter seen {{ }}\nchain out {{ {hook}\n{rules} }}\n}}"
+            ),
+        );
+        Counter {
+            lab: &self.lab,
+            table,
+        }
     }
 
     /// A gateway that looks dead to ICMP probes and forwards as ever; or is whole again.
     pub fn deaf(&self, gateway: &str, deaf: bool) {
-        let rule = if deaf { "icmp type echo-request drop\nicmpv6 type echo-request drop" } else { "" };
+        let rule = if deaf {
+            "icmp type echo-request drop\nicmpv6 type echo-request drop"
+        } else {
+            ""
+        };
         let fresh = "table inet deaf\ndelete table inet deaf\n";
         self.lab.nft(gateway, &format!("{fresh}table inet deaf {{\nchain in {{ type filter hook input priority 0\n{rule}\n}}\n}}"));
     }
@@ -148,14 +206,20 @@ pub struct Counter<'a> {
 
 impl Counter<'_> {
     pub fn packets(&self) -> u64 {
-        let said = self.lab.must("nd", &["nft", "list", "counter", "inet", &self.table, "seen"]);
+        let said = self.lab.must(
+            "nd",
+            &["nft", "list", "counter", "inet", &self.table, "seen"],
+        );
         let words: Vec<&str> = said.split_whitespace().collect();
         let at = words.iter().position(|word| *word == "packets").unwrap();
         words[at + 1].parse().unwrap()
     }
 
     pub fn reset(&self) {
-        self.lab.must("nd", &["nft", "reset", "counter", "inet", &self.table, "seen"]);
+        self.lab.must(
+            "nd",
+            &["nft", "reset", "counter", "inet", &self.table, "seen"],
+        );
     }
 }
 
@@ -172,12 +236,18 @@ impl IpWrapper {
 
     /// Reading routes takes so many seconds.
     pub fn slow_to_read(seconds: u32) -> Self {
-        Self::with("", &format!("case \"$*\" in *\"route show\"*) sleep {seconds} ;; esac\n"))
+        Self::with(
+            "",
+            &format!("case \"$*\" in *\"route show\"*) sleep {seconds} ;; esac\n"),
+        )
     }
 
     fn with(sed: &str, first: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let said = Command::new("sh").args(["-c", "command -v ip"]).output().unwrap();
+        let said = Command::new("sh")
+            .args(["-c", "command -v ip"])
+            .output()
+            .unwrap();
         let real = String::from_utf8(said.stdout).unwrap();
         let (log, real) = (dir.path().join("log"), real.trim());
         let log = log.display();
@@ -196,7 +266,11 @@ impl IpWrapper {
     }
 
     fn path(&self) -> String {
-        format!("{}:{}", self.dir.path().display(), std::env::var("PATH").unwrap())
+        format!(
+            "{}:{}",
+            self.dir.path().display(),
+            std::env::var("PATH").unwrap()
+        )
     }
 
     /// The lines of each batch so far.

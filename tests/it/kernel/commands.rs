@@ -12,12 +12,14 @@ fn good() -> String {
     routes(&[set("a", G1, "198.51.100.0/24, 198.51.101.7", "")])
 }
 
-const BAD: &str = "routes:\n  - name: a\n    gateways: [10.116.0.5]\n    destinations: [10.1.2.3/8]\n";
+const BAD: &str =
+    "routes:\n  - name: a\n    gateways: [10.116.0.5]\n    destinations: [10.1.2.3/8]\n";
 
 #[test]
 fn check_is_0_for_what_is_valid_1_for_what_is_refused_and_2_for_what_cannot_be_read() {
     let mut node = with(&good());
-    let check = |node: &Node, path: &str| node.lab.run_with_input("nd", &[AGENT, "check", path], BAD);
+    let check =
+        |node: &Node, path: &str| node.lab.run_with_input("nd", &[AGENT, "check", path], BAD);
     let path = node.volume.path().to_str().unwrap().to_owned();
     let valid = check(&node, &path);
     assert_eq!((valid.code, valid.err.as_str()), (0, ""), "{valid:?}");
@@ -35,12 +37,24 @@ fn diff_apply_status_and_cleanup_say_by_their_exit_code_how_it_stands() {
     let mut node = with(&good());
     let codes = |node: &Node| ["diff", "status"].map(|command| node.command(command).code);
     let diff = node.command("diff");
-    assert_eq!((diff.code, diff.out.as_str()), (1, "+ 198.51.100.0/24 via 10.116.0.5\n+ 198.51.101.7/32 via 10.116.0.5\n"));
+    assert_eq!(
+        (diff.code, diff.out.as_str()),
+        (
+            1,
+            "+ 198.51.100.0/24 via 10.116.0.5\n+ 198.51.101.7/32 via 10.116.0.5\n"
+        )
+    );
     assert_eq!(codes(&node), [1, 1]);
     assert_eq!(node.own().len(), 0, "looking changes nothing");
     let apply = node.command("apply");
     assert_eq!(apply.code, 0, "{apply:?}");
-    assert!(apply.out.ends_with(": 2/2 routes in the kernel (2 written, 0 removed, 2 nexthop objects written)\n"), "{}", apply.out);
+    assert!(
+        apply.out.ends_with(
+            ": 2/2 routes in the kernel (2 written, 0 removed, 2 nexthop objects written)\n"
+        ),
+        "{}",
+        apply.out
+    );
     assert_eq!(codes(&node), [0, 0]);
 
     node.volume.routes(&good().replace(G1, G2));
@@ -58,15 +72,29 @@ fn diff_apply_status_and_cleanup_say_by_their_exit_code_how_it_stands() {
     node.lab.ip("nd", "route del 198.51.101.7 proto static");
 
     node.volume.routes(BAD);
-    assert_eq!(["diff", "apply", "status"].map(|command| node.command(command).code), [2, 1, 1]);
+    assert_eq!(
+        ["diff", "apply", "status"].map(|command| node.command(command).code),
+        [2, 1, 1]
+    );
     assert_eq!(node.own().len(), 1, "refused: nothing was changed");
     let cleanup = node.lab.egress_routes("nd", &["cleanup"]);
-    assert_eq!((cleanup.code, cleanup.out.as_str()), (0, "1 routes removed\n"), "{}", cleanup.err);
+    assert_eq!(
+        (cleanup.code, cleanup.out.as_str()),
+        (0, "1 routes removed\n"),
+        "{}",
+        cleanup.err
+    );
     let cleanup = node.lab.egress_routes("nd", &["cleanup"]);
-    assert_eq!((cleanup.code, cleanup.out.as_str()), (0, "0 routes removed\n"));
+    assert_eq!(
+        (cleanup.code, cleanup.out.as_str()),
+        (0, "0 routes removed\n")
+    );
 
     std::fs::remove_dir_all(node.volume.path()).unwrap();
-    assert_eq!(["diff", "apply", "status"].map(|command| node.command(command).code), [2, 2, 2]);
+    assert_eq!(
+        ["diff", "apply", "status"].map(|command| node.command(command).code),
+        [2, 2, 2]
+    );
 }
 
 #[test]
@@ -74,15 +102,33 @@ fn an_edit_between_two_runs_takes_no_gateway_for_one_that_an_agent_took_out() {
     let two = format!("{G1}, {G2}");
     let partner = |gateways: &str, more: &str| set("partner", gateways, "198.51.100.0/24", more);
     let probed = |set: String| set.replace("    healthCheck: { type: none }\n", "");
-    let mut node = with(&routes(&[probed(partner(&two, "    strategy: failover\n"))]));
+    let mut node = with(&routes(&[probed(partner(
+        &two,
+        "    strategy: failover\n",
+    ))]));
     assert_eq!(node.command("apply").code, 0);
     let via = |node: &Node| node.command("diff").out;
     let edits = [
-        (partner(&two, "    strategy: balance\n"), "~ 198.51.100.0/24 via 10.116.0.5, 10.116.0.6 (was via 10.116.0.5)\n"),
-        (partner(G1, "    whenDown: blackhole\n"), "~ 198.51.100.0/24 via 10.116.0.5 (was via 10.116.0.5, 10.116.0.6)\n"),
-        (partner(G2, "    whenDown: blackhole\n"), "~ 198.51.100.0/24 via 10.116.0.6 (was via 10.116.0.5)\n"),
-        (partner(&format!("{G1}, {G2}"), "    strategy: failover\n"), "~ 198.51.100.0/24 via 10.116.0.5 (was via 10.116.0.6)\n"),
-        (partner(&format!("{G2}, {G1}"), "    strategy: failover\n"), "~ 198.51.100.0/24 via 10.116.0.6 (was via 10.116.0.5)\n"),
+        (
+            partner(&two, "    strategy: balance\n"),
+            "~ 198.51.100.0/24 via 10.116.0.5, 10.116.0.6 (was via 10.116.0.5)\n",
+        ),
+        (
+            partner(G1, "    whenDown: blackhole\n"),
+            "~ 198.51.100.0/24 via 10.116.0.5 (was via 10.116.0.5, 10.116.0.6)\n",
+        ),
+        (
+            partner(G2, "    whenDown: blackhole\n"),
+            "~ 198.51.100.0/24 via 10.116.0.6 (was via 10.116.0.5)\n",
+        ),
+        (
+            partner(&format!("{G1}, {G2}"), "    strategy: failover\n"),
+            "~ 198.51.100.0/24 via 10.116.0.5 (was via 10.116.0.6)\n",
+        ),
+        (
+            partner(&format!("{G2}, {G1}"), "    strategy: failover\n"),
+            "~ 198.51.100.0/24 via 10.116.0.6 (was via 10.116.0.5)\n",
+        ),
     ];
     for (set, words) in edits {
         node.volume.routes(&routes(&[probed(set)]));
@@ -92,7 +138,11 @@ fn an_edit_between_two_runs_takes_no_gateway_for_one_that_an_agent_took_out() {
         assert_eq!((via(&node), node.command("diff").code), (String::new(), 0));
         let before = node.lab.ip("nd", "nexthop show");
         assert_eq!(node.command("apply").code, 0);
-        assert_eq!(node.lab.ip("nd", "nexthop show"), before, "a second run has nothing to do");
+        assert_eq!(
+            node.lab.ip("nd", "nexthop show"),
+            before,
+            "a second run has nothing to do"
+        );
     }
 }
 
@@ -102,15 +152,28 @@ fn without_iproute2_every_command_that_needs_it_is_an_error_that_says_so() {
     let empty = node.path().join("bin");
     std::fs::create_dir(&empty).unwrap();
     for program in ["nsenter", "setpriv", "timeout"] {
-        let real = std::env::split_paths(&std::env::var("PATH").unwrap()).map(|dir| dir.join(program)).find(|path| path.exists());
+        let real = std::env::split_paths(&std::env::var("PATH").unwrap())
+            .map(|dir| dir.join(program))
+            .find(|path| path.exists());
         std::os::unix::fs::symlink(real.unwrap(), empty.join(program)).unwrap();
     }
     let config = node.volume.path().to_str().unwrap();
-    for args in [vec!["diff", "--config", config], vec!["apply", "--config", config], vec!["cleanup"]] {
+    for args in [
+        vec!["diff", "--config", config],
+        vec!["apply", "--config", config],
+        vec!["cleanup"],
+    ] {
         let args: Vec<&str> = [AGENT].into_iter().chain(args).collect();
-        let said = node.lab.run_with_env("nd", &args, &[("PATH", empty.to_str().unwrap())]);
+        let said = node
+            .lab
+            .run_with_env("nd", &args, &[("PATH", empty.to_str().unwrap())]);
         assert_eq!(said.code, 2, "{args:?} {said:?}");
-        assert!(said.err.contains("`ip` is not on the PATH; egress-routes needs iproute2"), "{}", said.err);
+        assert!(
+            said.err
+                .contains("`ip` is not on the PATH; egress-routes needs iproute2"),
+            "{}",
+            said.err
+        );
     }
 }
 
@@ -124,8 +187,14 @@ fn a_json_log_is_json_on_every_line_and_a_text_log_has_no_colours_where_it_is_no
         let said = agent.said();
         assert!(!said.contains('\u{1b}'), "{said}");
         for line in said.lines().filter(|_| format == "json") {
-            let line: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|why| panic!("{why}: {line}"));
-            assert!(line["level"].is_string() && line["message"].is_string() && line["timestamp"].is_string(), "{line}");
+            let line: serde_json::Value =
+                serde_json::from_str(line).unwrap_or_else(|why| panic!("{why}: {line}"));
+            assert!(
+                line["level"].is_string()
+                    && line["message"].is_string()
+                    && line["timestamp"].is_string(),
+                "{line}"
+            );
         }
         node.lab.egress_routes("nd", &["cleanup"]);
     }
@@ -137,11 +206,18 @@ fn no_color_is_honoured_on_a_terminal() {
     let command = format!("{AGENT} check {}", node.volume.path().display());
     // `script` gives the command a terminal.
     let said = |no_color: &str| {
-        let said = node.lab.run_with_env("nd", &["script", "-qec", &command, "/dev/null"], &[("NO_COLOR", no_color), ("TERM", "xterm")]);
+        let said = node.lab.run_with_env(
+            "nd",
+            &["script", "-qec", &command, "/dev/null"],
+            &[("NO_COLOR", no_color), ("TERM", "xterm")],
+        );
         assert_eq!(said.code, 1, "{said:?}");
         said.out
     };
     assert!(said("").contains("\u{1b}["));
     let plain = said("1");
-    assert!(plain.contains("host bits") && !plain.contains('\u{1b}'), "{plain:?}");
+    assert!(
+        plain.contains("host bits") && !plain.contains('\u{1b}'),
+        "{plain:?}"
+    );
 }

@@ -13,7 +13,8 @@ fn three_swaps_in_a_row_are_all_seen() {
     let agent = node.agent_in_force(&[]);
     for round in 1..=3 {
         let start = Instant::now();
-        node.volume.routes(&one("a", &format!("198.51.10{round}.0/24")));
+        node.volume
+            .routes(&one("a", &format!("198.51.10{round}.0/24")));
         node.owns(&[format!("198.51.10{round}.0/24")].into());
         println!("swap {round}: in the kernel after {:?}", start.elapsed());
     }
@@ -25,7 +26,13 @@ fn a_storm_of_swaps_costs_few_applies_and_never_mixes_keys_of_two_versions() {
     let mut node = Node::new();
     let version = |n: u32| {
         let keys = "    destinationFiles: [list.txt]\n";
-        [("routes.yaml", routes(&[set("a", G1, &format!("20.{n}.0.0/16"), keys)])), ("list.txt", format!("30.{n}.0.0/16\n"))]
+        [
+            (
+                "routes.yaml",
+                routes(&[set("a", G1, &format!("20.{n}.0.0/16"), keys)]),
+            ),
+            ("list.txt", format!("30.{n}.0.0/16\n")),
+        ]
     };
     node.volume.write(&version(0));
     let ip = WrappedIp::new(node.path(), "cat");
@@ -42,10 +49,18 @@ fn a_storm_of_swaps_costs_few_applies_and_never_mixes_keys_of_two_versions() {
     println!("100 swaps in {storm:?}: {applied} applies");
     // One in half a second, and one or two after the end.
     let most = usize::try_from(storm.as_millis() / 500).unwrap() + 3;
-    assert!((1..=most).contains(&applied), "{applied} applies in {storm:?}:\n{}", agent.said());
+    assert!(
+        (1..=most).contains(&applied),
+        "{applied} applies in {storm:?}:\n{}",
+        agent.said()
+    );
     let version_of = |line: &str| line.split('.').nth(1).unwrap().to_owned();
     for batch in ip.batches() {
-        let written: BTreeSet<String> = batch.lines().filter(|line| line.starts_with("route replace")).map(version_of).collect();
+        let written: BTreeSet<String> = batch
+            .lines()
+            .filter(|line| line.starts_with("route replace"))
+            .map(version_of)
+            .collect();
         assert!(written.len() <= 1, "two versions in one:\n{batch}");
     }
     assert!(!agent.said().contains("refused"), "{}", agent.said());
@@ -58,20 +73,39 @@ fn whatever_is_refused_missing_empty_or_unreadable_changes_nothing_and_is_report
     let agent = node.agent_in_force(&[]);
     let good = node.everything();
     let invalid = |node: &Node, words: &str| {
-        assert!(wait_until(LIMIT, || node.status()["message"].as_str().is_some_and(|m| m.contains(words))), "{words}: {:#}", node.status());
+        assert!(
+            wait_until(LIMIT, || node.status()["message"]
+                .as_str()
+                .is_some_and(|m| m.contains(words))),
+            "{words}: {:#}",
+            node.status()
+        );
         let status = node.status();
-        assert_eq!((&status["status"], &status["sets"][0]["installed"]), (&"Invalid".into(), &1.into()), "{words}");
+        assert_eq!(
+            (&status["status"], &status["sets"][0]["installed"]),
+            (&"Invalid".into(), &1.into()),
+            "{words}"
+        );
         assert_eq!(node.everything(), good, "{words}");
     };
     node.volume.routes(&one("a", "198.51.100.1/24"));
-    invalid(&node, "routes.yaml:5:20: routes[0].destinations[0]: `198.51.100.1/24` has host bits set; did you mean `198.51.100.0/24`?");
+    invalid(
+        &node,
+        "routes.yaml:5:20: routes[0].destinations[0]: `198.51.100.1/24` has host bits set; did you mean `198.51.100.0/24`?",
+    );
     node.volume.routes("");
     invalid(&node, "routes.yaml");
     node.volume.routes("routes:\n");
     invalid(&node, "routes.yaml");
     node.volume.write(&[("aws.txt", "198.51.100.0/24\n")]);
-    invalid(&node, "is not there; the ConfigMap needs a key `routes.yaml`, and it has aws.txt");
-    node.volume.write(&[("routes.yaml", routes(&[set("a", G1, "", "    destinationFiles: [gone.txt]\n")]))]);
+    invalid(
+        &node,
+        "is not there; the ConfigMap needs a key `routes.yaml`, and it has aws.txt",
+    );
+    node.volume.write(&[(
+        "routes.yaml",
+        routes(&[set("a", G1, "", "    destinationFiles: [gone.txt]\n")]),
+    )]);
     invalid(&node, "gone.txt");
     node.volume.write::<&str>(&[]);
     invalid(&node, "it is empty");
@@ -89,8 +123,14 @@ fn whatever_is_refused_missing_empty_or_unreadable_changes_nothing_and_is_report
     node.becomes("Ready");
     assert_eq!(node.everything(), good);
     let said = agent.said();
-    assert!(said.contains("Configuration refused, the last good one stays"), "{said}");
-    assert!(!said.contains("Routes changed") || said.matches("Routes changed").count() == 1, "{said}");
+    assert!(
+        said.contains("Configuration refused, the last good one stays"),
+        "{said}"
+    );
+    assert!(
+        !said.contains("Routes changed") || said.matches("Routes changed").count() == 1,
+        "{said}"
+    );
 
     // Only this empties.
     node.volume.routes("routes: []\n");
@@ -126,7 +166,11 @@ fn plain_files_work_and_the_log_says_what_they_cannot_do() {
     std::fs::write(&routes_yaml, one("a", "198.51.101.0/24")).unwrap();
     node.owns(&["198.51.101.0/24".to_owned()].into());
     // As editors do it.
-    std::fs::write(node.volume.path().join("routes.yaml.new"), one("a", "198.51.102.0/24")).unwrap();
+    std::fs::write(
+        node.volume.path().join("routes.yaml.new"),
+        one("a", "198.51.102.0/24"),
+    )
+    .unwrap();
     std::fs::rename(node.volume.path().join("routes.yaml.new"), &routes_yaml).unwrap();
     node.owns(&["198.51.102.0/24".to_owned()].into());
     assert_eq!(agent.said().matches("plain files").count(), 1);
@@ -138,8 +182,14 @@ fn a_sub_path_mount_works_and_the_log_says_that_edits_never_arrive() {
     let source = node.file("routes.yaml", &one("a", "198.51.100.0/24"));
     let target = node.volume.path().join("routes.yaml");
     std::fs::write(&target, "").unwrap();
-    node.lab.must("nd", &["mount", "--bind", &source, target.to_str().unwrap()]);
+    node.lab.must(
+        "nd",
+        &["mount", "--bind", &source, target.to_str().unwrap()],
+    );
     let agent = node.agent_in_force(&[]);
-    agent.wait_for("routes.yaml is a mount of its own (subPath?): the kubelet never updates it", LIMIT);
+    agent.wait_for(
+        "routes.yaml is a mount of its own (subPath?): the kubelet never updates it",
+        LIMIT,
+    );
     node.owns(&["198.51.100.0/24".to_owned()].into());
 }

@@ -7,20 +7,32 @@ fn a_restart_with_an_unchanged_configuration_writes_nothing() {
     let mut node = Node::new();
     let list = listed(&prefixes(300)) + &listed(&prefixes6(20));
     let keys = "    leakGuard: true\n    destinationFiles: [list.txt]\n";
-    let yaml = routes(&[set("a", &format!("{G1}, {G2}, '{G1_V6}'"), "", keys), set("b", G2, "198.51.100.7", "    strategy: failover\n")]);
-    node.volume.write(&[("routes.yaml", yaml), ("list.txt", list)]);
+    let yaml = routes(&[
+        set("a", &format!("{G1}, {G2}, '{G1_V6}'"), "", keys),
+        set("b", G2, "198.51.100.7", "    strategy: failover\n"),
+    ]);
+    node.volume
+        .write(&[("routes.yaml", yaml), ("list.txt", list)]);
     let mut first = node.agent_in_force(&[]);
     let before = node.everything();
     first.signal("TERM");
     assert_eq!(first.ends(LIMIT), Some(0), "{}", first.said());
-    assert_eq!(node.everything(), before, "routes stay when the agent is replaced");
+    assert_eq!(
+        node.everything(),
+        before,
+        "routes stay when the agent is replaced"
+    );
 
     let monitor = node.lab.spawn("nd", &["ip", "monitor", "route", "nexthop"]);
     let ip = WrappedIp::new(node.path(), "cat");
     let second = node.agent_behind(&ip, &["--resync", "500ms"]);
     in_force(&second, 1);
     let reads = ip.reads();
-    assert!(wait_until(LIMIT, || ip.reads() > reads + 2), "{}", second.said());
+    assert!(
+        wait_until(LIMIT, || ip.reads() > reads + 2),
+        "{}",
+        second.said()
+    );
     assert_eq!(ip.batches(), Vec::<String>::new());
     assert_eq!(monitor.said(), "");
     assert_eq!(node.everything(), before);
@@ -31,17 +43,30 @@ fn a_restart_with_an_unchanged_configuration_writes_nothing() {
 
 #[test]
 fn killed_at_random_moments_of_an_apply_each_restart_ends_in_exactly_the_wanted_table() {
-    let rounds: u32 = std::env::var("EGRESS_ROUTES_TEST_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(20);
+    let rounds: u32 = std::env::var("EGRESS_ROUTES_TEST_KILLS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(20);
     let mut node = Node::new();
     let foreign = node.foreign();
     // One of three tables after the other: shared prefixes, other gateways, other sets.
     let all: Vec<String> = prefixes(4500).into_iter().collect();
-    let tables = [(&all[..2500], G1, "a"), (&all[1500..4000], G2, "a"), (&all[1000..3500], G1, "b")];
+    let tables = [
+        (&all[..2500], G1, "a"),
+        (&all[1500..4000], G2, "a"),
+        (&all[1000..3500], G1, "b"),
+    ];
     let write = |node: &mut Node, round: usize| -> BTreeSet<String> {
         let (list, gateway, name) = tables[round % tables.len()];
         let list: BTreeSet<String> = list.iter().cloned().collect();
-        let yaml = routes(&[set(name, gateway, "", "    leakGuard: true\n    destinationFiles: [list.txt]\n")]);
-        node.volume.write(&[("routes.yaml", yaml), ("list.txt", listed(&list))]);
+        let yaml = routes(&[set(
+            name,
+            gateway,
+            "",
+            "    leakGuard: true\n    destinationFiles: [list.txt]\n",
+        )]);
+        node.volume
+            .write(&[("routes.yaml", yaml), ("list.txt", listed(&list))]);
         list
     };
     let start = Instant::now();
@@ -58,26 +83,47 @@ fn killed_at_random_moments_of_an_apply_each_restart_ends_in_exactly_the_wanted_
         killed.kill();
         half_done += u32::from(node.own() != wanted);
         let mut next = node.agent_in_force(&[]);
-        assert_eq!(node.own(), wanted, "round {round}; first:\n{}\nthen:\n{}", killed.said(), next.said());
-        let twins = node.lab.ip("nd", "route show proto 230 type blackhole").lines().count();
+        assert_eq!(
+            node.own(),
+            wanted,
+            "round {round}; first:\n{}\nthen:\n{}",
+            killed.said(),
+            next.said()
+        );
+        let twins = node
+            .lab
+            .ip("nd", "route show proto 230 type blackhole")
+            .lines()
+            .count();
         assert_eq!(twins, wanted.len(), "round {round}");
         // The killed one's last `ip` may still be writing, and a dump under it is not whole.
-        assert!(wait_until(LIMIT, || node.foreign() == foreign), "round {round}: {}", node.foreign());
+        assert!(
+            wait_until(LIMIT, || node.foreign() == foreign),
+            "round {round}: {}",
+            node.foreign()
+        );
         next.kill();
     }
-    println!("{rounds} kills within {span} ms of a start, {half_done} of them before the table was complete");
+    println!(
+        "{rounds} kills within {span} ms of a start, {half_done} of them before the table was complete"
+    );
     assert!(half_done > 0, "the kills came too late to prove anything");
 }
 
 #[test]
 fn a_second_agent_waits_for_the_first_and_takes_over_when_that_is_killed() {
     let mut node = Node::new();
-    node.volume.routes(&routes(&[set("a", G1, "198.51.100.0/24", "")]));
+    node.volume
+        .routes(&routes(&[set("a", G1, "198.51.100.0/24", "")]));
     let mut first = node.agent_in_force(&[]);
     let mut second = node.agent(&[]);
-    second.wait_for("Another agent runs in this network namespace (@egress-routes); waiting for its end", LIMIT);
+    second.wait_for(
+        "Another agent runs in this network namespace (@egress-routes); waiting for its end",
+        LIMIT,
+    );
     assert_eq!(node.status()["status"], "Ready", "the first answers");
-    node.volume.routes(&routes(&[set("a", G1, "198.51.101.0/24", "")]));
+    node.volume
+        .routes(&routes(&[set("a", G1, "198.51.101.0/24", "")]));
     in_force(&first, 2);
     assert!(second.runs() && !second.said().contains("Configuration in force"));
     first.kill();

@@ -26,20 +26,32 @@ impl WrappedIp {
 
     /// For the environment of whoever is to run it.
     pub(super) fn path(&self) -> String {
-        format!("{}:{}:/usr/sbin:/sbin", self.dir.display(), std::env::var("PATH").unwrap())
+        format!(
+            "{}:{}:/usr/sbin:/sbin",
+            self.dir.display(),
+            std::env::var("PATH").unwrap()
+        )
     }
 
     /// What each batch was told, in order.
     pub(super) fn batches(&self) -> Vec<String> {
-        let mut names: Vec<PathBuf> = self.files().filter(|path| path.extension().is_none_or(|end| end != "part")).collect();
+        let mut names: Vec<PathBuf> = self
+            .files()
+            .filter(|path| path.extension().is_none_or(|end| end != "part"))
+            .collect();
         names.sort();
-        names.iter().map(|path| fs::read_to_string(path).unwrap()).collect()
+        names
+            .iter()
+            .map(|path| fs::read_to_string(path).unwrap())
+            .collect()
     }
 
     /// How often the routes of a family were read.
     pub(super) fn reads(&self) -> usize {
         let argv = fs::read_to_string(self.dir.join("argv")).unwrap_or_default();
-        argv.lines().filter(|line| line.contains("-4 route show table all")).count()
+        argv.lines()
+            .filter(|line| line.contains("-4 route show table all"))
+            .count()
     }
 
     /// Forgets what it wrote down.
@@ -48,7 +60,15 @@ impl WrappedIp {
     }
 
     fn files(&self) -> impl Iterator<Item = PathBuf> {
-        let entries = fs::read_dir(&self.dir).unwrap().map(|entry| entry.unwrap().path());
-        entries.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("batch."))
+        let entries = fs::read_dir(&self.dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        entries.filter(|path| {
+            path.file_name()
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .starts_with("batch.")
+        })
     }
 }

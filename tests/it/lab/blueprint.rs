@@ -28,7 +28,8 @@ pub const G2_V6: &str = "fd00:116::6";
 pub const ONE: &str = "34.160.111.145";
 pub const TWO: &str = "34.117.59.81";
 
-const DEFAULT_ROUTES: &str = "route add default via 192.0.2.1 dev eth0\nroute add ::/0 via 2001:db8:f::1 dev eth0\n";
+const DEFAULT_ROUTES: &str =
+    "route add default via 192.0.2.1 dev eth0\nroute add ::/0 via 2001:db8:f::1 dev eth0\n";
 /// What a real gateway runs, not a copy of it.
 const GATEWAY_RULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/gateway/gateway.nft");
 
@@ -41,7 +42,10 @@ impl Lab {
         lab.switch("net").switch("vpc").host("sv").host("nd");
         lab.plug("sv", "eth0", "net", &["192.0.2.1/24", "2001:db8:f::1/64"]);
         // AnyIP: with a local default route, a host takes every address for its own. In the main table, so that its subnets still win.
-        lab.batch("sv", "route add local default dev lo table main\nroute add local ::/0 dev lo table main\n");
+        lab.batch(
+            "sv",
+            "route add local default dev lo table main\nroute add local ::/0 dev lo table main\n",
+        );
         lab.plug("nd", "eth0", "net", &["192.0.2.2/24", "2001:db8:f::2/64"]);
         lab.plug("nd", "eth1", "vpc", &["10.116.0.2/24", "fd00:116::2/64"]);
         lab.batch("nd", DEFAULT_ROUTES);
@@ -56,12 +60,39 @@ impl Lab {
     /// Adds a gateway to [`Lab::blueprint`]'s switches: `10.116.0.LAST` and `fd00:116::LAST` inside, `192.0.2.LAST` outside.
     pub fn gateway(&self, name: &str, last: u8) -> &Self {
         self.host(name);
-        self.plug(name, "eth0", "net", &[&format!("192.0.2.{last}/24"), &format!("2001:db8:f::{last:x}/64")]);
-        self.plug(name, "eth1", "vpc", &[&format!("10.116.0.{last}/24"), &format!("fd00:116::{last:x}/64")]);
+        self.plug(
+            name,
+            "eth0",
+            "net",
+            &[
+                &format!("192.0.2.{last}/24"),
+                &format!("2001:db8:f::{last:x}/64"),
+            ],
+        );
+        self.plug(
+            name,
+            "eth1",
+            "vpc",
+            &[
+                &format!("10.116.0.{last}/24"),
+                &format!("fd00:116::{last:x}/64"),
+            ],
+        );
         self.batch(name, DEFAULT_ROUTES);
         self.sysctl(name, "net.ipv4.ip_forward", "1");
         self.sysctl(name, "net.ipv6.conf.all.forwarding", "1");
-        self.must(name, &["nft", "-D", "public=eth0", "-D", "vpc=eth1", "-f", GATEWAY_RULES]);
+        self.must(
+            name,
+            &[
+                "nft",
+                "-D",
+                "public=eth0",
+                "-D",
+                "vpc=eth1",
+                "-f",
+                GATEWAY_RULES,
+            ],
+        );
         self
     }
 }

@@ -17,10 +17,21 @@ pub struct Running {
 
 impl Running {
     pub fn start(mut command: Command) -> Self {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starting nsenter");
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("starting nsenter");
         let said = Arc::new(Mutex::new(String::new()));
-        collect(child.stdout.take().expect("stdout was piped"), Arc::clone(&said));
-        collect(child.stderr.take().expect("stderr was piped"), Arc::clone(&said));
+        collect(
+            child.stdout.take().expect("stdout was piped"),
+            Arc::clone(&said),
+        );
+        collect(
+            child.stderr.take().expect("stderr was piped"),
+            Arc::clone(&said),
+        );
         let stdin = child.stdin.take();
         Self { child, stdin, said }
     }
@@ -32,12 +43,19 @@ impl Running {
 
     /// Everything said so far on stdout and stderr, line by line.
     pub fn said(&self) -> String {
-        self.said.lock().expect("no thread panics while it holds this").clone()
+        self.said
+            .lock()
+            .expect("no thread panics while it holds this")
+            .clone()
     }
 
     /// Waits until something was said; fails the test with all that was said when it was not.
     pub fn wait_for(&self, text: &str, limit: Duration) {
-        assert!(wait_until(limit, || self.said().contains(text)), "`{text}` was not said within {limit:?}; what was:\n{}", self.said());
+        assert!(
+            wait_until(limit, || self.said().contains(text)),
+            "`{text}` was not said within {limit:?}; what was:\n{}",
+            self.said()
+        );
     }
 
     /// Writes a line to its stdin.
@@ -53,20 +71,30 @@ impl Running {
 
     /// Sends a signal by `kill`, such as `TERM` or `STOP`.
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().expect("running kill");
+        let status = Command::new("kill")
+            .args([&format!("-{name}"), &self.pid().to_string()])
+            .status()
+            .expect("running kill");
         assert!(status.success(), "kill -{name} {}", self.pid());
     }
 
     /// Whether it still runs.
     pub fn runs(&mut self) -> bool {
-        self.child.try_wait().expect("asking for a child's state").is_none()
+        self.child
+            .try_wait()
+            .expect("asking for a child's state")
+            .is_none()
     }
 
     /// Waits for its end and gives the exit code (-1: ended by a signal); `None` when it still runs after `limit`.
     pub fn ends(&mut self, limit: Duration) -> Option<i32> {
         let mut code = None;
         let _ = wait_until(limit, || {
-            code = self.child.try_wait().expect("asking for a child's state").map(|status| status.code().unwrap_or(-1));
+            code = self
+                .child
+                .try_wait()
+                .expect("asking for a child's state")
+                .map(|status| status.code().unwrap_or(-1));
             code.is_some()
         });
         code
@@ -83,7 +111,9 @@ impl Running {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
         let of = |key: &str| {
             let line = status.lines().find(|line| line.starts_with(key));
-            line.and_then(|line| line.split_whitespace().nth(1)).and_then(|kib| kib.parse().ok()).unwrap_or(0)
+            line.and_then(|line| line.split_whitespace().nth(1))
+                .and_then(|kib| kib.parse().ok())
+                .unwrap_or(0)
         };
         (of("VmRSS:"), of("VmHWM:"))
     }
@@ -100,8 +130,13 @@ fn collect(stream: impl Read + Send + 'static, into: Arc<Mutex<String>>) {
     thread::spawn(move || {
         let mut reader = BufReader::new(stream);
         let mut line = Vec::new();
-        while reader.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
-            into.lock().expect("no thread panics while it holds this").push_str(&String::from_utf8_lossy(&line));
+        while reader
+            .read_until(b'\n', &mut line)
+            .is_ok_and(|length| length > 0)
+        {
+            into.lock()
+                .expect("no thread panics while it holds this")
+                .push_str(&String::from_utf8_lossy(&line));
             line.clear();
         }
     });

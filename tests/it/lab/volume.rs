@@ -14,7 +14,10 @@ pub struct Volume {
 impl Volume {
     /// A volume at an existing directory, empty as one whose ConfigMap is missing and optional.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), version: 0 }
+        Self {
+            dir: dir.into(),
+            version: 0,
+        }
     }
 
     /// Where it is mounted.
@@ -40,7 +43,12 @@ impl Volume {
             // Fails for a key that the last version had too, whose link stays.
             let _ = symlink(Path::new("..data").join(key), self.dir.join(key));
         }
-        self.remove_stale_keys(keys.iter().map(|(key, _)| *key).collect::<Vec<_>>().as_slice());
+        self.remove_stale_keys(
+            keys.iter()
+                .map(|(key, _)| *key)
+                .collect::<Vec<_>>()
+                .as_slice(),
+        );
         if let Some(old) = old {
             fs::remove_dir_all(self.dir.join(old)).expect("removing the old version");
         }
@@ -53,7 +61,10 @@ impl Volume {
     }
 
     fn remove_stale_keys(&self, present: &[&str]) {
-        for entry in fs::read_dir(&self.dir).expect("listing the volume").flatten() {
+        for entry in fs::read_dir(&self.dir)
+            .expect("listing the volume")
+            .flatten()
+        {
             let name = entry.file_name().to_string_lossy().into_owned();
             if !name.starts_with("..") && !present.contains(&name.as_str()) {
                 fs::remove_file(entry.path()).expect("removing a key's link");

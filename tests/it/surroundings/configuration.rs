@@ -10,7 +10,10 @@ use super::{Duration, Lab, Node, SOON, fs, numbered, wait_until};
 type Break = fn(&Path);
 
 fn fifo(path: &Path) {
-    let made = std::process::Command::new("mkfifo").arg(path).status().unwrap();
+    let made = std::process::Command::new("mkfifo")
+        .arg(path)
+        .status()
+        .unwrap();
     assert!(made.success());
 }
 
@@ -30,7 +33,10 @@ const FAULTS: [(&str, Break); 9] = [
     ("is empty", |path| fs::write(path, "").unwrap()),
     ("larger than", |path| {
         // Sparse: 100 MB of zero bytes that take no room.
-        fs::File::create(path).unwrap().set_len(100_000_000).unwrap();
+        fs::File::create(path)
+            .unwrap()
+            .set_len(100_000_000)
+            .unwrap();
     }),
     ("a device", |path| symlink("/dev/zero", path).unwrap()),
 ];
@@ -39,7 +45,8 @@ const FAULTS: [(&str, Break); 9] = [
 const AS_IN_THE_POD: [&str; 2] = ["setpriv", "--bounding-set=-all,+net_admin,+net_raw"];
 
 #[test]
-fn whatever_stands_in_place_of_the_configuration_changes_no_route_and_is_named_until_a_good_one_is_there() {
+fn whatever_stands_in_place_of_the_configuration_changes_no_route_and_is_named_until_a_good_one_is_there()
+ {
     let mut node = Node::new(Lab::new());
     let path = node.dir.path().join("plain/routes.yaml");
     let directory = path.parent().unwrap().to_owned();
@@ -64,13 +71,19 @@ fn whatever_stands_in_place_of_the_configuration_changes_no_route_and_is_named_u
         fs::rename(&fresh, &path).unwrap();
         node.is_well(&agent);
     }
-    assert!(agent.memory_kib().1 < 100 * 1024, "{} KiB", agent.memory_kib().1);
+    assert!(
+        agent.memory_kib().1 < 100 * 1024,
+        "{} KiB",
+        agent.memory_kib().1
+    );
 }
 
 /// System calls that read, of a process so far.
 fn reads(pid: u32) -> u64 {
     let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
-    io.lines().find_map(|line| line.strip_prefix("syscr: ")?.parse().ok()).unwrap()
+    io.lines()
+        .find_map(|line| line.strip_prefix("syscr: ")?.parse().ok())
+        .unwrap()
 }
 
 #[test]
@@ -90,7 +103,11 @@ fn a_plain_directory_is_read_when_it_changes_and_reading_it_is_no_change() {
         sleep(span); // the span that is measured
         earlier > 0 && reads(agent.pid()) - before < 30
     });
-    assert!(quiet, "{} reads in {span:?} in which nothing happens", reads(agent.pid()) - before);
+    assert!(
+        quiet,
+        "{} reads in {span:?} in which nothing happens",
+        reads(agent.pid()) - before
+    );
     node.number = 2;
     fs::write(directory.join("routes.yaml"), numbered(2)).unwrap();
     node.is_well(&agent);
@@ -121,9 +138,13 @@ fn a_directory_that_vanishes_and_comes_back_changes_no_route_and_is_followed_aga
 fn a_read_only_root_and_configuration_are_all_the_agent_needs() {
     let node = Node::new(Lab::new());
     let config = node.volume.path().to_str().unwrap();
-    let script =
-        format!("mount --bind {config} {config} && mount -o remount,bind,ro {config} && mount -o remount,bind,ro / && exec \"$@\"");
-    let agent = node.agent_by(&["unshare", "--mount", "sh", "-c", &script, "sh"], &["--resync", "1s"]);
+    let script = format!(
+        "mount --bind {config} {config} && mount -o remount,bind,ro {config} && mount -o remount,bind,ro / && exec \"$@\""
+    );
+    let agent = node.agent_by(
+        &["unshare", "--mount", "sh", "-c", &script, "sh"],
+        &["--resync", "1s"],
+    );
     node.is_well(&agent);
     assert!(!agent.said().contains("Read-only"), "{}", agent.said());
 }

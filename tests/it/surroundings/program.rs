@@ -9,18 +9,36 @@ const READS: [Fault; 8] = [
     ("echo 'Segmentation fault <html>'; exit 0", "parsing"),
     ("kill -9 $$", "signal: 9"),
     ("exit 255", "exit status: 255"),
-    ("echo 'ip: unrecognized option: j' >&2; exit 1", "unrecognized option: j"),
-    ("echo 'Option \"-N\" is unknown, try \"ip -help\".' >&2; exit 255", "Option \"-N\" is unknown"),
+    (
+        "echo 'ip: unrecognized option: j' >&2; exit 1",
+        "unrecognized option: j",
+    ),
+    (
+        "echo 'Option \"-N\" is unknown, try \"ip -help\".' >&2; exit 255",
+        "Option \"-N\" is unknown",
+    ),
     ("exit 0", "not even `lo`"),
-    ("case \"$*\" in *route*) $real \"$@\" | { read -r line; echo \"$line\" | /usr/bin/head -c 100; }; exit 0;; esac", "EOF while parsing"),
-    ("echo 'Dump was interrupted and may be inconsistent.' >&2", "interrupted the dump"),
+    (
+        "case \"$*\" in *route*) $real \"$@\" | { read -r line; echo \"$line\" | /usr/bin/head -c 100; }; exit 0;; esac",
+        "EOF while parsing",
+    ),
+    (
+        "echo 'Dump was interrupted and may be inconsistent.' >&2",
+        "interrupted the dump",
+    ),
 ];
 
 /// What happens to batches alone.
 const WRITES: [Fault; 3] = [
     ("case \"$*\" in *batch*) kill -9 $$;; esac", "signal: 9"),
-    ("case \"$*\" in *batch*) exit 255;; esac", "exit status: 255"),
-    ("case \"$*\" in *batch*) echo 'Error: garbage' >&2; exit 1;; esac", "garbage"),
+    (
+        "case \"$*\" in *batch*) exit 255;; esac",
+        "exit status: 255",
+    ),
+    (
+        "case \"$*\" in *batch*) echo 'Error: garbage' >&2; exit 1;; esac",
+        "garbage",
+    ),
 ];
 
 /// The routes stay through a fault and an edit during it; it is reported; the edit is in force once it is over.
@@ -30,8 +48,14 @@ fn is_survived(node: &mut Node, agent: &Running, (script, words): Fault) {
     node.ip_does(script);
     node.edit();
     node.reports("Degraded", words, agent);
-    assert!(node.metric("egress_routes_ip_failures_total") > failures, "{script}");
-    assert!(agent.said().contains(words), "no word of `{words}` in the log");
+    assert!(
+        node.metric("egress_routes_ip_failures_total") > failures,
+        "{script}"
+    );
+    assert!(
+        agent.said().contains(words),
+        "no word of `{words}` in the log"
+    );
     assert_eq!(node.routes(), routes, "{script}: {}", agent.said());
     node.lives();
     node.ip_behaves();
@@ -39,7 +63,8 @@ fn is_survived(node: &mut Node, agent: &Running, (script, words): Fault) {
 }
 
 #[test]
-fn an_ip_that_talks_rubbish_dies_or_is_another_program_changes_no_route_and_is_reported_until_it_is_well_again() {
+fn an_ip_that_talks_rubbish_dies_or_is_another_program_changes_no_route_and_is_reported_until_it_is_well_again()
+ {
     let mut node = Node::new(Lab::new());
     let agent = node.agent(&["--resync", "1s"]);
     node.is_well(&agent);
@@ -63,8 +88,13 @@ fn an_ip_that_hangs_is_killed_after_ten_seconds_and_leaves_no_process_behind() {
     let mut node = Node::new(Lab::new());
     let agent = node.agent(&["--resync", "1s"]);
     node.is_well(&agent);
-    is_survived(&mut node, &agent, ("exec /bin/sleep 1000", "did not end within 10 s"));
-    let children = || fs::read_to_string(format!("/proc/{0}/task/{0}/children", agent.pid())).unwrap();
+    is_survived(
+        &mut node,
+        &agent,
+        ("exec /bin/sleep 1000", "did not end within 10 s"),
+    );
+    let children =
+        || fs::read_to_string(format!("/proc/{0}/task/{0}/children", agent.pid())).unwrap();
     assert!(wait_until(SOON, || children().is_empty()), "{}", children());
 }
 
@@ -81,8 +111,19 @@ fn a_missing_ip_changes_no_route_and_an_endless_answer_does_not_fill_the_memory(
     assert_eq!(node.routes(), routes);
     fs::rename(&away, &here).unwrap();
     node.is_well(&agent);
-    is_survived(&mut node, &agent, ("case \"$*\" in *addr*) exec /usr/bin/yes;; esac", "more than"));
-    assert!(agent.memory_kib().1 < 400 * 1024, "{} KiB", agent.memory_kib().1);
+    is_survived(
+        &mut node,
+        &agent,
+        (
+            "case \"$*\" in *addr*) exec /usr/bin/yes;; esac",
+            "more than",
+        ),
+    );
+    assert!(
+        agent.memory_kib().1 < 400 * 1024,
+        "{} KiB",
+        agent.memory_kib().1
+    );
 }
 
 #[test]
@@ -98,9 +139,18 @@ fn an_ip_that_runs_out_of_memory_changes_no_route() {
 fn an_agent_that_starts_with_a_broken_ip_says_so_and_begins_its_work_when_ip_is_well() {
     let node = Node::new(Lab::new());
     for (script, words) in [
-        ("case \"$*\" in -V) echo 'ip utility, iproute2-ss180129'; exit 0;; esac; exit 255", "ss180129 is too old"),
-        ("case \"$*\" in -V) echo 'ip utility, iproute2-5.4.0'; exit 0;; esac; exit 255", "5.4.0 is too old"),
-        ("case \"$*\" in -V) echo 'BusyBox v1.36.1 multi-call binary.'; exit 0;; esac; exit 1", "BusyBox v1.36.1"),
+        (
+            "case \"$*\" in -V) echo 'ip utility, iproute2-ss180129'; exit 0;; esac; exit 255",
+            "ss180129 is too old",
+        ),
+        (
+            "case \"$*\" in -V) echo 'ip utility, iproute2-5.4.0'; exit 0;; esac; exit 255",
+            "5.4.0 is too old",
+        ),
+        (
+            "case \"$*\" in -V) echo 'BusyBox v1.36.1 multi-call binary.'; exit 0;; esac; exit 1",
+            "BusyBox v1.36.1",
+        ),
     ] {
         node.ip_does(script);
         let agent = node.agent(&["--resync", "1s"]);
@@ -108,7 +158,11 @@ fn an_agent_that_starts_with_a_broken_ip_says_so_and_begins_its_work_when_ip_is_
         node.reports("Degraded", words, &agent);
         node.lives();
         assert!(!http_get(&node.lab, NODE, "/readyz").ends_with("ok\n"));
-        assert!(agent.said().matches("ERROR").count() < 5, "one line for one fault: {}", agent.said());
+        assert!(
+            agent.said().matches("ERROR").count() < 5,
+            "one line for one fault: {}",
+            agent.said()
+        );
         node.ip_behaves();
         node.is_well(&agent);
         drop(agent);

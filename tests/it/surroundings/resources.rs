@@ -9,11 +9,16 @@ use super::{Duration, Lab, NODE, Node, SOON, fs, wait_until};
 
 /// Leaves a process as many descriptors more than it has.
 fn leave_files(pid: u32, more: usize) {
-    let open: Vec<u32> =
-        fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(|fd| fd.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect();
+    let open: Vec<u32> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .map(|fd| fd.unwrap().file_name().to_str().unwrap().parse().unwrap())
+        .collect();
     // The limit is on the number that a descriptor gets, which is the lowest free one.
     let limit = (0..).filter(|fd| !open.contains(fd)).nth(more).unwrap();
-    let status = Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--nofile={limit}:")]).status().unwrap();
+    let status = Command::new("prlimit")
+        .args(["--pid", &pid.to_string(), &format!("--nofile={limit}:")])
+        .status()
+        .unwrap();
     assert!(status.success());
 }
 
@@ -27,7 +32,10 @@ fn an_agent_out_of_file_descriptors_changes_no_route_and_goes_on_when_there_are_
     leave_files(agent.pid(), 2);
     node.reports("Degraded", "Too many open files", &agent);
     node.edit();
-    assert!(wait_until(SOON, || agent.said().contains("Configuration refused") || agent.said().contains("Too many open files")));
+    assert!(wait_until(SOON, || agent
+        .said()
+        .contains("Configuration refused")
+        || agent.said().contains("Too many open files")));
     assert_eq!(node.routes(), routes);
     leave_files(agent.pid(), 1000);
     node.is_well(&agent);
@@ -40,7 +48,16 @@ fn an_agent_out_of_file_descriptors_changes_no_route_and_goes_on_when_there_are_
 #[test]
 fn without_inotify_the_configuration_is_polled_and_the_watch_is_taken_up_when_there_is_room() {
     let mut node = Node::new(Lab::unprivileged());
-    let instances = |count: &str| node.lab.must(NODE, &["sh", "-ec", &format!("echo {count} > /proc/sys/user/max_inotify_instances")]);
+    let instances = |count: &str| {
+        node.lab.must(
+            NODE,
+            &[
+                "sh",
+                "-ec",
+                &format!("echo {count} > /proc/sys/user/max_inotify_instances"),
+            ],
+        )
+    };
     instances("0");
     let agent = node.agent(&["--resync", "1s"]);
     agent.wait_for("Cannot watch the configuration directory", SOON);
@@ -52,13 +69,21 @@ fn without_inotify_the_configuration_is_polled_and_the_watch_is_taken_up_when_th
     let edited = Instant::now();
     node.edit();
     node.is_well(&agent);
-    assert!(edited.elapsed() < Duration::from_secs(5), "after {:?}: {}", edited.elapsed(), agent.said());
+    assert!(
+        edited.elapsed() < Duration::from_secs(5),
+        "after {:?}: {}",
+        edited.elapsed(),
+        agent.said()
+    );
 }
 
 /// The `Drops` of a process's netlink sockets: "sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode".
 fn lost_notifications(pid: u32) -> u64 {
     let table = fs::read_to_string(format!("/proc/{pid}/net/netlink")).unwrap();
-    table.lines().filter_map(|line| line.split_whitespace().nth(8)?.parse::<u64>().ok()).sum()
+    table
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(8)?.parse::<u64>().ok())
+        .sum()
 }
 
 #[test]
@@ -69,20 +94,33 @@ fn a_flood_of_other_routes_overruns_the_socket_and_a_loss_in_it_is_repaired_all_
     node.is_well(&agent);
     let mut flood = String::new();
     for n in 0..20_000 {
-        let _ = writeln!(flood, "route add blackhole 100.{}.{}.{}/32 proto 99", 64 + n / 65536, n / 256 % 256, n % 256);
+        let _ = writeln!(
+            flood,
+            "route add blackhole 100.{}.{}.{}/32 proto 99",
+            64 + n / 65536,
+            n / 256 % 256,
+            n % 256
+        );
     }
     // Stopped, it cannot drain the socket, whose buffer holds some hundreds of messages: what comes last is lost.
     agent.signal("STOP");
     node.lab.batch(NODE, &flood);
     node.lab.ip(NODE, "route del 203.0.113.0/24 proto 230");
-    assert!(lost_notifications(agent.pid()) > 0, "the buffer held all of it");
+    assert!(
+        lost_notifications(agent.pid()) > 0,
+        "the buffer held all of it"
+    );
     agent.signal("CONT");
     node.is_well(&agent);
     assert!(!agent.said().contains("Cannot listen"), "{}", agent.said());
     // A loss behind the flood is noticed at once again.
     node.lab.ip(NODE, "route del 203.0.113.0/24 proto 230");
     node.is_well(&agent);
-    assert!(agent.memory_kib().1 < 200 * 1024, "{} KiB", agent.memory_kib().1);
+    assert!(
+        agent.memory_kib().1 < 200 * 1024,
+        "{} KiB",
+        agent.memory_kib().1
+    );
 }
 
 #[test]
@@ -106,7 +144,12 @@ fn scan(node: &Node, words: &str) {
          exec 3<>/dev/tcp/127.0.0.1/9465; printf 'GET /livez HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
     );
     let said = node.lab.run(NODE, &["bash", "-c", &script]);
-    assert!(said.out.ends_with("\nok\n"), "the scanner's own probe was not answered: {} {}", said.code, said.out);
+    assert!(
+        said.out.ends_with("\nok\n"),
+        "the scanner's own probe was not answered: {} {}",
+        said.code,
+        said.out
+    );
 }
 
 #[test]
@@ -114,7 +157,10 @@ fn a_scan_of_the_http_port_takes_no_memory_and_no_probe_goes_unanswered() {
     let node = Node::new(Lab::new());
     let agent = node.agent(&[]);
     node.is_well(&agent);
-    let oversized = format!("GET /livez HTTP/1.1\\r\\nX: {}\\r\\n\\r\\n", "a".repeat(100_000));
+    let oversized = format!(
+        "GET /livez HTTP/1.1\\r\\nX: {}\\r\\n\\r\\n",
+        "a".repeat(100_000)
+    );
     let scans = [
         "",                                                            // silent
         "GET /livez HTTP/1.1\\r\\nX-Slow: ",                           // slowloris
@@ -127,8 +173,13 @@ fn a_scan_of_the_http_port_takes_no_memory_and_no_probe_goes_unanswered() {
     let once = agent.memory_kib().1;
     all();
     let (now, most) = agent.memory_kib();
-    println!("memory: {once} KiB at most after 5,000 connections, {most} KiB after 10,000, {now} KiB now");
-    assert!(most < once + 2048, "{most} KiB after 10,000 connections, {once} KiB after 5,000");
+    println!(
+        "memory: {once} KiB at most after 5,000 connections, {most} KiB after 10,000, {now} KiB now"
+    );
+    assert!(
+        most < once + 2048,
+        "{most} KiB after 10,000 connections, {once} KiB after 5,000"
+    );
     node.lives();
     assert!(node.status()["status"] == "Ready", "{}", node.status());
 }
@@ -136,8 +187,12 @@ fn a_scan_of_the_http_port_takes_no_memory_and_no_probe_goes_unanswered() {
 /// A jump of the wall clock cannot be made in a namespace; but it can be shown that nobody but reports looks at it.
 #[test]
 fn the_wall_clock_is_read_for_reports_alone() {
-    let clippy = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("clippy.toml")).unwrap();
-    for clock in ["std::time::SystemTime::now", "k8s_openapi::jiff::Timestamp::now"] {
+    let clippy =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("clippy.toml")).unwrap();
+    for clock in [
+        "std::time::SystemTime::now",
+        "k8s_openapi::jiff::Timestamp::now",
+    ] {
         assert!(clippy.contains(clock), "clippy.toml should forbid {clock}");
     }
 }

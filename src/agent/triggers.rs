@@ -1,0 +1,157 @@
+//! What wakes the agent, and when the next pass is due.
+//!
+//! Channels and timers; nothing is decided here but how soon a nudge is acted upon.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+
+use crate::cli::args::RunArgs;
+use crate::kernel::monitor::{self, Notice};
+use crate::source::watch::Watch;
+
+/// After the first notification the kernel is left alone for this long: one event seldom comes alone.
+const SETTLE: Duration = Duration::from_millis(100);
+/// A table that others change all the time is read at most for a tenth of the time.
+const BUSY: u32 = 10;
+/// Links come and go with pods: however often, passes take at most about a third of the time. The first event after a rest does not wait.
+const REST: u32 = 3;
+
+/// The sources of triggers.
+pub(super) struct Triggers {
+    /// The configuration may have changed.
+    pub(super) directory: mpsc::Receiver<()>,
+    /// Routes of others changed.
+    pub(super) foreign: mpsc::Receiver<()>,
+    /// Routes or nexthops of ours may be gone.
+    pub(super) ours: mpsc::Receiver<()>,
+    /// A link or an address changed.
+    pub(super) link: mpsc::Receiver<()>,
+    /// It is time to read the kernel although nothing was noticed.
+    pub(super) resync: Interval,
+}
+
+impl Triggers {
+    pub(super) fn start(args: &RunArgs) -> Self {
+        let (changed, directory) = mpsc::channel(1);
+        let mut watch = Watch::new(&args.node.config);
+        tokio::spawn(async move {
+            loop {
+                watch.changed().await;
+                // A full channel has a nudge in it already.
+                let _ = changed.try_send(());
+            }
+        });
+        let (foreign, ours, link) = (mpsc::channel(1), mpsc::channel(1), mpsc::channel(1));
+        tokio::spawn(monitor::listen(
+            args.node.kernel.protocol,
+            [foreign.0, ours.0, link.0],
+        ));
+        let mut resync = interval_at(Instant::now() + args.resync, args.resync);
+        resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            directory,
+            foreign: foreign.1,
+            ours: ours.1,
+            link: link.1,
+            resync,
+        }
+    }
+}
+
+/// Why the next pass is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Causes {
+    /// Another configuration is to be in force.
+    pub(super) configuration: bool,
+    /// A gateway's health changed, or what the API says.
+    pub(super) circumstances: bool,
+    /// A link or address changed since the last pass: losses are explained.
+    pub(super) link: bool,
+    /// The periodic read: unused objects are swept too.
+    pub(super) resync: bool,
+    due: Option<Instant>,
+}
+
+impl Causes {
+    /// When the next pass is due, if at all.
+    pub(super) const fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    pub(super) fn configuration_changed(&mut self) {
+        self.configuration = true;
+        self.by(Instant::now());
+    }
+
+    pub(super) fn facts_changed(&mut self) {
+        self.circumstances = true;
+        self.by(Instant::now());
+    }
+
+    pub(super) fn health_changed(&mut self) {
+        self.circumstances = true;
+        self.by(Instant::now() + SETTLE);
+    }
+
+    pub(super) fn resync_is_due(&mut self) {
+        self.resync = true;
+        self.by(Instant::now());
+    }
+
+    /// The kernel said something; `reading` is how long the last read took, `ended` when the last pass did.
+    pub(super) fn notice(&mut self, notice: Notice, reading: Duration, ended: Option<Instant>) {
+        let now = Instant::now();
+        let rested = ended.map_or(now, |ended| ended + reading * REST);
+        self.link |= notice == Notice::Link;
+        self.by(match notice {
+            Notice::Ours => now + SETTLE,
+            Notice::Link => rested.max(now + SETTLE),
+            Notice::Foreign => now + SETTLE.max(reading * BUSY),
+        });
+    }
+
+    /// A pass failed: what it was made for is still to do.
+    pub(super) const fn take_up(&mut self, failed: Self) {
+        self.configuration |= failed.configuration;
+        self.circumstances |= failed.circumstances;
+        self.link |= failed.link;
+    }
+
+    /// Something is left to do; at this time at the latest.
+    pub(super) fn again(&mut self, at: Instant) {
+        self.by(at);
+    }
+
+    fn by(&mut self, at: Instant) {
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_event_is_acted_upon_at_once_and_a_stream_of_them_leaves_time_for_others() {
+        let now = Instant::now();
+        let due = |notice, ended| {
+            let mut causes = Causes::default();
+            causes.notice(notice, Duration::from_millis(300), ended);
+            causes.due().unwrap() - now
+        };
+        assert_eq!(due(Notice::Link, None), SETTLE);
+        assert_eq!(
+            due(Notice::Link, now.checked_sub(Duration::from_secs(5))),
+            SETTLE
+        );
+        assert_eq!(due(Notice::Link, Some(now)), Duration::from_millis(900));
+        assert_eq!(
+            due(Notice::Ours, Some(now)),
+            SETTLE,
+            "how often that is, is `fight`'s"
+        );
+        assert_eq!(due(Notice::Foreign, Some(now)), Duration::from_secs(3));
+    }
+}

@@ -1,0 +1,389 @@
+//! The command line: what can be said, and what it is checked for before anything runs.
+//!
+//! Pure. Doing what was said is `commands`' and `agent`'s.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::cluster::uninstall::OnExit;
+use crate::config::duration;
+use crate::routing::batch::{LEAK_GUARD_METRIC, Ownership};
+
+/// Keeps a node's kernel routes equal to a mounted ConfigMap, so that chosen destinations leave through NAT gateways.
+#[derive(Debug, Parser)]
+#[command(
+    name = "egress-routes",
+    version,
+    max_term_width = 110,
+    after_help = "\
+Configuration by example (a ConfigMap key `routes.yaml`):
+
+  routes:
+    - name: partner-api
+      gateways: [10.116.0.5]
+      destinations: [203.0.113.0/24, 198.51.100.7]
+
+Try it before it is applied:  kustomize build overlay | egress-routes check -
+See it on a node:             kubectl -n kube-system exec ds/egress-routes -- egress-routes status
+See it on all nodes:          egress-routes nodes --wait"
+)]
+pub struct Cli {
+    /// How much is logged, to stderr: error, warn, info, debug or trace; or directives like `egress_routes=debug,info`
+    #[arg(
+        long,
+        global = true,
+        env = "EGRESS_ROUTES_LOG_LEVEL",
+        default_value = "info",
+        value_name = "LEVEL"
+    )]
+    pub log_level: String,
+    /// How it is logged: lines for people, or one JSON object a line
+    #[arg(
+        long,
+        global = true,
+        env = "EGRESS_ROUTES_LOG_FORMAT",
+        default_value = "text",
+        value_name = "FORMAT"
+    )]
+    pub log_format: LogFormat,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How logs look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch the configuration and keep the kernel's routes equal to it, until SIGTERM: the DaemonSet's command
+    #[command(after_help = "Exit status: 0 on SIGTERM or SIGINT.")]
+    Run(RunArgs),
+    /// Validate a directory, a routes.yaml, or Kubernetes manifests that hold a ConfigMap with one; needs no privileges
+    #[command(after_help = "Exit status: 0 valid, 1 refused, 2 could not be read.")]
+    Check {
+        /// A directory, a file, or `-` for a stream on stdin such as `kustomize build` prints [default: /etc/egress-routes]
+        path: Option<String>,
+    },
+    /// Print what `apply` would change on this node now: `+ PREFIX via …`, `- …`, `~ …`, a line each
+    #[command(after_help = "Exit status: 0 nothing to change, 1 changes, 2 error.")]
+    Diff(OneShotArgs),
+    /// Apply once and read back; for a node without the agent
+    #[command(after_help = "Exit status: 0 all in, 1 something refused or failed, 2 error.")]
+    Apply(OneShotArgs),
+    /// Show this node: sets, gateways with health, routes wanted and installed, problems
+    #[command(
+        after_help = "Exit status: 0 Ready, 1 not, 2 error.\nAsks the agent of this network namespace; without one, compares configuration and kernel itself."
+    )]
+    Status {
+        /// What is ours and where the configuration is.
+        #[command(flatten)]
+        node: NodeArgs,
+        /// How it is printed
+        #[arg(short, long, default_value = "table", value_name = "FORMAT")]
+        output: Output,
+    },
+    /// Show the cluster, a line per node, from a kubeconfig
+    #[command(after_help = "Exit status: 0 all Ready, 1 not, 2 error.")]
+    Nodes(NodesArgs),
+    /// Remove every route and nexthop of ours from this node, and our annotations where that is allowed
+    #[command(after_help = "Exit status: 0 removed, 2 error.")]
+    Cleanup {
+        /// What is ours.
+        #[command(flatten)]
+        kernel: KernelArgs,
+        /// This node's name, for its annotations
+        #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+        node_name: Option<String>,
+    },
+}
+
+/// How a report is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// What tells our routes from everybody else's.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct KernelArgs {
+    /// Routing table
+    #[arg(long, env = "EGRESS_ROUTES_TABLE", default_value_t = 254, value_parser = table, value_name = "N")]
+    pub table: u32,
+    /// Route protocol number, also of nexthops: the mark of what is ours
+    #[arg(long, env = "EGRESS_ROUTES_PROTOCOL", default_value_t = 230, value_parser = protocol, value_name = "N")]
+    pub protocol: u8,
+    /// Metric of every route; a foreign route of the same prefix with a lower one wins
+    #[arg(long, env = "EGRESS_ROUTES_METRIC", default_value_t = 4242, value_parser = metric, value_name = "N")]
+    pub metric: u32,
+}
+
+impl KernelArgs {
+    /// The same as the kernel side wants it.
+    pub const fn ownership(&self) -> Ownership {
+        Ownership {
+            protocol: self.protocol,
+            metric: self.metric,
+            table: self.table,
+        }
+    }
+}
+
+/// A node's configuration and what is ours on it.
+#[derive(Clone, Debug, Args)]
+pub struct NodeArgs {
+    /// What is ours.
+    #[command(flatten)]
+    pub kernel: KernelArgs,
+    /// Directory of the configuration, normally a ConfigMap volume
+    #[arg(
+        long,
+        env = "EGRESS_ROUTES_CONFIG",
+        default_value = "/etc/egress-routes",
+        value_name = "DIR"
+    )]
+    pub config: PathBuf,
+    /// This node's name in the cluster; without it there is none
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+}
+
+/// `diff` and `apply`.
+#[derive(Clone, Debug, Args)]
+pub struct OneShotArgs {
+    /// A directory or a routes.yaml, instead of --config
+    pub path: Option<PathBuf>,
+    /// What is ours and where the configuration is.
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// `run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// What is ours and where the configuration is.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// Address of /livez, /readyz, /metrics and /status; never all addresses
+    #[arg(long, env = "EGRESS_ROUTES_LISTEN", default_value = "127.0.0.1:9465", value_parser = crate::serve::http::listen_address, value_name = "ADDRESS:PORT")]
+    pub listen: SocketAddr,
+    /// How often the kernel is read although nothing was noticed
+    #[arg(long, env = "EGRESS_ROUTES_RESYNC", default_value = "30s", value_parser = positive, value_name = "DURATION")]
+    pub resync: Duration,
+    /// How long the API server may be silent after a change before the change is taken back; 0 is off
+    #[arg(long, env = "EGRESS_ROUTES_CONFIRM", default_value = "20s", value_parser = duration_or_zero, value_name = "DURATION")]
+    pub confirm: Duration,
+    /// What happens to the routes at the end; auto keeps them unless the DaemonSet is gone or going
+    #[arg(
+        long,
+        env = "EGRESS_ROUTES_ON_EXIT",
+        default_value = "auto",
+        value_name = "WHAT"
+    )]
+    pub on_exit: OnExit,
+    /// Namespace of the agent's DaemonSet
+    #[arg(
+        long,
+        env = "POD_NAMESPACE",
+        default_value = "kube-system",
+        value_name = "NAME",
+        hide = true
+    )]
+    pub namespace: String,
+    /// Name of the agent's DaemonSet
+    #[arg(
+        long,
+        env = "EGRESS_ROUTES_DAEMONSET",
+        default_value = "egress-routes",
+        value_name = "NAME",
+        hide = true
+    )]
+    pub daemonset: String,
+    /// Taint that is removed from the node once the first apply is verified [default: off]
+    #[arg(long, env = "EGRESS_ROUTES_STARTUP_TAINT", value_name = "KEY")]
+    pub startup_taint: Option<String>,
+}
+
+/// How `nodes` is called.
+#[derive(Clone, Debug, Args)]
+pub struct NodesArgs {
+    /// How it is printed
+    #[arg(short, long, default_value = "table", value_name = "FORMAT")]
+    pub output: Output,
+    /// Wait until every node that should run the agent has applied the `ConfigMap`'s current revision
+    #[arg(long)]
+    pub wait: bool,
+    /// How long to wait, like `90s` or `2m`
+    #[arg(long, default_value = "2m", value_parser = positive)]
+    pub timeout: Duration,
+    /// The kubeconfig file [default: $KUBECONFIG or ~/.kube/config]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The kubeconfig's context
+    #[arg(long)]
+    pub context: Option<String>,
+    /// Where the agents and their configuration are
+    #[arg(short, long, default_value = "kube-system")]
+    pub namespace: String,
+    /// The `ConfigMap`'s name
+    #[arg(long, value_name = "NAME", default_value = "egress-routes")]
+    pub configmap: String,
+    /// The `DaemonSet`'s name
+    #[arg(long, value_name = "NAME", default_value = "egress-routes")]
+    pub daemonset: String,
+    /// Which pods are the agents
+    #[arg(
+        long,
+        value_name = "LABELS",
+        default_value = "app.kubernetes.io/name=egress-routes"
+    )]
+    pub selector: String,
+}
+
+fn table(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => {
+            Err("expected the number of a routing table, like 254 for `main`".to_owned())
+        }
+        Ok(255) => Err(
+            "255 is the kernel's table of its own addresses; the usual one is 254, `main`"
+                .to_owned(),
+        ),
+        Ok(table) => Ok(table),
+    }
+}
+
+fn protocol(text: &str) -> Result<u8, String> {
+    let taken = |by: &str| {
+        Err(format!(
+            "{text} marks the routes of {by}, which would then be taken for ours; 200 to 247 are free"
+        ))
+    };
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a number from 1 to 255; 200 to 247 are free".to_owned()),
+        // linux/rtnetlink.h
+        Ok(1) => taken("ICMP redirects"),
+        Ok(2) => taken("the kernel"),
+        Ok(3) => taken("`ip route add` without a protocol"),
+        Ok(4) => taken("administrators"),
+        Ok(9) => taken("router advertisements"),
+        Ok(16) => taken("DHCP clients"),
+        // rtnetlink.h too, and what the daemons of Kubernetes networks take for themselves
+        Ok(11) => taken("zebra"),
+        Ok(12) => taken("BIRD"),
+        Ok(17) => taken("kube-router"),
+        Ok(18) => taken("keepalived"),
+        Ok(42) => taken("Babel"),
+        Ok(66) => taken("Google's guest agent"),
+        Ok(80) => taken("Calico"),
+        Ok(84) => taken("OVN"),
+        Ok(99) => taken("Open/R"),
+        Ok(186..=198) => taken("routing daemons such as FRR"),
+        Ok(248) => taken("kube-vip"),
+        Ok(protocol) => Ok(protocol),
+    }
+}
+
+fn metric(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(metric) if metric > 0 && metric < LEAK_GUARD_METRIC => Ok(metric),
+        _ => Err(format!(
+            "expected a number from 1 to {} (0 would be the kernel's default metric, and {LEAK_GUARD_METRIC} is the leak guard's)",
+            LEAK_GUARD_METRIC - 1
+        )),
+    }
+}
+
+/// A duration as Kubernetes writes them; a bare `0` too.
+fn duration_or_zero(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    duration::parse(text).map_err(|why| format!("{why}; expected a duration like 500ms, 1s or 2m"))
+}
+
+/// A duration of at least 100 ms.
+fn positive(text: &str) -> Result<Duration, String> {
+    duration_or_zero(text).and_then(|d| {
+        if d < Duration::from_millis(100) {
+            Err("expected a duration of at least 100ms".to_owned())
+        } else {
+            Ok(d)
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let cli = Cli::parse_from(["egress-routes", "run"]);
+        let Command::Run(run) = cli.command else {
+            panic!("not run")
+        };
+        assert_eq!(
+            run.node.kernel.ownership(),
+            Ownership {
+                protocol: 230,
+                metric: 4242,
+                table: 254
+            }
+        );
+        assert_eq!(run.listen.to_string(), "127.0.0.1:9465");
+        assert_eq!(
+            (run.resync, run.confirm),
+            (Duration::from_secs(30), Duration::from_secs(20))
+        );
+        assert_eq!((run.on_exit, run.startup_taint), (OnExit::Auto, None));
+    }
+
+    #[test]
+    fn what_would_take_foreign_routes_for_ours_is_refused() {
+        for arguments in [
+            ["--protocol", "2"],
+            ["--protocol", "4"],
+            ["--table", "255"],
+            ["--metric", "0"],
+            ["--metric", "4294967294"],
+            ["--resync", "1"],
+        ] {
+            assert!(
+                Cli::try_parse_from(["egress-routes", "run"].iter().chain(&arguments)).is_err(),
+                "{arguments:?}"
+            );
+        }
+        assert!(Cli::try_parse_from(["egress-routes", "run", "--confirm", "0"]).is_ok());
+    }
+
+    #[test]
+    fn durations_are_written_as_in_kubernetes() {
+        assert_eq!(duration_or_zero("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration_or_zero("2m"), Ok(Duration::from_mins(2)));
+        assert_eq!(duration_or_zero("1h30m"), Ok(Duration::from_mins(90)));
+        for text in ["", "2", "m", "2 m", "2d", "-1s", "4000000000000h"] {
+            assert!(duration_or_zero(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,422 @@
+//! The Kubernetes API as the agent uses it: one client that limits, counts and remembers every request.
+//!
+//! No other module talks to the API but through [`Api`]. What is asked for and what follows from an answer is the
+//! callers' business; that nothing waits for ever, that no answer fills the memory and that every request is counted
+//! is settled here. "No cluster" is a normal mode: [`Api::in_cluster`] says why there is none.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request, Response, header};
+use kube::Client;
+use kube::client::Body;
+use tokio::time::{Instant, sleep, timeout};
+use tower::BoxError;
+
+use crate::report::metrics::Metrics;
+
+mod facts;
+mod pace;
+
+pub use facts::{Seen, Watching, watch};
+pub use pace::{Backoff, phase};
+
+/// How long one request may take, answer included. An API server that needs longer is as good as away.
+const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+/// How long a connection may take to come up, TLS included.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// The largest answer that is read. A node with its images is some tens of KiB; a list of nodes' metadata is asked for in pages.
+const ANSWER_LIMIT: usize = 16 << 20;
+/// The longest that a server's Retry-After is honoured; a broken one must not silence the agent for a day.
+const HOLD_LIMIT: Duration = Duration::from_mins(5);
+
+/// The longest pause between two questions whether the server is there.
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+
+const VERSION: &str = "/version";
+/// Every annotation of ours starts with this.
+pub const PREFIX: &str = "egress-routes.dev/";
+
+/// The API, for one node's agent. Clones share connections and memory of what was answered.
+#[derive(Clone)]
+pub struct Api {
+    client: Client,
+    config: Arc<kube::Config>,
+    node: Arc<str>,
+    metrics: Metrics,
+    memory: Arc<Mutex<Memory>>,
+}
+
+/// Why there is no cluster to talk to; for a log line.
+#[derive(Debug)]
+pub struct NoCluster(String);
+
+impl fmt::Display for NoCluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NoCluster {}
+
+/// Whether the API server answered when it was last asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastAnswer {
+    /// Any HTTP response is an answer, be it 403, 429 or 500; a refused or timed out connection is none.
+    pub ok: bool,
+    /// When the answer came, or was given up on.
+    pub at: Instant,
+}
+
+/// What was learned from requests that are over.
+#[derive(Debug, Default)]
+struct Memory {
+    last: Option<LastAnswer>,
+    last_granted: Option<Instant>,
+    hold_until: Option<Instant>,
+}
+
+impl Api {
+    /// The API of the cluster that this process is a pod of. `node` is the node's name, from `NODE_NAME`.
+    pub fn in_cluster(node: Option<&str>, metrics: &Metrics) -> Result<Self, NoCluster> {
+        let Some(node) = node.filter(|name| !name.is_empty()) else {
+            return Err(NoCluster(
+                "no node name: neither --node-name nor NODE_NAME is set".into(),
+            ));
+        };
+        let config = kube::Config::incluster_env()
+            .map_err(|error| NoCluster(format!("no API credentials: {}", chain(&error))))?;
+        Self::new(config, node, metrics)
+            .map_err(|error| NoCluster(format!("no API client: {error:#}")))
+    }
+
+    /// The API at `config`. Must be called within a tokio runtime.
+    pub fn new(mut config: kube::Config, node: &str, metrics: &Metrics) -> anyhow::Result<Self> {
+        // kube repeats a refused request up to 15 times by itself: callers here know better what to say next, and when.
+        config.default_retry = false;
+        config.connect_timeout = Some(CONNECT_LIMIT);
+        let raw = Client::try_from(config.clone()).context("building the API client")?;
+        let memory = Arc::<Mutex<Memory>>::default();
+        let client = watched(
+            raw,
+            config.default_namespace.clone(),
+            metrics.clone(),
+            memory.clone(),
+        );
+        Ok(Self {
+            client,
+            config: Arc::new(config),
+            node: node.into(),
+            metrics: metrics.clone(),
+            memory,
+        })
+    }
+
+    /// A client whose every request is limited in time and size, counted, and remembered.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// This node's name.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// The namespace of the pod's service account.
+    pub fn namespace(&self) -> &str {
+        &self.config.default_namespace
+    }
+
+    /// The API server's address as far as it is known without asking: `KUBERNETES_SERVICE_HOST`, if that is an address.
+    pub fn known_addresses(&self) -> Vec<IpAddr> {
+        let host = self.config.cluster_url.host().unwrap_or_default();
+        host.trim_matches(['[', ']']).parse().into_iter().collect()
+    }
+
+    /// Whether the server answered when it was last asked; `None` before the first request is over.
+    pub fn last_answer(&self) -> Option<LastAnswer> {
+        self.memory().last
+    }
+
+    /// When a request for which a right is needed was last granted (2xx).
+    pub fn last_granted(&self) -> Option<Instant> {
+        self.memory().last_granted
+    }
+
+    /// For how long the server still wants to be left alone (Retry-After), up to five minutes.
+    pub fn hold(&self) -> Duration {
+        self.memory()
+            .hold_until
+            .map(|until| until.saturating_duration_since(Instant::now()))
+            .unwrap_or_default()
+    }
+
+    /// Asks for `/version` over a new connection, name resolution and TLS included. Any HTTP response is an answer.
+    pub async fn answers(&self, limit: Duration) -> bool {
+        let asking = async {
+            // A fresh client has no pooled connection, whose route could have been cached before a change.
+            let fresh = match Client::try_from((*self.config).clone()) {
+                Ok(client) => watched(
+                    client,
+                    String::new(),
+                    self.metrics.clone(),
+                    self.memory.clone(),
+                ),
+                Err(error) => {
+                    tracing::warn!(error = explain(&error), "Building an API client failed");
+                    return false;
+                }
+            };
+            let Ok(request) = Request::get(VERSION).body(Body::empty()) else {
+                return false;
+            };
+            fresh.send(request).await.is_ok()
+        };
+        timeout(limit, asking).await.unwrap_or(false)
+    }
+
+    /// Whether the server answers before a change. Asked as it will be asked after it, unless it is known from just now: neither does an
+    /// edit wait for a server to be silent again, nor does a whole cluster open two connections each for one edit.
+    pub async fn answers_now(&self, limit: Duration) -> bool {
+        match self.last_answer() {
+            Some(last) if last.at.elapsed() > limit => self.answers(limit).await,
+            last => last.is_some_and(|last| last.ok),
+        }
+    }
+
+    /// Asks, each time over a new connection, until there is an answer. `limit` is for the first question; the next ones get more and
+    /// more time, and pauses: a server that is slow because a whole cluster asks at once must not be asked more for it.
+    pub async fn until_it_answers(&self, limit: Duration) {
+        let mut backoff = Backoff::new(Duration::from_millis(500), LONGEST_PAUSE);
+        while !self.answers(limit * (1 << backoff.failures().min(3))).await {
+            sleep(backoff.failed()).await;
+        }
+    }
+
+    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+        lock(&self.memory)
+    }
+}
+
+/// The values are plain and written whole: a panic elsewhere cannot have left them half-written.
+fn lock(memory: &Mutex<Memory>) -> std::sync::MutexGuard<'_, Memory> {
+    memory.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// `raw` with a limit, a counter and a memory around each request.
+fn watched(raw: Client, namespace: String, metrics: Metrics, memory: Arc<Mutex<Memory>>) -> Client {
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let (raw, metrics, memory) = (raw.clone(), metrics.clone(), memory.clone());
+        async move {
+            let verb = verb(request.method());
+            let outcome = send(&raw, request, &memory).await;
+            match &outcome {
+                Ok(response) => metrics.asked_api(verb, response.status().as_str()),
+                Err(Unanswered::TimedOut) => metrics.asked_api(verb, "timeout"),
+                Err(Unanswered::Failed(_)) => metrics.asked_api(verb, "error"),
+            }
+            outcome.map_err(BoxError::from)
+        }
+    });
+    Client::new(service, namespace)
+}
+
+/// The agent only ever gets, creates and patches; see contract section 7.
+fn verb(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "get",
+        Method::POST => "create",
+        Method::PATCH => "patch",
+        _ => "other",
+    }
+}
+
+/// No answer that could be read to its end.
+#[derive(Debug)]
+enum Unanswered {
+    TimedOut,
+    Failed(BoxError),
+}
+
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TimedOut => write!(f, "no answer within {} s", REQUEST_LIMIT.as_secs()),
+            Self::Failed(error) => f.write_str(&chain(error.as_ref())),
+        }
+    }
+}
+
+impl std::error::Error for Unanswered {}
+
+impl From<kube::Error> for Unanswered {
+    /// Without kube's own wrapping, which says nothing to a person.
+    fn from(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Service(cause) => Self::Failed(cause),
+            other => Self::Failed(other.into()),
+        }
+    }
+}
+
+async fn send(
+    raw: &Client,
+    request: Request<Body>,
+    memory: &Mutex<Memory>,
+) -> Result<Response<Full<Bytes>>, Unanswered> {
+    let mut heard = false;
+    // Everybody may ask for the version: it says nothing of what this agent may.
+    let tells = request.uri().path() != VERSION;
+    let exchange = async {
+        let response = raw.send(request).await.map_err(Unanswered::from)?;
+        let (parts, body) = response.into_parts();
+        lock(memory).answered(
+            parts.status.is_success() && tells,
+            retry_after(&parts.headers),
+        );
+        heard = true;
+        let body = Limited::new(body, ANSWER_LIMIT)
+            .collect()
+            .await
+            .map_err(Unanswered::Failed)?;
+        Ok(Response::from_parts(parts, Full::new(body.to_bytes())))
+    };
+    let outcome = timeout(REQUEST_LIMIT, exchange)
+        .await
+        .unwrap_or(Err(Unanswered::TimedOut));
+    if !heard {
+        lock(memory).last = Some(LastAnswer {
+            ok: false,
+            at: Instant::now(),
+        });
+    }
+    outcome
+}
+
+impl Memory {
+    fn answered(&mut self, granted: bool, retry_after: Option<Duration>) {
+        let now = Instant::now();
+        self.last = Some(LastAnswer { ok: true, at: now });
+        if granted {
+            self.last_granted = Some(now);
+        }
+        if let Some(hold) = retry_after {
+            self.hold_until = Some(now + hold.min(HOLD_LIMIT));
+        }
+    }
+}
+
+/// API servers send seconds, never a date.
+fn retry_after(headers: &header::HeaderMap) -> Option<Duration> {
+    let seconds = headers
+        .get(header::RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+/// The HTTP status code of a refusal; `None` when no answer came or it could not be understood.
+pub fn code(error: &kube::Error) -> Option<u16> {
+    match error {
+        kube::Error::Api(status) => Some(status.code),
+        _ => None,
+    }
+}
+
+/// Whether to ask again. A token that has expired (401) is replaced, a server that has just started does not know its own roles (403),
+/// "too many requests" (429) ends, and so does what is no answer or the server's own trouble; what else it does not like will stay so.
+pub fn may_get_better(error: &kube::Error) -> bool {
+    code(error).is_none_or(|code| !(400..500).contains(&code) || matches!(code, 401 | 403 | 429))
+}
+
+/// An API error as one line for a person: what kube displays holds every cause twice.
+pub fn explain(error: &kube::Error) -> String {
+    /// Room for the longest sensible refusal; a proxy's error page is cut.
+    const LENGTH: usize = 300;
+    let text = match error {
+        kube::Error::Api(status) => format!("{} {}", status.code, status.message.trim()),
+        kube::Error::SerdeError(error) => {
+            format!("an answer that is not what was asked for: {error}")
+        }
+        kube::Error::Service(error) => chain(error.as_ref()),
+        other => chain(other),
+    };
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    line[..line.floor_char_boundary(LENGTH)].to_owned()
+}
+
+/// An error with its causes, leaving out what a cause repeats.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_explanation_is_one_line_of_bounded_length() {
+        let page = "<html>\n<body>\n".to_owned() + &"x".repeat(1000);
+        let error = kube::Error::Api(
+            kube::core::Status::failure(&page, "")
+                .with_code(502)
+                .boxed(),
+        );
+        let text = explain(&error);
+        assert!(text.starts_with("502 <html> <body> xxx"), "{text}");
+        assert_eq!(text.len(), 300);
+    }
+
+    #[test]
+    fn without_a_node_name_there_is_no_cluster() {
+        for name in [None, Some("")] {
+            let why = Api::in_cluster(name, &Metrics::new())
+                .err()
+                .unwrap()
+                .to_string();
+            assert_eq!(
+                why,
+                "no node name: neither --node-name nor NODE_NAME is set"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn the_service_address_is_known_without_asking() {
+        for (url, known) in [
+            ("https://10.96.0.1", "10.96.0.1"),
+            ("https://[fd00::1]:6443", "fd00::1"),
+            ("https://api.example:6443", ""),
+        ] {
+            let api = Api::new(
+                kube::Config::new(url.parse().unwrap()),
+                "node1",
+                &Metrics::new(),
+            )
+            .unwrap();
+            let addresses: Vec<_> = api
+                .known_addresses()
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            assert_eq!(addresses.join(","), known);
+        }
+    }
+}

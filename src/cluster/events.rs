@@ -1,0 +1,342 @@
+//! Events on the Node: a bounded number of them, spread over nodes, each with the time of what it tells.
+//!
+//! Written as the kubelet writes its own, `v1` Events in `default`: servers before 1.21 take Events about a Node in the newer
+//! form (which kube's `Recorder` writes) only in `kube-system`, and then with nothing that `kubectl describe node` would find.
+//! The same sentence again within an hour is the same Event with a higher count.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams, PostParams};
+use tokio::sync::broadcast;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::cluster::annotations::{SPREAD, wall_clock};
+use crate::cluster::client::{Api, Backoff, code, explain, may_get_better, phase};
+use crate::report::status::{NodeEvent, Reason};
+
+/// The capacity of the channel that events come through; with more waiting, the oldest are lost.
+pub const EVENTS_KEPT: usize = 64;
+/// Where Events about objects without a namespace are kept.
+const NAMESPACE: &str = "default";
+/// Who says it.
+const COMPONENT: &str = "egress-routes";
+/// Events that may be written in a row.
+const BURST: u32 = 10;
+/// One more for every such time that passes.
+const REFILL: Duration = Duration::from_secs(10);
+/// For how long an Event is tried: over a restart of the API server, and not until nobody wants to know any more.
+const TRIED: Duration = Duration::from_mins(10);
+/// The pauses between tries: a server that has too much to do gets no more of it.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// Bytes of a note, a limit of the API.
+const NOTE_LENGTH: usize = 1024;
+/// Bytes of the node's name in an Event's name, of which 253 are allowed.
+const NODE_LENGTH: usize = 200;
+/// Sentences that are remembered, so that a repetition is a count.
+const REMEMBERED: usize = 64;
+/// For how long: API servers keep an Event for an hour.
+const KEPT: Duration = Duration::from_hours(1);
+
+/// A happening and its moment: the Event may be written well after it.
+#[derive(Clone, Debug)]
+pub struct Dated {
+    happening: NodeEvent,
+    at: Timestamp,
+    since: Instant,
+}
+
+impl Dated {
+    /// It happens now.
+    pub fn now(happening: NodeEvent) -> Self {
+        Self {
+            happening,
+            at: wall_clock(),
+            since: Instant::now(),
+        }
+    }
+}
+
+/// Publishes events as Events on this node until their sender is gone.
+pub async fn publish_events(api: Api, mut events: broadcast::Receiver<Dated>) {
+    let spread = phase(api.node(), SPREAD);
+    let mut said = Said::default();
+    let mut bucket = Bucket {
+        tokens: BURST,
+        filled_at: Instant::now(),
+    };
+    let mut complained = false;
+    loop {
+        let quiet = events.is_empty();
+        let dated = match events.recv().await {
+            Ok(dated) => dated,
+            Err(broadcast::error::RecvError::Lagged(lost)) => {
+                tracing::debug!(lost, "Events were left out: there were too many");
+                continue;
+            }
+            Err(broadcast::error::RecvError::Closed) => return,
+        };
+        if quiet {
+            sleep(spread).await;
+        }
+        while let Err(until) = bucket.take(Instant::now()) {
+            sleep_until(until).await;
+        }
+        match publish(&api, &mut said, &dated).await {
+            Ok(()) => complained = false,
+            Err(error) if complained => tracing::debug!(error, "Writing an Event failed again"),
+            Err(error) => {
+                tracing::warn!(error, reason = ?dated.happening.reason, "Writing an Event failed; it is given up");
+                complained = true;
+            }
+        }
+    }
+}
+
+async fn publish(api: &Api, said: &mut Said, dated: &Dated) -> Result<(), String> {
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    loop {
+        let Err(error) = write(api, said, dated).await else {
+            return Ok(());
+        };
+        if !may_get_better(&error) || dated.since.elapsed() > TRIED {
+            return Err(explain(&error));
+        }
+        sleep(backoff.failed().max(api.hold())).await;
+    }
+}
+
+async fn write(
+    api: &Api,
+    said: &mut Said,
+    Dated { happening, at, .. }: &Dated,
+) -> Result<(), kube::Error> {
+    let events: kube::Api<Event> = kube::Api::namespaced(api.client(), NAMESPACE);
+    if let Some((name, count)) = said.before(happening, Instant::now()) {
+        let again =
+            Patch::Merge(serde_json::json!({"count": count + 1, "lastTimestamp": Time(*at)}));
+        match events
+            .patch_metadata(&name, &PatchParams::default(), &again)
+            .await
+        {
+            Ok(_) => {
+                said.remember(happening, name, count + 1, Instant::now());
+                return Ok(());
+            }
+            // The server keeps Events for a shorter time than usual, or somebody deleted it.
+            Err(error) if code(&error) == Some(404) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let event = event(api.node(), happening, *at);
+    let name = event.metadata.name.clone().unwrap_or_default();
+    match events.create(&PostParams::default(), &event).await {
+        // An earlier try got through, though its answer did not.
+        Err(error) if code(&error) == Some(409) => {}
+        created => drop(created?),
+    }
+    said.remember(happening, name, 1, Instant::now());
+    Ok(())
+}
+
+fn event(node: &str, happening: &NodeEvent, at: Timestamp) -> Event {
+    let (type_, reason) = words(happening.reason);
+    let start = node[..node.floor_char_boundary(NODE_LENGTH)].trim_end_matches(['.', '-']);
+    Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{start}.{:x}", at.as_nanosecond())),
+            namespace: Some(NAMESPACE.into()),
+            ..ObjectMeta::default()
+        },
+        involved_object: reference(node),
+        type_: Some(type_.into()),
+        reason: Some(reason.into()),
+        message: Some(happening.note[..happening.note.floor_char_boundary(NOTE_LENGTH)].to_owned()),
+        source: Some(EventSource {
+            component: Some(COMPONENT.into()),
+            host: Some(node.into()),
+        }),
+        count: Some(1),
+        first_timestamp: Some(Time(at)),
+        last_timestamp: Some(Time(at)),
+        ..Event::default()
+    }
+}
+
+/// As the kubelet refers to its node: `kubectl describe node` looks for the name in place of the uid.
+fn reference(node: &str) -> ObjectReference {
+    ObjectReference {
+        kind: Some("Node".into()),
+        name: Some(node.into()),
+        uid: Some(node.into()),
+        ..ObjectReference::default()
+    }
+}
+
+fn words(reason: Reason) -> (&'static str, &'static str) {
+    match reason {
+        Reason::RoutesApplied => ("Normal", "RoutesApplied"),
+        Reason::ConfigRejected => ("Warning", "ConfigRejected"),
+        Reason::GatewayDown => ("Warning", "GatewayDown"),
+        Reason::GatewayUp => ("Normal", "GatewayUp"),
+        Reason::NoHealthyGateway => ("Warning", "NoHealthyGateway"),
+        Reason::RoutesRestored => ("Warning", "RoutesRestored"),
+        Reason::RolledBack => ("Warning", "RolledBack"),
+    }
+}
+
+/// What was said lately, the oldest first.
+#[derive(Debug, Default)]
+struct Said(VecDeque<Sentence>);
+
+#[derive(Debug)]
+struct Sentence {
+    happening: NodeEvent,
+    event: String,
+    count: i32,
+    at: Instant,
+}
+
+impl Said {
+    /// The Event that said the same, and how often.
+    fn before(&mut self, happening: &NodeEvent, now: Instant) -> Option<(String, i32)> {
+        self.0.retain(|sentence| now - sentence.at < KEPT);
+        let found = self
+            .0
+            .iter()
+            .find(|sentence| sentence.happening == *happening)?;
+        Some((found.event.clone(), found.count))
+    }
+
+    fn remember(&mut self, happening: &NodeEvent, event: String, count: i32, now: Instant) {
+        self.0.retain(|sentence| sentence.happening != *happening);
+        while self.0.len() >= REMEMBERED {
+            self.0.pop_front();
+        }
+        self.0.push_back(Sentence {
+            happening: happening.clone(),
+            event,
+            count,
+            at: now,
+        });
+    }
+}
+
+/// A token bucket.
+#[derive(Debug)]
+struct Bucket {
+    tokens: u32,
+    filled_at: Instant,
+}
+
+impl Bucket {
+    /// Takes a token, or says when there will be one.
+    fn take(&mut self, now: Instant) -> Result<(), Instant> {
+        let earned =
+            u32::try_from((now - self.filled_at).as_secs() / REFILL.as_secs()).unwrap_or(u32::MAX);
+        if earned > 0 {
+            self.tokens = self.tokens.saturating_add(earned).min(BURST);
+            self.filled_at = if self.tokens == BURST {
+                now
+            } else {
+                self.filled_at + REFILL * earned
+            };
+        }
+        if self.tokens == 0 {
+            return Err(self.filled_at + REFILL);
+        }
+        if self.tokens == BURST {
+            self.filled_at = now;
+        }
+        self.tokens -= 1;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn happening(reason: Reason, note: &str) -> NodeEvent {
+        NodeEvent {
+            reason,
+            note: note.into(),
+        }
+    }
+
+    #[test]
+    fn two_gateways_that_fail_are_two_events_and_the_same_one_again_is_a_count_for_an_hour() {
+        let now = Instant::now();
+        let mut said = Said::default();
+        let first = happening(Reason::GatewayDown, "Gateway down: 10.116.0.5");
+        said.remember(&first, "node1.1".into(), 1, now);
+        assert_eq!(
+            said.before(
+                &happening(Reason::GatewayDown, "Gateway down: 10.116.0.6"),
+                now
+            ),
+            None
+        );
+        assert_eq!(said.before(&first, now), Some(("node1.1".into(), 1)));
+        said.remember(&first, "node1.1".into(), 2, now + KEPT / 2);
+        assert_eq!(said.before(&first, now + KEPT), Some(("node1.1".into(), 2)));
+        assert_eq!(said.before(&first, now + 2 * KEPT), None);
+    }
+
+    #[test]
+    fn no_more_than_a_bounded_number_of_sentences_is_remembered() {
+        let now = Instant::now();
+        let mut said = Said::default();
+        for n in 0..1000 {
+            said.remember(
+                &happening(Reason::GatewayDown, &n.to_string()),
+                n.to_string(),
+                1,
+                now,
+            );
+        }
+        assert_eq!(said.0.len(), REMEMBERED);
+        assert!(
+            said.before(&happening(Reason::GatewayDown, "999"), now)
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn a_note_and_a_name_keep_within_the_limits_of_the_api() {
+        let node = format!("{}-{}", "n".repeat(199), "x".repeat(53));
+        let event = event(
+            &node,
+            &happening(Reason::ConfigRejected, &"\u{e4}".repeat(2000)),
+            Timestamp::UNIX_EPOCH,
+        );
+        assert_eq!(event.message.unwrap().len(), 1024);
+        assert_eq!(
+            event.metadata.name.unwrap(),
+            format!("{}.0", "n".repeat(199))
+        );
+        assert_eq!(event.type_.as_deref(), Some("Warning"));
+    }
+
+    #[test]
+    fn ten_events_in_a_row_then_one_in_ten_seconds() {
+        let start = Instant::now();
+        let mut bucket = Bucket {
+            tokens: BURST,
+            filled_at: start,
+        };
+        for _ in 0..BURST {
+            assert_eq!(bucket.take(start), Ok(()));
+        }
+        assert_eq!(bucket.take(start), Err(start + REFILL));
+        assert_eq!(bucket.take(start + REFILL), Ok(()));
+        assert_eq!(bucket.take(start + REFILL), Err(start + 2 * REFILL));
+        let later = start + 100 * REFILL;
+        let granted = (0..100).filter(|_| bucket.take(later).is_ok()).count();
+        assert_eq!(granted, 10, "a quiet time earns no more than the burst");
+    }
+}

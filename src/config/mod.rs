@@ -1,0 +1,441 @@
+//! The checked configuration: what `routes.yaml` and its list files mean.
+//!
+//! Pure: no file system, no clock, no kernel. Reading the directory is `source`'s, deciding what
+//! of it applies to this node is `resolve`'s. Outside this module only checked values exist:
+//! [`parse`] answers with a [`Config`], or with every problem there is, never with a part.
+//!
+//! ```text
+//! bytes -> yaml (tree with places) -> sets (fields, health_check, selector, lists) -> clash -> Config + warnings
+//!                  |                        |                                          |
+//!                  +------------------------+------- problem (file:line:column) -------+
+//! ```
+
+mod clash;
+pub mod duration;
+mod fields;
+mod health_check;
+mod lists;
+pub mod manifests;
+mod problem;
+mod revision;
+mod selector;
+mod sets;
+mod warnings;
+pub(crate) mod yaml;
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use self::clash::Relations;
+pub use self::clash::{Clash, clashes};
+use self::fields::Reader;
+pub(crate) use self::problem::printable;
+use self::problem::{Path, Source, quoted};
+pub use self::problem::{Problem, Problems};
+pub use self::revision::Revision;
+use self::sets::Place;
+pub use self::warnings::{Warning, WarningKind};
+use self::yaml::{At, Node};
+use crate::net::prefix::Prefix;
+
+/// The file that is always read.
+pub const ROUTES_YAML: &str = "routes.yaml";
+/// Largest file, in bytes.
+pub const MAX_FILE: usize = 4 << 20;
+/// Largest version of the directory: `routes.yaml` and the list files it names, in bytes.
+pub const MAX_TOTAL: usize = 8 << 20;
+/// Most route sets.
+pub const MAX_SETS: usize = 1_000;
+/// Most CIDRs, before duplicates are dropped.
+pub const MAX_DESTINATIONS: usize = 250_000;
+
+/// One version of the directory, unchecked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Files {
+    /// The bytes of `routes.yaml`.
+    pub routes_yaml: Vec<u8>,
+    /// The list files that it names, as [`list_names`] has it.
+    pub lists: BTreeMap<String, Result<Vec<u8>, ListUnread>>,
+    /// Names of files that are there, for a hint when one that is named is not.
+    pub others: Vec<String>,
+}
+
+/// Why the bytes of a list file are not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListUnread {
+    /// There is no such file.
+    Missing,
+    /// Half a sentence that says what is wrong and what would be right, like "is a directory; expected a file".
+    Other(String),
+}
+
+impl Files {
+    /// From the keys of a `ConfigMap`; `None` when `routes.yaml` is not among them.
+    pub fn from_keys(keys: &BTreeMap<String, Vec<u8>>) -> Option<Self> {
+        let routes_yaml = keys.get(ROUTES_YAML)?.clone();
+        let list = |name: String| {
+            let bytes = keys.get(&name).cloned().ok_or(ListUnread::Missing);
+            (name, bytes)
+        };
+        let lists = list_names(&routes_yaml).into_iter().map(list).collect();
+        Some(Self {
+            routes_yaml,
+            lists,
+            others: keys.keys().cloned().collect(),
+        })
+    }
+
+    /// The revision over what could be read. When all of it could, this is the revision of the contract.
+    pub fn revision(&self) -> Revision {
+        let lists = self
+            .lists
+            .iter()
+            .filter_map(|(name, bytes)| Some((name.as_str(), bytes.as_deref().ok()?)));
+        Revision::of(&self.routes_yaml, lists)
+    }
+}
+
+/// What a good version of the directory means.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checked {
+    /// The configuration.
+    pub config: Config,
+    /// Its name.
+    pub revision: Revision,
+    /// What is allowed but probably not meant.
+    pub warnings: Vec<Warning>,
+}
+
+/// The list files that a `routes.yaml` names; sorted, distinct. None when it is no YAML: [`parse`] will say so.
+pub fn list_names(routes_yaml: &[u8]) -> Vec<String> {
+    let key = b"destinationFiles";
+    if routes_yaml.len() > MAX_FILE || !routes_yaml.windows(key.len()).any(|window| window == key) {
+        return Vec::new(); // spares most configurations a second decoding
+    }
+    let Ok(text) = text_of(routes_yaml) else {
+        return Vec::new();
+    };
+    yaml::decode(text).map_or_else(|_| Vec::new(), |root| sets::list_names(&root))
+}
+
+/// Checks one version of the directory.
+pub fn parse(files: &Files) -> Result<Checked, Problems> {
+    let revision = files.revision();
+    let refuse = |name: &str, message: String| {
+        let mut reader = Reader::new(Source { name, text: "" });
+        reader.problem(At::START, &Path::Root, message);
+        Err(reader.found.into_problems(revision))
+    };
+    let sizes = std::iter::once((ROUTES_YAML, files.routes_yaml.len())).chain(
+        files
+            .lists
+            .iter()
+            .filter_map(|(name, bytes)| Some((name.as_str(), bytes.as_ref().ok()?.len()))),
+    );
+    if let Some((name, _)) = sizes.clone().find(|(_, size)| *size > MAX_FILE) {
+        return refuse(
+            name,
+            format!(
+                "is larger than {} MiB, which is the limit for a file",
+                MAX_FILE >> 20
+            ),
+        );
+    }
+    if sizes.map(|(_, size)| size).sum::<usize>() > MAX_TOTAL {
+        return refuse(
+            ROUTES_YAML,
+            format!(
+                "is larger than {} MiB with its list files, which is the limit",
+                MAX_TOTAL >> 20
+            ),
+        );
+    }
+    match text_of(&files.routes_yaml) {
+        Ok(text) => check(files, text, revision),
+        Err((at, message)) => {
+            let lossy = String::from_utf8_lossy(&files.routes_yaml);
+            let mut reader = Reader::new(Source {
+                name: ROUTES_YAML,
+                text: &lossy,
+            });
+            reader.problem(at, &Path::Root, message);
+            Err(reader.found.into_problems(revision))
+        }
+    }
+}
+
+/// Parses bytes as `routes.yaml` and as the list file `aws.txt`, for fuzzers: it must neither panic nor take long,
+/// and what it says of a problem must be one line.
+pub fn check_any_bytes(routes_yaml: &[u8], list: &[u8]) {
+    let keys = BTreeMap::from([
+        (ROUTES_YAML.to_owned(), routes_yaml.to_vec()),
+        ("aws.txt".to_owned(), list.to_vec()),
+    ]);
+    let Some(files) = Files::from_keys(&keys) else {
+        return;
+    };
+    if let Err(problems) = parse(&files) {
+        debug_assert!(!problems.kept.is_empty(), "refused without a reason");
+        for problem in &problems.kept {
+            debug_assert!(
+                !problem.to_string().contains(char::is_control),
+                "{problem:?}"
+            );
+            let _ = problem.picture(true);
+        }
+    }
+}
+
+fn check(files: &Files, text: &str, revision: Revision) -> Result<Checked, Problems> {
+    let mut reader = Reader::new(Source {
+        name: ROUTES_YAML,
+        text,
+    });
+    let root = match yaml::decode(text) {
+        Ok(root) => root,
+        Err(error) => {
+            reader.problem(error.at, &Path::Root, error.message);
+            return Err(reader.found.into_problems(revision));
+        }
+    };
+    let decoded = sets::read(&mut reader, &root, files);
+    let relations = Relations::new(&decoded.sets);
+    let (certain, possible) = clash::sort_out(&decoded.sets, &relations);
+    for clash in &certain {
+        refuse_clash(&mut reader, &root, files, &decoded.sets, *clash);
+    }
+    if !reader.found.is_empty() {
+        return Err(reader.found.into_problems(revision));
+    }
+    drop(root);
+    let config = Config {
+        sets: decoded.sets,
+        protected: decoded.protected,
+    };
+    let mut warnings = warnings::of(&config, &possible, &relations);
+    warnings.extend(
+        decoded
+            .idle_failback
+            .iter()
+            .map(|name| warnings::idle_failback(name)),
+    );
+    Ok(Checked {
+        config,
+        revision,
+        warnings,
+    })
+}
+
+/// Reports a prefix of two sets at its place in the later one, and names its place in the other.
+fn refuse_clash(
+    reader: &mut Reader<'_>,
+    root: &Node<'_>,
+    files: &Files,
+    sets: &[RouteSet],
+    clash: Clash,
+) {
+    if reader.found.is_full() {
+        return reader.found.count_one();
+    }
+    let (Some(first), Some(second)) = (sets.get(clash.first), sets.get(clash.second)) else {
+        return;
+    };
+    let prefix = clash.prefix;
+    let other = match place(root, files, &first.name, prefix) {
+        Some((_, Place::Inline(_, at))) => format!("{ROUTES_YAML}:{}:{}", at.line, at.column),
+        Some((_, Place::List(source, at))) => format!("{}:{}:{}", source.name, at.line, at.column),
+        None => ROUTES_YAML.to_owned(),
+    };
+    let message = format!(
+        "`{prefix}` is in set {} and in set {} ({other}), and both apply to the same nodes; take it out of one of them",
+        quoted(&second.name),
+        quoted(&first.name),
+    );
+    match place(root, files, &second.name, prefix) {
+        Some((set, Place::Inline(i, at))) => {
+            reader.problem(
+                at,
+                &Path::Root
+                    .key("routes")
+                    .index(set)
+                    .key("destinations")
+                    .index(i),
+                message,
+            );
+        }
+        Some((_, Place::List(source, at))) => reader.found.add(source, at, None, message),
+        None => reader.problem(At::START, &Path::Root, message),
+    }
+}
+
+/// The index in `routes` of the set, and where it names the prefix first.
+fn place<'f>(
+    root: &Node<'_>,
+    files: &'f Files,
+    set: &str,
+    prefix: Prefix,
+) -> Option<(usize, Place<'f>)> {
+    let sets = root.entry("routes")?.items();
+    let index = sets
+        .iter()
+        .position(|node| node.entry("name").and_then(Node::text) == Some(set))?;
+    let node = sets.get(index)?;
+    Some((
+        index,
+        sets::locate(
+            files,
+            node.entry("destinations"),
+            node.entry("destinationFiles"),
+            prefix,
+        )?,
+    ))
+}
+
+/// The bytes as text, or where and why they are none.
+fn text_of(bytes: &[u8]) -> Result<&str, (At, String)> {
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Err((At::START, "is UTF-16; save it as UTF-8".to_owned()));
+    }
+    let at = |valid: &str| {
+        let (number, line) = (1u32..)
+            .zip(problem::lines(valid))
+            .last()
+            .map_or((1, ""), |(n, (_, line))| (n, line));
+        At::new(number, line.chars().count() + 1, valid.len(), 1)
+    };
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let valid = std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default();
+        let byte = bytes.get(error.valid_up_to()).copied().unwrap_or_default();
+        (
+            at(valid),
+            format!("the byte 0x{byte:02x} is not UTF-8; save the file as UTF-8"),
+        )
+    })?;
+    match text.find('\0') {
+        Some(zero) => Err((
+            at(&text[..zero]),
+            "there is a zero byte; the file holds text only".to_owned(),
+        )),
+        None => Ok(text),
+    }
+}
+
+/// One version of the whole directory, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The route sets, in the order of the file.
+    pub sets: Vec<RouteSet>,
+    /// Never routed through a gateway by any set; sorted, distinct.
+    pub protected: Vec<Prefix>,
+}
+
+/// One entry of `routes`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteSet {
+    /// Unique, a DNS label.
+    pub name: String,
+    /// 1 to 16 next hops, in listed order, distinct.
+    pub gateways: Vec<IpAddr>,
+    /// Inline and from list files; sorted, distinct.
+    pub destinations: Vec<Prefix>,
+    /// Taken out of this set's destinations; sorted, distinct.
+    pub except: Vec<Prefix>,
+    /// How healthy gateways share the flows.
+    pub strategy: Strategy,
+    /// What happens when no gateway is healthy.
+    pub when_down: WhenDown,
+    /// Whether each destination has a blackhole twin with the highest metric.
+    pub leak_guard: bool,
+    /// How gateways are probed.
+    pub health_check: HealthCheck,
+    /// Which nodes it applies to; `None` is every node.
+    pub node_selector: Option<NodeSelector>,
+}
+
+/// How healthy gateways share the flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    /// All healthy gateways share the flows.
+    Balance,
+    /// The first healthy one takes all.
+    Failover {
+        /// Return to an earlier gateway when it is healthy again.
+        failback: bool,
+    },
+}
+
+/// What happens when no gateway of a set is healthy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenDown {
+    /// Keep routing to them.
+    Hold,
+    /// Withdraw the routes.
+    Withdraw,
+    /// Blackhole the destinations.
+    Blackhole,
+}
+
+/// How a gateway is probed. Equal checks of one gateway are one probe task.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HealthCheck {
+    /// What is sent.
+    pub probe: Probe,
+    /// From one probe to the next.
+    pub interval: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Failures in a row after which the gateway is down.
+    pub failures: u32,
+    /// Successes in a row after which it is up again.
+    pub successes: u32,
+    /// Probe this address through the gateway instead of the gateway itself.
+    pub target: Option<IpAddr>,
+}
+
+/// What a probe sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Probe {
+    /// ICMP echo.
+    Icmp,
+    /// TCP connect to this port.
+    Tcp(u16),
+    /// Nothing; the gateway always counts as healthy.
+    None,
+}
+
+/// A Kubernetes `LabelSelector`, checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeSelector {
+    /// All must be equal.
+    pub match_labels: BTreeMap<String, String>,
+    /// All must hold.
+    pub match_expressions: Vec<Requirement>,
+}
+
+/// One `matchExpressions` entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Requirement {
+    /// The label.
+    pub key: String,
+    /// What must hold of it.
+    pub operator: Operator,
+}
+
+/// What must hold of a label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operator {
+    /// The label has one of these values.
+    In(Vec<String>),
+    /// The label is absent or has none of these values.
+    NotIn(Vec<String>),
+    /// The label is there.
+    Exists,
+    /// The label is not there.
+    DoesNotExist,
+}

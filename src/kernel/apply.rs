@@ -1,0 +1,342 @@
+//! Writing a plan and reading back what came of it.
+//!
+//! I/O through the `RouteTable` seam. What was applied is what the read-back shows, never what an
+//! exit status says. What could not be applied is a value of the [`Outcome`]; an `Err` means that
+//! the kernel's state is not known.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+
+use crate::kernel::dump::BatchErrors;
+use crate::kernel::ip::{CHUNK, RouteTable};
+use crate::net::prefix::Family;
+use crate::routing::batch::{LEAK_GUARD_METRIC, Line, Ownership};
+use crate::routing::diff::{Plan, Wanted, diff, diff_nexthops};
+use crate::routing::state::{Kernel, NexthopKind, RouteKey, Target};
+
+/// How many refusals are kept word for word.
+const WORDS_KEPT: usize = 1000;
+/// How many changes are named in a log line.
+const EXAMPLES: usize = 5;
+
+/// What came of an apply.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The kernel after it.
+    pub kernel: Kernel,
+    /// What changed, as the read-back shows.
+    pub changed: Counts,
+    /// What is still to do: refused by the kernel, or in the way and not ours.
+    pub left: Plan,
+    /// The kernel's words for routes that it refused; the first thousand.
+    pub words: BTreeMap<RouteKey, String>,
+    /// Other refusals: nexthops, groups, a batch that stopped.
+    pub complaints: Vec<String>,
+    /// Runs of `ip` that ended before their last line.
+    pub stopped: u64,
+    /// Up to five of the changes, as `diff` prints them.
+    pub examples: Vec<String>,
+    /// How long the `ip` batches took.
+    pub writing: Duration,
+}
+
+/// Counts of changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Routes written.
+    pub replaced: usize,
+    /// Routes removed.
+    pub deleted: usize,
+    /// Nexthop objects and groups written.
+    pub nexthops: usize,
+}
+
+impl Counts {
+    /// Whether anything changed.
+    pub fn any(&self) -> bool {
+        *self != Self::default()
+    }
+
+    /// Whether something was written, and not only removed.
+    pub fn restores(&self) -> bool {
+        self.replaced + self.nexthops > 0
+    }
+}
+
+impl Outcome {
+    /// How many of the wanted routes through each group or nexthop are in the kernel.
+    pub fn installed(&self, wanted: &Wanted) -> BTreeMap<u32, usize> {
+        let mut installed = BTreeMap::new();
+        let mut have = self.kernel.own.iter().peekable();
+        for want in &wanted.routes {
+            let Target::Nexthop(id) = want.target else {
+                continue;
+            };
+            while have
+                .next_if(|r| (r.key, &r.target) < (want.key, &want.target))
+                .is_some()
+            {}
+            if have.peek().is_some_and(|r| **r == *want) {
+                *installed.entry(id).or_default() += 1;
+            }
+        }
+        installed
+    }
+
+    /// What is wrong, for a person: each with an example or the kernel's words.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = self.complaints.clone();
+        let refused = self
+            .left
+            .replace
+            .iter()
+            .filter(|w| w.route.key.metric != LEAK_GUARD_METRIC)
+            .count();
+        if let Some((key, words)) = self.words.iter().next() {
+            problems.push(format!(
+                "the kernel refused {refused} route(s), among them {}: {words}",
+                key.prefix
+            ));
+        } else if refused > 0 && self.complaints.is_empty() {
+            problems.push(format!("{refused} route(s) did not stay in the kernel"));
+        }
+        problems.extend(self.left.conflicts.iter().take(5).map(ToString::to_string));
+        problems
+    }
+}
+
+/// Writes kernel state and remembers what the kernel can do.
+#[derive(Debug)]
+pub struct Applier<T> {
+    /// The way to the kernel.
+    pub table: T,
+    /// What is ours.
+    pub ownership: Ownership,
+    /// Whether groups are made resilient; false once the kernel has refused one.
+    pub resilient: bool,
+}
+
+impl<T: RouteTable> Applier<T> {
+    /// Brings the kernel from what was `found` to what is wanted, reads it back, and tries once more what is missing.
+    /// `marks` say in the kernel what the change is; with something to change, they are written first.
+    pub async fn apply(
+        &mut self,
+        wanted: &Wanted,
+        found: Kernel,
+        marks: &[Line<'static>],
+    ) -> anyhow::Result<Outcome> {
+        let plan = diff(wanted, &found, &self.ownership, self.resilient);
+        if plan.is_empty() {
+            return Ok(Outcome {
+                kernel: found,
+                left: plan,
+                ..Outcome::default()
+            });
+        }
+        let mut outcome = Outcome {
+            examples: plan.in_words(wanted, &found).take(EXAMPLES).collect(),
+            ..Outcome::default()
+        };
+        drop(found);
+        let started = Instant::now();
+        self.write(marks, &plan, &mut outcome).await?;
+        outcome.writing = started.elapsed();
+        let mut kernel = self
+            .table
+            .read()
+            .await
+            .context("reading back what was applied")?;
+        let mut left = diff(wanted, &kernel, &self.ownership, self.resilient);
+        if !left.is_empty() {
+            kernel = self.once_more(wanted, left, kernel, &mut outcome).await?;
+            left = diff(wanted, &kernel, &self.ownership, self.resilient);
+        }
+        outcome.changed = Counts {
+            replaced: plan.replace.len().saturating_sub(left.replace.len()),
+            deleted: (plan.delete.len() + plan.dropped.len())
+                .saturating_sub(left.delete.len() + left.dropped.len()),
+            nexthops: (plan.nexthops.len() + plan.groups.len())
+                .saturating_sub(left.nexthops.len() + left.groups.len()),
+        };
+        (outcome.kernel, outcome.left) = (kernel, left);
+        Ok(outcome)
+    }
+
+    /// A second try at once: a batch may have stopped at a line, a device may have come back, and a
+    /// kernel without resilient groups says so only now.
+    async fn once_more(
+        &mut self,
+        wanted: &Wanted,
+        left: Plan,
+        kernel: Kernel,
+        outcome: &mut Outcome,
+    ) -> anyhow::Result<Kernel> {
+        let has = |id: &u32| kernel.nexthops.contains_key(id);
+        let refused = left
+            .groups
+            .iter()
+            .any(|g| g.resilient && !g.exists && g.members.iter().all(has));
+        let plan = if refused {
+            diff(wanted, &kernel, &self.ownership, false)
+        } else {
+            left
+        };
+        drop(kernel);
+        let first = std::mem::take(&mut outcome.complaints);
+        outcome.words.clear();
+        self.write(&[], &plan, outcome).await?;
+        let kernel = self
+            .table
+            .read()
+            .await
+            .context("reading back what was applied")?;
+        if refused
+            && plan.groups.iter().all(|g| {
+                kernel
+                    .nexthops
+                    .get(&g.id)
+                    .is_some_and(|n| matches!(n.kind, NexthopKind::Group { .. }))
+            })
+        {
+            self.resilient = false;
+            tracing::warn!(
+                kernel = first.first().map_or("nothing", String::as_str),
+                "This kernel has no resilient nexthop groups; plain ones are used, and a change of gateways moves flows of the others too"
+            );
+        }
+        Ok(kernel)
+    }
+
+    /// Re-points groups without looking at routes: what a change of health needs at once. Returns what was written.
+    pub async fn repoint(&mut self, wanted: &Wanted) -> anyhow::Result<(Counts, Duration)> {
+        let kernel = self.table.read_nexthops().await?;
+        let mut plan = Plan::default();
+        diff_nexthops(wanted, &kernel, &self.ownership, self.resilient, &mut plan);
+        // A group that is not there has lost its routes; that is for a whole apply.
+        plan.groups.retain(|g| g.exists);
+        plan.clear.clear();
+        plan.conflicts.clear();
+        if plan.groups.is_empty() {
+            return Ok((Counts::default(), Duration::ZERO));
+        }
+        let started = Instant::now();
+        let mut outcome = Outcome::default();
+        self.write(&[], &plan, &mut outcome).await?;
+        Ok((
+            Counts {
+                nexthops: plan.nexthops.len() + plan.groups.len(),
+                ..Counts::default()
+            },
+            started.elapsed(),
+        ))
+    }
+
+    /// Deletes nexthop objects that a verified read showed to be unused.
+    pub async fn sweep(&mut self, unused: &[u32]) -> anyhow::Result<()> {
+        let lines = unused.iter().map(|id| Line::DeleteNexthop { id: *id });
+        // One that somebody else deleted meanwhile is as good as deleted.
+        self.write_lines(None, lines, &mut Outcome::default()).await
+    }
+
+    /// Writes lines beside all plans: marks. What of them was refused does not matter.
+    pub async fn write_few(&mut self, lines: &[Line<'_>]) -> anyhow::Result<()> {
+        self.write_lines(None, lines.iter().cloned(), &mut Outcome::default())
+            .await
+    }
+
+    /// Removes every route and nexthop object of ours; the result is what is left, empty when none is.
+    pub async fn remove_all(&mut self) -> anyhow::Result<Outcome> {
+        let found = self.table.read().await?;
+        let outcome = self.apply(&Wanted::default(), found, &[]).await?;
+        if outcome.left.unused.is_empty() {
+            return Ok(outcome);
+        }
+        self.sweep(&outcome.left.unused).await?;
+        let kernel = self.table.read().await?;
+        let left = diff(&Wanted::default(), &kernel, &self.ownership, self.resilient);
+        Ok(Outcome {
+            kernel,
+            left,
+            ..outcome
+        })
+    }
+
+    async fn write(
+        &mut self,
+        marks: &[Line<'static>],
+        plan: &Plan,
+        outcome: &mut Outcome,
+    ) -> anyhow::Result<()> {
+        // These alone need an `ip -6`: a batch line cannot name the family of a blackhole.
+        let blackholes: Vec<Line<'_>> = plan.v6_blackholes().collect();
+        if !blackholes.is_empty() {
+            self.write_lines(Some(Family::V6), blackholes.into_iter(), outcome)
+                .await?;
+        }
+        self.write_lines(None, marks.iter().cloned().chain(plan.lines()), outcome)
+            .await
+    }
+
+    async fn write_lines<'a>(
+        &mut self,
+        family: Option<Family>,
+        lines: impl Iterator<Item = Line<'a>>,
+        outcome: &mut Outcome,
+    ) -> anyhow::Result<()> {
+        let mut lines = lines.peekable();
+        let (mut chunk, mut text) = (Vec::new(), String::new());
+        while lines.peek().is_some() {
+            chunk.clear();
+            text.clear();
+            chunk.extend(lines.by_ref().take(CHUNK));
+            chunk
+                .iter()
+                .for_each(|line| line.render(&self.ownership, &mut text));
+            let errors = self.table.write(family, &text).await?;
+            outcome.note(&chunk, errors);
+        }
+        Ok(())
+    }
+}
+
+impl Outcome {
+    fn note(&mut self, chunk: &[Line<'_>], errors: BatchErrors) {
+        for (number, words) in errors.refused {
+            match number.checked_sub(1).and_then(|n| chunk.get(n)) {
+                Some(Line::Route { key, .. }) if self.words.len() < WORDS_KEPT => {
+                    self.words.insert(*key, words);
+                }
+                Some(Line::Gateway { gateway, dev, .. }) => {
+                    self.complain(format!(
+                        "the kernel refused gateway {gateway} on {dev}: {words}"
+                    ));
+                }
+                Some(Line::Group { .. } | Line::BlackholeNexthop { .. }) => {
+                    self.complain(format!("the kernel refused a nexthop group: {words}"));
+                }
+                // What is gone already is as good as deleted; of more routes than are kept word for word the count is enough.
+                Some(
+                    Line::DeleteRoute { .. } | Line::DeleteNexthop { .. } | Line::Route { .. },
+                )
+                | None => {}
+            }
+        }
+        if let Some(words) = errors.stopped {
+            self.stopped += 1;
+            self.complain(format!("`ip -batch` stopped: {words}"));
+        }
+    }
+
+    fn complain(&mut self, what: String) {
+        if self.complaints.len() < 20 && !self.complaints.contains(&what) {
+            self.complaints.push(what);
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,480 @@
+//! What `ip` (iproute2) prints: JSON dumps and batch errors.
+//!
+//! Pure. Running `ip` is `kernel::ip`'s. Dumps are read with `-N`, because the names depend on files of the host.
+
+use std::fmt::{self, Write as _};
+use std::io::Read;
+use std::net::IpAddr;
+
+use serde::Deserialize;
+use serde::de::{self, Deserializer as _, IgnoredAny, SeqAccess, Visitor};
+
+use crate::net::prefix::{Family, Prefix};
+use crate::routing::batch::{MAIN_TABLE, Ownership, safe_name};
+use crate::routing::state::{
+    ForeignRoute, Kernel, Link, Nexthop, NexthopKind, OwnRoute, RouteKey, Target,
+};
+
+/// What `ip` leaves out of its JSON: a route without `protocol` is a `boot` one.
+const PROTO_BOOT: u8 = 3;
+/// Reads `ip -j -N -4|-6 route show table all` into `kernel`, one route at a time: with the
+/// kernel's `nexthop_compat_mode` every route repeats its next hops, 50,000 times 16 of them.
+pub fn read_routes(
+    json: impl Read,
+    family: Family,
+    ownership: &Ownership,
+    kernel: &mut Kernel,
+) -> Result<(), serde_json::Error> {
+    let mut reader = serde_json::Deserializer::from_reader(json);
+    match reader.deserialize_seq(Routes {
+        family,
+        ownership,
+        kernel,
+    }) {
+        // An `ip` that has nothing to show may print nothing at all.
+        Err(e) if e.is_eof() && e.line() <= 1 && e.column() == 0 => Ok(()),
+        done => done,
+    }
+}
+
+struct Routes<'a> {
+    family: Family,
+    ownership: &'a Ownership,
+    kernel: &'a mut Kernel,
+}
+
+impl<'de> Visitor<'de> for Routes<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of routes")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while let Some(route) = seq.next_element::<RawRoute>()? {
+            route
+                .sort_into(self.family, self.ownership, self.kernel)
+                .map_err(de::Error::custom)?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Deserialize)]
+struct RawRoute {
+    #[serde(default, rename = "type")]
+    kind: Option<Number>,
+    dst: Box<str>,
+    /// IPv6: for packets from there alone. None of ours is, but a stray with our protocol number may be.
+    #[serde(default)]
+    from: Option<Box<str>>,
+    #[serde(default)]
+    dev: Option<Box<str>>,
+    #[serde(default)]
+    gateway: Option<Box<str>>,
+    #[serde(default)]
+    via: Option<IgnoredAny>,
+    #[serde(default)]
+    nexthops: Option<IgnoredAny>,
+    #[serde(default)]
+    nhid: Option<u32>,
+    #[serde(default)]
+    table: Option<Number>,
+    #[serde(default)]
+    protocol: Option<Number>,
+    #[serde(default)]
+    metric: Option<u32>,
+    #[serde(default)]
+    tos: Option<Number>,
+}
+
+/// A number that `ip -N` prints as text, decimal or hexadecimal; text that is no number is a name from
+/// a host's table that `-N` should have kept away.
+struct Number(u32);
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct V;
+        impl Visitor<'_> for V {
+            type Value = Number;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number")
+            }
+            fn visit_u64<E: de::Error>(self, n: u64) -> Result<Number, E> {
+                u32::try_from(n).map(Number).map_err(E::custom)
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Number, E> {
+                let number = match text.strip_prefix("0x") {
+                    Some(hex) => u32::from_str_radix(hex, 16),
+                    None => text.parse(),
+                };
+                number.map(Number).map_err(|_| {
+                    E::custom(format!(
+                        "`{text}` is not a number; is this `ip` from iproute2 5.3 or later?"
+                    ))
+                })
+            }
+        }
+        d.deserialize_any(V)
+    }
+}
+
+/// Route types, linux/rtnetlink.h.
+const RTN_UNICAST: u32 = 1;
+const RTN_BLACKHOLE: u32 = 6;
+/// local, broadcast, anycast, multicast: the node's own addresses, not ways to elsewhere.
+const RTN_OWN_ADDRESSES: std::ops::RangeInclusive<u32> = 2..=5;
+
+impl RawRoute {
+    fn sort_into(
+        self,
+        family: Family,
+        ownership: &Ownership,
+        kernel: &mut Kernel,
+    ) -> Result<(), String> {
+        let kind = self.kind.map_or(RTN_UNICAST, |n| n.0);
+        let protocol = byte(
+            self.protocol.map_or(u32::from(PROTO_BOOT), |n| n.0),
+            "protocol",
+        )?;
+        let key = RouteKey {
+            prefix: destination(&self.dst, family)?,
+            metric: self.metric.unwrap_or(0),
+            table: self.table.map_or(MAIN_TABLE, |n| n.0),
+            tos: byte(self.tos.map_or(0, |n| n.0), "tos")?,
+        };
+        if protocol == ownership.protocol {
+            let target = match (self.nhid, kind) {
+                (Some(id), _) if self.from.is_none() => Target::Nexthop(id),
+                (None, RTN_BLACKHOLE) if self.from.is_none() => Target::Blackhole,
+                _ => Target::Stray(words(
+                    self.from.as_deref(),
+                    self.gateway.as_deref(),
+                    self.dev.as_deref(),
+                )),
+            };
+            kernel.own.push(OwnRoute { key, target });
+            return Ok(());
+        }
+        kernel.lent.extend(self.nhid);
+        if !RTN_OWN_ADDRESSES.contains(&kind)
+            && (key.table == ownership.table || key.table == MAIN_TABLE)
+        {
+            let gatewayed = self.gateway.is_some()
+                || self.via.is_some()
+                || self.nexthops.is_some()
+                || self.nhid.is_some();
+            kernel.foreign.push(ForeignRoute {
+                key,
+                protocol,
+                dev: self.dev,
+                gatewayed,
+                unicast: kind == RTN_UNICAST,
+            });
+        }
+        Ok(())
+    }
+}
+
+fn byte(number: u32, what: &str) -> Result<u8, String> {
+    u8::try_from(number).map_err(|_| format!("{what} {number} is more than 255"))
+}
+
+fn words(from: Option<&str>, gateway: Option<&str>, dev: Option<&str>) -> Box<str> {
+    let mut words = String::new();
+    if let Some(from) = from.and_then(|from| from.parse::<Prefix>().ok()) {
+        let _ = write!(words, " from {from}");
+    }
+    if let Some(gateway) = gateway.filter(|g| g.parse::<IpAddr>().is_ok()) {
+        let _ = write!(words, " via {gateway}");
+    }
+    if let Some(dev) = dev.filter(|d| safe_name(d)) {
+        let _ = write!(words, " dev {dev}");
+    }
+    words.into()
+}
+
+fn destination(text: &str, family: Family) -> Result<Prefix, String> {
+    if text == "default" {
+        return Ok(family.everything());
+    }
+    // The kernel's own word, and so without the care that is taken with a person's: `::ffff:0.0.0.0/96` is fine.
+    let (address, len) = text
+        .split_once('/')
+        .map_or((text, None), |(address, len)| (address, Some(len)));
+    let address: IpAddr = address
+        .parse()
+        .map_err(|_| format!("destination `{text}` is not a prefix"))?;
+    let len = len
+        .map_or(Ok(family.bits()), str::parse)
+        .map_err(|_| format!("destination `{text}` is not a prefix"))?;
+    Ok(Prefix::masked(address, len))
+}
+
+/// Reads `ip -j -N nexthop show`.
+pub fn read_nexthops(json: &[u8], kernel: &mut Kernel) -> Result<(), serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Raw {
+        id: u32,
+        #[serde(default)]
+        gateway: Option<IpAddr>,
+        #[serde(default)]
+        dev: Option<Box<str>>,
+        #[serde(default, deserialize_with = "present")]
+        blackhole: bool,
+        #[serde(default)]
+        group: Option<Vec<Member>>,
+        #[serde(default, rename = "type")]
+        kind: Option<Box<str>>,
+        #[serde(default)]
+        protocol: Option<Number>,
+    }
+    #[derive(Deserialize)]
+    struct Member {
+        id: u32,
+        #[serde(default)]
+        weight: Option<u32>,
+    }
+    let list: Vec<Raw> = if blank(json) {
+        Vec::new()
+    } else {
+        serde_json::from_slice(json)?
+    };
+    for raw in list {
+        let protocol =
+            byte(raw.protocol.map_or(0, |n| n.0), "protocol").map_err(de::Error::custom)?;
+        let kind = match (raw.group, raw.gateway, raw.dev) {
+            (Some(group), ..) if group.iter().all(|m| m.weight.is_none_or(|w| w == 1)) => {
+                let mut members: Vec<u32> = group.iter().map(|m| m.id).collect();
+                members.sort_unstable();
+                NexthopKind::Group {
+                    members,
+                    resilient: raw.kind.as_deref() == Some("resilient"),
+                }
+            }
+            (None, Some(gateway), Some(dev)) => NexthopKind::Via { gateway, dev },
+            (None, None, None) if raw.blackhole => NexthopKind::Blackhole,
+            _ => NexthopKind::Other,
+        };
+        kernel.nexthops.insert(raw.id, Nexthop { kind, protocol });
+    }
+    Ok(())
+}
+
+/// `"blackhole": null` is how `ip` says yes.
+fn present<'de, D: serde::Deserializer<'de>>(d: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(d).map(|_| true)
+}
+
+fn blank(json: &[u8]) -> bool {
+    json.iter().all(u8::is_ascii_whitespace)
+}
+
+/// Reads `ip -j -N addr show`.
+pub fn read_links(json: &[u8], kernel: &mut Kernel) -> Result<(), serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Raw {
+        #[serde(default)]
+        ifname: Option<Box<str>>,
+        #[serde(default)]
+        ifindex: u32,
+        #[serde(default)]
+        flags: Vec<Box<str>>,
+        #[serde(default)]
+        addr_info: Vec<Address>,
+    }
+    #[derive(Deserialize)]
+    struct Address {
+        #[serde(default)]
+        local: Option<IpAddr>,
+        #[serde(default)]
+        prefixlen: u8,
+        #[serde(default)]
+        broadcast: Option<IpAddr>,
+        /// The far end of a point-to-point link; the subnet is then its, not ours.
+        #[serde(default, rename = "address")]
+        peer: Option<IpAddr>,
+    }
+    let list: Vec<Raw> = if blank(json) {
+        Vec::new()
+    } else {
+        serde_json::from_slice(json)?
+    };
+    for raw in list {
+        let Some(name) = raw.ifname else { continue };
+        let has = |flag: &str| raw.flags.iter().any(|f| **f == *flag);
+        let (up, loopback) = (has("UP"), has("LOOPBACK"));
+        let broadcasts = raw.addr_info.iter().filter_map(|a| a.broadcast).collect();
+        let addresses = raw.addr_info.iter().filter_map(|a| {
+            let local = a.local?;
+            Some((
+                local,
+                if a.peer.is_some() {
+                    Family::of(local).bits()
+                } else {
+                    a.prefixlen
+                },
+            ))
+        });
+        kernel.links.push(Link {
+            up,
+            loopback,
+            addresses: addresses.collect(),
+            broadcasts,
+            name,
+            index: raw.ifindex,
+        });
+    }
+    Ok(())
+}
+
+/// What a batch said on stderr.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BatchErrors {
+    /// The 1-based line and the kernel's words, for each line that the kernel refused.
+    pub refused: Vec<(usize, String)>,
+    /// What was said last without a line number: `ip` did not understand a line and stopped there.
+    pub stopped: Option<String>,
+}
+
+/// Reads the stderr of `ip -force -batch -`: words, then `Command failed -:LINE`.
+pub fn read_batch_errors(stderr: &str) -> BatchErrors {
+    let mut errors = BatchErrors::default();
+    let mut words = String::new();
+    for line in stderr.lines().map(str::trim).filter(|l| !l.is_empty()) {
+        if let Some(number) = line
+            .strip_prefix("Command failed ")
+            .and_then(|place| place.rsplit(':').next()?.parse().ok())
+        {
+            errors.refused.push((number, std::mem::take(&mut words)));
+            continue;
+        }
+        let said = line
+            .strip_prefix("RTNETLINK answers: ")
+            .or_else(|| line.strip_prefix("Error: "))
+            .unwrap_or(line);
+        let said = said.trim_end_matches('.');
+        // Of several lines the last ones say most; a bound because it is outside text.
+        if words.len() + said.len() < 300 {
+            if !words.is_empty() {
+                words.push_str("; ");
+            }
+            words.push_str(said);
+        }
+    }
+    errors.stopped = (!words.is_empty()).then_some(words);
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OURS: Ownership = Ownership {
+        protocol: 230,
+        metric: 4242,
+        table: 254,
+    };
+
+    fn routes(json: &str, family: Family) -> Kernel {
+        let mut kernel = Kernel::default();
+        read_routes(json.as_bytes(), family, &OURS, &mut kernel).unwrap();
+        kernel
+    }
+
+    #[test]
+    fn a_dump_is_sorted_into_ours_and_theirs() {
+        // As printed by iproute2 6.1 on Linux 6.18.
+        let kernel = routes(
+            r#"[{"dst":"default","gateway":"10.0.0.1","dev":"eth0","flags":[]},
+            {"dst":"10.116.0.0/24","dev":"e1","protocol":"2","scope":"253","prefsrc":"10.116.0.2","flags":[]},
+            {"dst":"203.0.113.0/24","nhid":200,"protocol":"230","metric":4242,"flags":[],"nexthops":[{"gateway":"10.116.0.5","dev":"e1","weight":1,"flags":[]}]},
+            {"type":"6","dst":"203.0.113.0/24","protocol":"230","metric":4294967294,"flags":[]},
+            {"dst":"198.51.100.7","via":{"family":"inet6","host":"fe80::1"},"dev":"e1","protocol":"230","table":"100","tos":"0x10","flags":[]},
+            {"type":"2","dst":"10.116.0.2","dev":"e1","table":"255","protocol":"2","flags":[]}]"#,
+            Family::V4,
+        );
+        let own: Vec<String> = kernel
+            .own
+            .iter()
+            .map(|r| format!("{} {} {:?}", r.key.prefix, r.key.metric, r.target))
+            .collect();
+        assert_eq!(
+            own,
+            [
+                "203.0.113.0/24 4242 Nexthop(200)",
+                "203.0.113.0/24 4294967294 Blackhole",
+                "198.51.100.7/32 0 Stray(\" dev e1\")"
+            ]
+        );
+        assert_eq!((kernel.own[2].key.table, kernel.own[2].key.tos), (100, 16));
+        let foreign: Vec<String> = kernel
+            .foreign
+            .iter()
+            .map(|r| format!("{} {} {}", r.key.prefix, r.protocol, r.gatewayed))
+            .collect();
+        assert_eq!(foreign, ["0.0.0.0/0 3 true", "10.116.0.0/24 2 false"]);
+    }
+
+    #[test]
+    fn a_prefix_that_no_person_may_write_does_not_fail_the_read() {
+        let kernel = routes(
+            r#"[{"type":"7","dst":"::ffff:0.0.0.0/96","dev":"lo","metric":1024}]"#,
+            Family::V6,
+        );
+        assert_eq!(kernel.foreign.len(), 1);
+    }
+
+    #[test]
+    fn no_output_is_no_routes_but_half_an_output_is_an_error() {
+        assert_eq!(routes("", Family::V6), Kernel::default());
+        assert_eq!(routes("[ ]\n", Family::V6), Kernel::default());
+        let half = r#"[{"dst":"10.0.0.0/8","nhid":1,"protocol":"230"},{"dst":"10.1"#;
+        assert!(read_routes(half.as_bytes(), Family::V4, &OURS, &mut Kernel::default()).is_err());
+    }
+
+    #[test]
+    fn nexthops_are_read_with_their_kind() {
+        let mut kernel = Kernel::default();
+        let json = r#"[{"id":100,"gateway":"10.116.0.5","dev":"e1","scope":"253","protocol":"230","flags":[]},
+            {"id":200,"group":[{"id":101},{"id":100}],"type":"resilient","resilient_args":{"buckets":512},"protocol":"230","flags":[]},
+            {"id":201,"group":[{"id":100,"weight":3}],"protocol":"230"},
+            {"id":300,"blackhole":null,"protocol":"230","flags":[]}]"#;
+        read_nexthops(json.as_bytes(), &mut kernel).unwrap();
+        let kinds: Vec<&NexthopKind> = kernel.nexthops.values().map(|n| &n.kind).collect();
+        assert_eq!(
+            *kinds[0],
+            NexthopKind::Via {
+                gateway: "10.116.0.5".parse().unwrap(),
+                dev: "e1".into()
+            }
+        );
+        assert_eq!(
+            *kinds[1],
+            NexthopKind::Group {
+                members: vec![100, 101],
+                resilient: true
+            }
+        );
+        assert_eq!(*kinds[2], NexthopKind::Other);
+        assert_eq!(*kinds[3], NexthopKind::Blackhole);
+    }
+
+    #[test]
+    fn batch_errors_name_the_line_and_the_kernels_words() {
+        let stderr = "Error: Nexthop has invalid gateway.\nCommand failed -:1\nRTNETLINK answers: File exists\nCommand failed -:30\nError: any valid prefix is expected rather than \"x\".\n";
+        let errors = read_batch_errors(stderr);
+        assert_eq!(
+            errors.refused,
+            [
+                (1, "Nexthop has invalid gateway".to_owned()),
+                (30, "File exists".to_owned())
+            ]
+        );
+        assert_eq!(
+            errors.stopped.as_deref(),
+            Some("any valid prefix is expected rather than \"x\"")
+        );
+        assert_eq!(read_batch_errors(""), BatchErrors::default());
+    }
+}

@@ -1,0 +1,423 @@
+//! Running `ip`: one read of all that matters, and batches of at most [`CHUNK`] lines.
+//!
+//! I/O only: texts are `iproute`'s, decisions `plan`'s. Every run has a time limit and is killed when
+//! it passes; a dump that failed, or that the kernel calls inconsistent, is an error and never an
+//! empty table.
+
+use std::io::BufReader;
+use std::net::IpAddr;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use crate::health::probe::Neighbours;
+use crate::kernel::dump;
+use crate::kernel::dump::BatchErrors;
+use crate::net::prefix::Family;
+use crate::routing::batch::Ownership;
+use crate::routing::state::Kernel;
+
+/// Lines of one batch: iproute2 before 6.2 keeps about 4 KiB of each (its commit 6d25be27), and more
+/// than this gains little.
+pub const CHUNK: usize = 1000;
+/// A chunk takes some 20 ms; ten seconds mean that it hangs.
+const TIME_LIMIT: Duration = Duration::from_secs(10);
+/// How often a dump is tried that the kernel interrupts; Felix tries as often.
+const DUMP_TRIES: u32 = 5;
+/// The longest answer but for routes, which are parsed as they come: 50,000 links are about as long.
+const ANSWER_LIMIT: u64 = 64 << 20;
+/// What of an `ip`'s stderr is kept: a full chunk of refusals is about 60 KB.
+const STDERR_KEPT: u64 = 256 * 1024;
+
+/// Which kernel state is read and written: the seam between `apply` and the world.
+pub trait RouteTable {
+    /// Routes, nexthops, links and addresses. An error means that nothing is known.
+    fn read(&self) -> impl Future<Output = anyhow::Result<Kernel>>;
+    /// Nexthops, links and addresses only; takes a few milliseconds however many routes there are.
+    fn read_nexthops(&self) -> impl Future<Output = anyhow::Result<Kernel>>;
+    /// Runs one batch of at most [`CHUNK`] lines. `Ok` says what was refused, not what was applied:
+    /// that only a read shows. `family` is for lines that do not say theirs.
+    fn write(
+        &self,
+        family: Option<Family>,
+        lines: &str,
+    ) -> impl Future<Output = anyhow::Result<BatchErrors>>;
+}
+
+/// The real `ip`, found by `PATH`.
+#[derive(Clone, Copy, Debug)]
+pub struct Ip {
+    /// What is ours.
+    pub ownership: Ownership,
+}
+
+impl Ip {
+    /// Makes sure that `ip` is iproute2 and new enough; busybox has neither `-batch` nor `nexthop`.
+    pub async fn check_version(&self) -> anyhow::Result<()> {
+        let out = output(&["-V"]).await?;
+        is_fit(&String::from_utf8_lossy(&out)).map_err(anyhow::Error::from)
+    }
+
+    async fn read_routes(&self, family: Family) -> anyhow::Result<Kernel> {
+        patiently(|| self.dump_routes(family)).await
+    }
+
+    async fn dump_routes(&self, family: Family) -> anyhow::Result<Kernel> {
+        let flag = family_flag(family);
+        let arguments = ["-j", "-N", flag, "route", "show", "table", "all"];
+        let what = || format!("reading the routes with `ip {}`", arguments.join(" "));
+        let mut child = spawn(&arguments, Stdio::null(), Stdio::piped())?;
+        let stdout = child.stdout.take().context("no pipe from `ip`")?;
+        let stdout = std::fs::File::from(
+            stdout
+                .into_owned_fd()
+                .context("taking the pipe from `ip`")?,
+        );
+        set_blocking(&stdout)?;
+        let ownership = self.ownership;
+        // Parsed as it comes, on a thread of its own: with 16 next hops a route this is hundreds of bytes each.
+        let parse = tokio::task::spawn_blocking(move || {
+            let mut kernel = Kernel::default();
+            dump::read_routes(
+                BufReader::with_capacity(64 * 1024, stdout),
+                family,
+                &ownership,
+                &mut kernel,
+            )
+            .map(|()| kernel)
+        });
+        let parse = async { parse.await.context("parsing")?.context("parsing") };
+        let mut kernel = finish(&mut child, parse).await.with_context(what)?;
+        kernel.own.shrink_to_fit();
+        Ok(kernel)
+    }
+
+    /// The hardware address that the kernel's neighbour table has for a gateway.
+    pub async fn neighbour(&self, gateway: IpAddr, dev: &str) -> anyhow::Result<Option<[u8; 6]>> {
+        #[derive(serde::Deserialize)]
+        struct Raw {
+            #[serde(default)]
+            lladdr: Option<Box<str>>,
+        }
+        let gateway = gateway.to_string();
+        let json = output(&["-j", "neigh", "show", "to", &gateway, "dev", dev]).await?;
+        if json.iter().all(u8::is_ascii_whitespace) {
+            return Ok(None);
+        }
+        let list: Vec<Raw> = serde_json::from_slice(&json).context("parsing `ip -j neigh show`")?;
+        Ok(list.into_iter().find_map(|n| parse_mac(&n.lladdr?)))
+    }
+}
+
+impl Neighbours for Ip {
+    fn neighbour<'a>(
+        &'a self,
+        gateway: IpAddr,
+        dev: &'a str,
+    ) -> futures::future::BoxFuture<'a, anyhow::Result<Option<[u8; 6]>>> {
+        Box::pin(Ip::neighbour(self, gateway, dev))
+    }
+}
+
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let mut mac = [0; 6];
+    let mut octets = text.split(':');
+    for byte in &mut mac {
+        *byte = u8::from_str_radix(octets.next()?, 16).ok()?;
+    }
+    octets.next().is_none().then_some(mac)
+}
+
+impl RouteTable for Ip {
+    async fn read(&self) -> anyhow::Result<Kernel> {
+        let (v4, v6, rest) = tokio::try_join!(
+            self.read_routes(Family::V4),
+            self.read_routes(Family::V6),
+            self.read_nexthops()
+        )?;
+        let mut kernel = rest;
+        kernel.own = v4.own;
+        kernel.own.extend(v6.own);
+        kernel
+            .own
+            .sort_unstable_by(|a, b| (a.key, &a.target).cmp(&(b.key, &b.target)));
+        kernel.foreign = v4.foreign;
+        kernel.foreign.extend(v6.foreign);
+        kernel.lent = v4.lent;
+        kernel.lent.extend(v6.lent);
+        Ok(kernel)
+    }
+
+    async fn read_nexthops(&self) -> anyhow::Result<Kernel> {
+        let (nexthops, links) = tokio::try_join!(
+            output(&["-j", "-N", "nexthop", "show"]),
+            output(&["-j", "-N", "addr", "show"])
+        )?;
+        let mut kernel = Kernel::default();
+        dump::read_nexthops(&nexthops, &mut kernel).context("parsing `ip -j -N nexthop show`")?;
+        dump::read_links(&links, &mut kernel).context("parsing `ip -j -N addr show`")?;
+        if kernel.links.is_empty() {
+            bail!("`ip -j -N addr show` shows no interface, not even `lo`");
+        }
+        Ok(kernel)
+    }
+
+    async fn write(&self, family: Option<Family>, lines: &str) -> anyhow::Result<BatchErrors> {
+        let mut arguments = vec!["-force", "-batch", "-"];
+        arguments.splice(0..0, family.map(family_flag));
+        let mut child = spawn(&arguments, Stdio::piped(), Stdio::null())?;
+        let mut stdin = child.stdin.take().context("no pipe to `ip`")?;
+        let mut stderr = child.stderr.take().context("no pipe from `ip`")?;
+        let run = async {
+            let mut said = Vec::new();
+            let feed = async move {
+                // A broken pipe: `ip` stopped at a line, and its stderr says why.
+                let _ = stdin.write_all(lines.as_bytes()).await;
+                drop(stdin);
+            };
+            let ((), read) = tokio::join!(feed, read_bounded(&mut stderr, &mut said));
+            read.context("reading the errors of `ip -batch`")?;
+            let status = child.wait().await.context("waiting for `ip -batch`")?;
+            anyhow::Ok((status, said))
+        };
+        let Ok(done) = timeout(TIME_LIMIT, run).await else {
+            end(&mut child).await;
+            return Err(Hung).context("running `ip -force -batch -`");
+        };
+        let (status, said) = done?;
+        let mut errors = dump::read_batch_errors(&String::from_utf8_lossy(&said));
+        if errors == BatchErrors::default() && !status.success() {
+            errors.stopped = Some(format!("`ip -batch` ended with {status} and no word"));
+        }
+        Ok(errors)
+    }
+}
+
+/// The program `ip` is not what is needed, in words for a person.
+#[derive(Debug)]
+pub struct Unfit(String);
+
+impl std::fmt::Display for Unfit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unfit {}
+
+/// What `ip -V` says, judged.
+fn is_fit(said: &str) -> Result<(), Unfit> {
+    // "ip utility, iproute2-6.1.0, libbpf 1.1.2"; those before 5.7 carry a date: "iproute2-ss200127"
+    let Some((_, version)) = said.split_once("iproute2-") else {
+        let said = said.trim().chars().take(200).collect::<String>();
+        return Err(Unfit(format!(
+            "`ip -V` says {said:?}: egress-routes needs `ip` from iproute2 5.12 or later"
+        )));
+    };
+    let version = version
+        .split(|c: char| c == ',' || c.is_whitespace())
+        .next()
+        .unwrap_or_default();
+    let mut numbers = version
+        .split(|c: char| !c.is_ascii_digit())
+        .map(str::parse::<u32>);
+    let is_too_old = match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < (5, 12),
+        _ => version.starts_with("ss"),
+    };
+    if is_too_old {
+        return Err(Unfit(format!(
+            "iproute2 {version} is too old: resilient nexthop groups need 5.12 or later"
+        )));
+    }
+    Ok(())
+}
+
+/// It did not end in time and was killed.
+#[derive(Debug)]
+pub struct Hung;
+
+impl std::fmt::Display for Hung {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "it did not end within {} s and was killed",
+            TIME_LIMIT.as_secs()
+        )
+    }
+}
+
+impl std::error::Error for Hung {}
+
+/// The dump changed under the reader; the same call may succeed.
+#[derive(Debug)]
+struct Interrupted;
+
+impl std::fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the kernel interrupted the dump, the table changes too fast")
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+const fn family_flag(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "-4",
+        Family::V6 => "-6",
+    }
+}
+
+/// `tokio` made the pipe non-blocking; the parser's thread wants to wait on it.
+fn set_blocking(pipe: &std::fs::File) -> anyhow::Result<()> {
+    socket2::SockRef::from(pipe)
+        .set_nonblocking(false)
+        .context("making the pipe from `ip` blocking")
+}
+
+fn spawn(arguments: &[&str], stdin: Stdio, stdout: Stdio) -> anyhow::Result<Child> {
+    Command::new("ip")
+        .args(arguments)
+        .env("LC_ALL", "C")
+        .stdin(stdin)
+        .stdout(stdout)
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                anyhow!("`ip` is not on the PATH; egress-routes needs iproute2")
+            }
+            _ => anyhow::Error::from(e).context(format!("starting `ip {}`", arguments.join(" "))),
+        })
+}
+
+/// Runs `ip` for its output, again when the kernel interrupted the dump.
+async fn output(arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
+    patiently(|| output_once(arguments)).await
+}
+
+/// The kernel interrupts a dump when the table changes under it.
+async fn patiently<T, F: Future<Output = anyhow::Result<T>>>(
+    dump: impl Fn() -> F,
+) -> anyhow::Result<T> {
+    let mut tries = 1;
+    loop {
+        match dump().await {
+            Err(e) if tries < DUMP_TRIES && e.is::<Interrupted>() => tries += 1,
+            done => return done,
+        }
+    }
+}
+
+async fn output_once(arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
+    let what = || format!("running `ip {}`", arguments.join(" "));
+    let mut child = spawn(arguments, Stdio::null(), Stdio::piped())?;
+    let stdout = child.stdout.take().context("no pipe from `ip`")?;
+    let read = async move {
+        let mut out = Vec::new();
+        stdout.take(ANSWER_LIMIT + 1).read_to_end(&mut out).await?;
+        if out.len() as u64 > ANSWER_LIMIT {
+            return Err(std::io::Error::other(format!(
+                "it said more than {} MiB",
+                ANSWER_LIMIT >> 20
+            )));
+        }
+        Ok(out)
+    };
+    finish(&mut child, read).await.with_context(what)
+}
+
+/// Waits for a reader of the child's stdout, its stderr and its end; what the reader made counts only
+/// when the child ended well.
+async fn finish<T, E: Into<anyhow::Error>>(
+    child: &mut Child,
+    reader: impl Future<Output = Result<T, E>>,
+) -> anyhow::Result<T> {
+    let mut stderr = child.stderr.take().context("no pipe from `ip`")?;
+    let mut said = Vec::new();
+    let run = async {
+        let (made, read) = tokio::join!(reader, read_bounded(&mut stderr, &mut said));
+        read.context("reading its errors")?;
+        let status = child.wait().await.context("waiting for its end")?;
+        anyhow::Ok((made, status))
+    };
+    let Ok(done) = timeout(TIME_LIMIT, run).await else {
+        end(child).await;
+        bail!(Hung);
+    };
+    let (made, status) = done?;
+    let said = String::from_utf8_lossy(&said);
+    if said.contains("interrupted") {
+        bail!(Interrupted);
+    }
+    match made {
+        // A reader that stops at nonsense ends the child by closing its pipe.
+        Err(error) if status.success() || status.signal() == Some(libc::SIGPIPE) => {
+            Err(error.into())
+        }
+        Ok(made) if status.success() => Ok(made),
+        _ => {
+            let words = said
+                .lines()
+                .last()
+                .unwrap_or("it said nothing")
+                .trim()
+                .chars()
+                .take(200)
+                .collect::<String>();
+            bail!("it ended with {status}: {words}")
+        }
+    }
+}
+
+async fn read_bounded(
+    pipe: &mut (impl tokio::io::AsyncRead + Unpin),
+    into: &mut Vec<u8>,
+) -> std::io::Result<()> {
+    (&mut *pipe).take(STDERR_KEPT).read_to_end(into).await?;
+    // Keep draining, or the child would wait for us for ever.
+    tokio::io::copy(pipe, &mut tokio::io::sink())
+        .await
+        .map(|_| ())
+}
+
+async fn end(child: &mut Child) {
+    // Fails only when it has ended by itself; the wait is bounded because SIGKILL was sent.
+    let _ = child.start_kill();
+    let _ = timeout(Duration::from_secs(1), child.wait()).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ip_that_is_too_old_or_another_program_is_told_by_its_version() {
+        for fit in [
+            "ip utility, iproute2-6.1.0, libbpf 1.1.2\n",
+            "ip utility, iproute2-5.12.0\n",
+            "ip utility, iproute2-git\n",
+        ] {
+            assert!(is_fit(fit).is_ok(), "{fit}");
+        }
+        let why = |said| is_fit(said).unwrap_err().to_string();
+        assert_eq!(
+            why("ip utility, iproute2-5.11.0\n"),
+            "iproute2 5.11.0 is too old: resilient nexthop groups need 5.12 or later"
+        );
+        assert_eq!(
+            why("ip utility, iproute2-ss200127\n"),
+            "iproute2 ss200127 is too old: resilient nexthop groups need 5.12 or later"
+        );
+        assert_eq!(
+            why("BusyBox v1.36.1\n"),
+            "`ip -V` says \"BusyBox v1.36.1\": egress-routes needs `ip` from iproute2 5.12 or later"
+        );
+    }
+}

@@ -1,0 +1,6 @@
+//! Running `ip`, reading what it prints, writing batches, noticing changes.
+
+pub mod apply;
+pub mod dump;
+pub mod ip;
+pub mod monitor;

@@ -1,0 +1,4 @@
+//! What is reported of a node: its status, and the metrics. Values only.
+
+pub mod metrics;
+pub mod status;

@@ -1,0 +1,175 @@
+//! What the agent says of itself: the value behind `status -o json`, `/status`, annotations, Events and gauges.
+//!
+//! Pure. Built by `agent` from a `resolve` result and a read-back; published by `report`, `http` and `metrics`.
+
+use std::net::IpAddr;
+
+use k8s_openapi::jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// The JSON of contract section 6.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// The node's name; the host name without a cluster.
+    pub node: String,
+    /// One word.
+    pub status: Overall,
+    /// The revision in force; empty before the first.
+    pub revision: String,
+    /// One sentence for a person; absent when Ready.
+    pub message: Option<String>,
+    /// The sets that apply to this node, in the order of the file.
+    pub sets: Vec<SetStatus>,
+    /// The newest revision, when it was refused or rolled back.
+    pub rejected_revision: Option<String>,
+    /// When the last change was verified in the kernel.
+    pub last_applied_at: Option<Timestamp>,
+}
+
+/// One word for all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Overall {
+    /// All that is wanted is in force.
+    Ready,
+    /// Something wanted is not in force, or a set has no healthy gateway.
+    Degraded,
+    /// The newest configuration was refused.
+    Invalid,
+    /// The newest configuration cut off the API server and was taken back.
+    RolledBack,
+}
+
+/// One route set on this node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SetStatus {
+    /// Its name.
+    pub name: String,
+    /// `balance` or `failover`.
+    pub strategy: String,
+    /// `hold`, `withdraw` or `blackhole`.
+    pub when_down: String,
+    /// In listed order.
+    pub gateways: Vec<GatewayStatus>,
+    /// Prefixes wanted on this node.
+    pub wanted: usize,
+    /// Of these, in the kernel.
+    pub installed: usize,
+    /// Destinations that are not routed as written, with the reason; the first [`SKIPPED_SHOWN`].
+    pub skipped: Vec<Skipped>,
+}
+
+/// How many skipped destinations a report lists per set.
+pub const SKIPPED_SHOWN: usize = 1000;
+
+/// One gateway of a set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayStatus {
+    /// Its address.
+    pub address: IpAddr,
+    /// What is known of it.
+    pub state: GatewayState,
+    /// Whether the set's routes go through it now.
+    pub active: bool,
+    /// Round-trip time of the last successful probe, in milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// Why it is not up; for a person.
+    pub reason: Option<String>,
+}
+
+/// What is known of a gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GatewayState {
+    /// Answers its probe, or is not probed.
+    Up,
+    /// Does not.
+    Down,
+    /// No verdict yet.
+    Unknown,
+    /// Not on-link, the node's own, or a network or broadcast address.
+    Unusable,
+}
+
+/// A destination that is not routed as written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skipped {
+    /// As a CIDR.
+    pub destination: String,
+    /// For a person.
+    pub reason: String,
+}
+
+/// A transition worth one log line and one Event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeEvent {
+    /// Which.
+    pub reason: Reason,
+    /// One sentence, counts and up to five examples.
+    pub note: String,
+}
+
+/// The closed set of Event reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// A new configuration is in the kernel.
+    RoutesApplied,
+    /// The newest configuration was refused.
+    ConfigRejected,
+    /// A gateway went down.
+    GatewayDown,
+    /// A gateway came up again.
+    GatewayUp,
+    /// A set has no healthy gateway.
+    NoHealthyGateway,
+    /// What vanished from the kernel was put back.
+    RoutesRestored,
+    /// A change cut off the API server and was taken back.
+    RolledBack,
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A set of 2,050 wanted and 2,048 installed prefixes.
+    pub(crate) fn set(name: &str, gateways: &[(&str, GatewayState)]) -> SetStatus {
+        let gateway = |&(address, state): &(&str, GatewayState)| GatewayStatus {
+            address: address.parse().unwrap(),
+            state,
+            active: state == GatewayState::Up,
+            rtt_ms: (state == GatewayState::Up).then_some(0.5),
+            reason: (state == GatewayState::Down).then(|| "no answer".to_owned()),
+        };
+        SetStatus {
+            name: name.into(),
+            strategy: "balance".into(),
+            when_down: "hold".into(),
+            gateways: gateways.iter().map(gateway).collect(),
+            wanted: 2050,
+            installed: 2048,
+            skipped: Vec::new(),
+        }
+    }
+
+    /// One set, one gateway up and one down, two prefixes missing.
+    pub(crate) fn example() -> Status {
+        Status {
+            node: "node1".into(),
+            status: Overall::Degraded,
+            revision: "0123456789ab".into(),
+            message: Some("Set `clouds`: 2 of 2050 prefixes are not in the kernel".into()),
+            sets: vec![set(
+                "clouds",
+                &[
+                    ("10.116.0.6", GatewayState::Down),
+                    ("10.116.0.5", GatewayState::Up),
+                ],
+            )],
+            rejected_revision: None,
+            last_applied_at: Some(Timestamp::from_second(1_800_000_000).unwrap()),
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Batch lines for `ip` (iproute2), and what tells our routes and nexthops from everybody else's.
+//!
+//! Pure. What to write is `diff`'s; running `ip` is `kernel::ip`'s. Only numbers are written where iproute2
+//! would also take names, because the names depend on files of the host.
+//! Every token is made from a typed value: a parse error ends an `ip -batch` even with `-force`.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use crate::net::prefix::Prefix;
+use crate::routing::state::{RouteKey, Target};
+
+/// The `main` table.
+pub const MAIN_TABLE: u32 = 254;
+/// Buckets of a resilient group: fixed, because the kernel refuses to change it. 32 for each of 16 gateways.
+const BUCKETS: u32 = 512;
+/// Seconds without a packet after which a bucket may move to a gateway that came back. NAT boxes of the
+/// field forget silent flows after about as long, so a flow that is moved was lost anyway.
+const IDLE_TIMER: u32 = 300;
+
+/// What tells our routes and nexthops from everybody else's, and where they go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ownership {
+    /// Route protocol number, also of nexthops.
+    pub protocol: u8,
+    /// Metric of every route but a leak guard's twin.
+    pub metric: u32,
+    /// Table of every route.
+    pub table: u32,
+}
+
+/// Metric of a leak guard's twin.
+pub const LEAK_GUARD_METRIC: u32 = 4_294_967_294;
+
+impl Ownership {
+    /// The key of the route for a prefix.
+    pub const fn key(&self, prefix: Prefix) -> RouteKey {
+        RouteKey {
+            prefix,
+            metric: self.metric,
+            table: self.table,
+            tos: 0,
+        }
+    }
+
+    /// The key of the leak guard's twin for a prefix.
+    pub const fn leak_guard_key(&self, prefix: Prefix) -> RouteKey {
+        RouteKey {
+            prefix,
+            metric: LEAK_GUARD_METRIC,
+            table: self.table,
+            tos: 0,
+        }
+    }
+}
+
+/// Whether a device name can stand in a batch line; the kernel allows quotes, `#` and backslashes in one.
+pub fn safe_name(dev: &str) -> bool {
+    !dev.is_empty()
+        && dev
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\'' | b'\\' | b'#'))
+}
+
+/// One line of an `ip -batch`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Line<'a> {
+    /// A gateway's nexthop object.
+    Gateway {
+        /// Its id.
+        id: u32,
+        /// The gateway.
+        gateway: IpAddr,
+        /// The device it is reached by; a [`safe_name`].
+        dev: &'a str,
+    },
+    /// A nexthop object that drops; the family is that of the `ip` that runs the batch.
+    BlackholeNexthop {
+        /// Its id.
+        id: u32,
+    },
+    /// A nexthop group.
+    Group {
+        /// Its id.
+        id: u32,
+        /// Ids of its members.
+        members: &'a [u32],
+        /// Whether flows of members that stay, stay.
+        resilient: bool,
+    },
+    /// A route that goes somewhere else from now on, or is new.
+    Route {
+        /// Its key.
+        key: RouteKey,
+        /// Where it goes.
+        target: &'a Target,
+    },
+    /// A route that goes away.
+    DeleteRoute {
+        /// Its key.
+        key: RouteKey,
+        /// Where it goes now, so that a sibling with the same key is not taken instead.
+        target: &'a Target,
+    },
+    /// A nexthop object or group that goes away, and with it, silently for IPv4, the routes that use it.
+    DeleteNexthop {
+        /// Its id.
+        id: u32,
+    },
+}
+
+impl Line<'_> {
+    /// Appends the line. Every attribute is said every time: `replace` drops what is not restated.
+    pub fn render(&self, ownership: &Ownership, out: &mut String) {
+        let protocol = ownership.protocol;
+        // Writing to a String cannot fail.
+        let _ = match self {
+            Line::Gateway { id, gateway, dev } => writeln!(
+                out,
+                "nexthop replace id {id} via {gateway} dev {dev} proto {protocol}"
+            ),
+            Line::BlackholeNexthop { id } => {
+                writeln!(out, "nexthop replace id {id} blackhole proto {protocol}")
+            }
+            Line::Group {
+                id,
+                members,
+                resilient,
+            } => {
+                let _ = write!(out, "nexthop replace id {id} group ");
+                for (n, member) in members.iter().enumerate() {
+                    let _ = write!(out, "{}{member}", if n == 0 { "" } else { "/" });
+                }
+                if *resilient {
+                    let _ = write!(
+                        out,
+                        " type resilient buckets {BUCKETS} idle_timer {IDLE_TIMER}"
+                    );
+                }
+                writeln!(out, " proto {protocol}")
+            }
+            Line::Route { key, target } => {
+                let RouteKey {
+                    prefix,
+                    metric,
+                    table,
+                    ..
+                } = key;
+                let _ = match target {
+                    Target::Nexthop(id) => write!(out, "route replace {prefix} nhid {id}"),
+                    Target::Blackhole => write!(out, "route replace blackhole {prefix}"),
+                    Target::Stray(words) => write!(out, "route replace {prefix}{words}"),
+                };
+                writeln!(out, " proto {protocol} metric {metric} table {table}")
+            }
+            Line::DeleteRoute { key, target } => {
+                let RouteKey {
+                    prefix,
+                    metric,
+                    table,
+                    tos,
+                } = key;
+                let _ = match target {
+                    Target::Nexthop(id) => write!(out, "route del {prefix} nhid {id}"),
+                    Target::Blackhole => write!(out, "route del blackhole {prefix}"),
+                    Target::Stray(words) => write!(out, "route del {prefix}{words}"),
+                };
+                if *tos != 0 {
+                    let _ = write!(out, " tos {tos:#04x}");
+                }
+                writeln!(out, " proto {protocol} metric {metric} table {table}")
+            }
+            Line::DeleteNexthop { id } => writeln!(out, "nexthop del id {id}"),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OURS: Ownership = Ownership {
+        protocol: 230,
+        metric: 4242,
+        table: 254,
+    };
+
+    #[test]
+    fn every_line_says_all_there_is_to_say() {
+        let mut out = String::new();
+        let key = OURS.key("203.0.113.0/24".parse().unwrap());
+        for line in [
+            Line::Gateway {
+                id: 1,
+                gateway: "10.116.0.5".parse().unwrap(),
+                dev: "eth1",
+            },
+            Line::BlackholeNexthop { id: 2 },
+            Line::Group {
+                id: 3,
+                members: &[1, 2],
+                resilient: true,
+            },
+            Line::Group {
+                id: 3,
+                members: &[1],
+                resilient: false,
+            },
+            Line::Route {
+                key,
+                target: &Target::Nexthop(3),
+            },
+            Line::Route {
+                key: OURS.leak_guard_key(key.prefix),
+                target: &Target::Blackhole,
+            },
+            Line::DeleteRoute {
+                key: RouteKey { tos: 16, ..key },
+                target: &Target::Stray(" dev eth1".into()),
+            },
+            Line::DeleteNexthop { id: 3 },
+        ] {
+            line.render(&OURS, &mut out);
+        }
+        insta::assert_snapshot!(out, @r"
+        nexthop replace id 1 via 10.116.0.5 dev eth1 proto 230
+        nexthop replace id 2 blackhole proto 230
+        nexthop replace id 3 group 1/2 type resilient buckets 512 idle_timer 300 proto 230
+        nexthop replace id 3 group 1 proto 230
+        route replace 203.0.113.0/24 nhid 3 proto 230 metric 4242 table 254
+        route replace blackhole 203.0.113.0/24 proto 230 metric 4294967294 table 254
+        route del 203.0.113.0/24 dev eth1 tos 0x10 proto 230 metric 4242 table 254
+        nexthop del id 3
+        ");
+    }
+}

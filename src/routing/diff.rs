@@ -1,0 +1,619 @@
+//! The diff: what to write so that the kernel's state becomes the wanted one.
+//!
+//! Pure. Keyed as the kernel keys routes. Wanted state is `resolve`'s, writing and verifying
+//! `apply`'s. Nothing that lacks our protocol number is ever in a plan.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+
+use crate::net::nexthop_id;
+use crate::net::prefix::Family;
+use crate::routing::batch::{LEAK_GUARD_METRIC, Line, Ownership};
+use crate::routing::state::{Kernel, Nexthop, NexthopKind, OwnRoute, RouteKey, Target};
+
+/// What the kernel shall have of ours, and nothing else of ours.
+#[derive(Clone, Debug, Default, PartialEq, Hash)]
+pub struct Wanted {
+    /// Gateways and blackholes, by id.
+    pub nexthops: BTreeMap<u32, WantedNexthop>,
+    /// Groups: sorted ids of their members, by id.
+    pub groups: BTreeMap<u32, Vec<u32>>,
+    /// Routes, sorted by key.
+    pub routes: Vec<OwnRoute>,
+}
+
+/// A single nexthop object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum WantedNexthop {
+    /// A gateway and the device it is reached by.
+    Via(IpAddr, Box<str>),
+    /// Drops packets of this family.
+    Blackhole(Family),
+}
+
+impl Wanted {
+    /// What the kernel has of ours: the set to put back when a change is taken back and nothing else is known.
+    pub fn as_found(kernel: &Kernel, ownership: &Ownership) -> Self {
+        let mut wanted = Self {
+            routes: kernel.own.clone(),
+            ..Self::default()
+        };
+        for (id, nexthop) in kernel
+            .nexthops
+            .iter()
+            .filter(|(_, n)| n.protocol == ownership.protocol)
+        {
+            match &nexthop.kind {
+                NexthopKind::Via { gateway, dev } => {
+                    wanted
+                        .nexthops
+                        .insert(*id, WantedNexthop::Via(*gateway, dev.clone()));
+                }
+                NexthopKind::Group { members, .. } => {
+                    wanted.groups.insert(*id, members.clone());
+                }
+                // The kernel does not tell a blackhole's family; those that `nexthop_id` makes are known.
+                NexthopKind::Blackhole => {
+                    if let Some(family) = nexthop_id::blackhole_family(*id) {
+                        wanted
+                            .nexthops
+                            .insert(*id, WantedNexthop::Blackhole(family));
+                    }
+                }
+                NexthopKind::Other => {}
+            }
+        }
+        wanted
+    }
+
+    /// Gateways of a group or nexthop in words, as `diff` prints them: `via 10.116.0.5, 10.116.0.6`.
+    pub fn in_words(&self, target: &Target) -> String {
+        in_words(
+            target,
+            |id| {
+                self.groups
+                    .get(&id)
+                    .cloned()
+                    .or_else(|| self.nexthops.contains_key(&id).then(|| vec![id]))
+                    .unwrap_or_default()
+            },
+            |id| match self.nexthops.get(&id) {
+                Some(WantedNexthop::Via(gateway, _)) => Some(gateway.to_string()),
+                _ => None,
+            },
+        )
+    }
+}
+
+/// The same of what the kernel has now.
+pub fn in_words_now(kernel: &Kernel, target: &Target) -> String {
+    in_words(
+        target,
+        |id| match kernel.nexthops.get(&id).map(|n| &n.kind) {
+            Some(NexthopKind::Group { members, .. }) => members.clone(),
+            Some(_) => vec![id],
+            None => Vec::new(),
+        },
+        |id| match kernel.nexthops.get(&id).map(|n| &n.kind) {
+            Some(NexthopKind::Via { gateway, .. }) => Some(gateway.to_string()),
+            _ => None,
+        },
+    )
+}
+
+fn in_words(
+    target: &Target,
+    members: impl Fn(u32) -> Vec<u32>,
+    gateway: impl Fn(u32) -> Option<String>,
+) -> String {
+    match target {
+        Target::Blackhole => "blackhole".to_owned(),
+        Target::Stray(words) => words.trim().to_owned(),
+        Target::Nexthop(id) => {
+            let mut gateways: Vec<String> = members(*id).into_iter().filter_map(gateway).collect();
+            gateways.sort();
+            if gateways.is_empty() {
+                "blackhole".to_owned()
+            } else {
+                format!("via {}", gateways.join(", "))
+            }
+        }
+    }
+}
+
+/// What to write, in order. Empty when the kernel has what is wanted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// Nexthop objects to write: `(id, what)`.
+    pub nexthops: Vec<(u32, WantedNexthop)>,
+    /// Objects in the way of others: ids that must be something of another kind.
+    pub clear: Vec<u32>,
+    /// Groups to write.
+    pub groups: Vec<GroupWrite>,
+    /// Routes to write; leak guards before what they guard.
+    pub replace: Vec<RouteWrite>,
+    /// Routes that go; leak guards last.
+    pub delete: Vec<OwnRoute>,
+    /// Groups that go and take all of their routes along; those are in `dropped`.
+    pub delete_groups: Vec<u32>,
+    /// Routes that go with their group: one command instead of thousands.
+    pub dropped: Vec<OwnRoute>,
+    /// Objects of ours that nothing uses. Not part of the difference: they carry no traffic.
+    pub unused: Vec<u32>,
+    /// What is in the way and not ours to change, with the words for a report.
+    pub conflicts: Vec<Conflict>,
+}
+
+/// A group that gets other members, or is new.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupWrite {
+    /// Its id.
+    pub id: u32,
+    /// Ids of its members.
+    pub members: Vec<u32>,
+    /// The kernel refuses to change the type of a group, so one that exists keeps its.
+    pub resilient: bool,
+    /// Whether it exists.
+    pub exists: bool,
+}
+
+/// A route that is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteWrite {
+    /// The route.
+    pub route: OwnRoute,
+    /// Whether the key exists with another target.
+    pub exists: bool,
+}
+
+/// Something foreign that stands where ours should.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Conflict {
+    /// A route with our key.
+    Route(RouteKey, u8),
+    /// A nexthop object with our id.
+    Nexthop(u32, u8),
+}
+
+impl std::fmt::Display for Conflict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Route(key, protocol) => write!(
+                f,
+                "{} metric {} belongs to route protocol {protocol}, and two routes cannot have one prefix and metric",
+                key.prefix, key.metric
+            ),
+            Self::Nexthop(id, protocol) => {
+                write!(f, "nexthop id {id} belongs to route protocol {protocol}")
+            }
+        }
+    }
+}
+
+impl Plan {
+    /// Whether the kernel has all that is wanted and nothing of ours beside it that carries traffic.
+    pub fn is_empty(&self) -> bool {
+        self.nexthops.is_empty()
+            && self.clear.is_empty()
+            && self.groups.is_empty()
+            && !self.touches_routes()
+    }
+
+    /// Whether a route is written, removed, or goes with its group.
+    pub fn touches_routes(&self) -> bool {
+        !(self.replace.is_empty() && self.delete.is_empty() && self.delete_groups.is_empty())
+    }
+
+    /// What changes, a line each: `+ PREFIX via …`, `- …`, `~ …`. A group that is re-pointed changes all of its routes.
+    pub fn in_words<'a>(
+        &'a self,
+        wanted: &'a Wanted,
+        kernel: &'a Kernel,
+    ) -> impl Iterator<Item = String> + 'a {
+        let written = self.replace.iter().map(move |w| {
+            let prefix = w.route.key.prefix;
+            let now = wanted.in_words(&w.route.target);
+            let twin = if w.route.key.metric == LEAK_GUARD_METRIC {
+                " (leak guard)"
+            } else {
+                ""
+            };
+            if w.exists {
+                format!("~ {prefix} {now}{twin}")
+            } else {
+                format!("+ {prefix} {now}{twin}")
+            }
+        });
+        let gone = self.dropped.iter().chain(&self.delete).map(move |r| {
+            let twin = if r.key.metric == LEAK_GUARD_METRIC {
+                " (leak guard)"
+            } else {
+                ""
+            };
+            format!(
+                "- {} {}{twin}",
+                r.key.prefix,
+                in_words_now(kernel, &r.target)
+            )
+        });
+        written
+            .chain(self.repointed(wanted, kernel))
+            .chain(self.standbys(wanted))
+            .chain(gone)
+    }
+
+    /// Gateways that are written and carry nothing for now.
+    fn standbys<'a>(&'a self, wanted: &'a Wanted) -> impl Iterator<Item = String> + 'a {
+        let idle = |id: &u32| !wanted.groups.values().any(|members| members.contains(id));
+        self.nexthops
+            .iter()
+            .filter(move |(id, _)| idle(id))
+            .filter_map(|(_, what)| match what {
+                WantedNexthop::Via(gateway, dev) => Some(format!(
+                    "+ gateway {gateway} dev {dev}, which carries nothing for now"
+                )),
+                WantedNexthop::Blackhole(_) => None,
+            })
+    }
+
+    fn repointed<'a>(
+        &'a self,
+        wanted: &'a Wanted,
+        kernel: &'a Kernel,
+    ) -> impl Iterator<Item = String> + 'a {
+        let mut words: HashMap<u32, (String, String)> = HashMap::new();
+        for group in self.groups.iter().filter(|g| g.exists) {
+            let target = Target::Nexthop(group.id);
+            words.insert(
+                group.id,
+                (wanted.in_words(&target), in_words_now(kernel, &target)),
+            );
+        }
+        // A gateway that moved to another device.
+        for group in wanted
+            .groups
+            .iter()
+            .filter(|(_, members)| self.nexthops.iter().any(|(id, _)| members.contains(id)))
+        {
+            let target = Target::Nexthop(*group.0);
+            words
+                .entry(*group.0)
+                .or_insert_with(|| (wanted.in_words(&target), in_words_now(kernel, &target)));
+        }
+        // One that goes to another group is written itself.
+        let stays = |r: &&OwnRoute| {
+            wanted
+                .routes
+                .binary_search_by(|w| w.key.cmp(&r.key))
+                .is_ok_and(|n| wanted.routes[n].target == r.target)
+        };
+        kernel
+            .own
+            .iter()
+            .filter(stays)
+            .filter_map(move |r| match r.target {
+                Target::Nexthop(id) => words
+                    .get(&id)
+                    .map(|(now, before)| format!("~ {} {now} (was {before})", r.key.prefix)),
+                _ => None,
+            })
+    }
+
+    /// The IPv6 blackholes, whose batch lines cannot say their family.
+    pub fn v6_blackholes(&self) -> impl Iterator<Item = Line<'_>> {
+        self.nexthops.iter().filter_map(|(id, what)| match what {
+            WantedNexthop::Blackhole(Family::V6) => Some(Line::BlackholeNexthop { id: *id }),
+            _ => None,
+        })
+    }
+
+    /// All other lines in the order in which they must run: nexthops, groups, routes, deletions.
+    pub fn lines(&self) -> impl Iterator<Item = Line<'_>> {
+        let clear = self.clear.iter().map(|id| Line::DeleteNexthop { id: *id });
+        let nexthops = self.nexthops.iter().filter_map(|(id, what)| match what {
+            WantedNexthop::Via(gateway, dev) => Some(Line::Gateway {
+                id: *id,
+                gateway: *gateway,
+                dev,
+            }),
+            WantedNexthop::Blackhole(Family::V4) => Some(Line::BlackholeNexthop { id: *id }),
+            WantedNexthop::Blackhole(Family::V6) => None,
+        });
+        let groups = self.groups.iter().map(|g| Line::Group {
+            id: g.id,
+            members: &g.members,
+            resilient: g.resilient,
+        });
+        let replace = self.replace.iter().map(|w| Line::Route {
+            key: w.route.key,
+            target: &w.route.target,
+        });
+        let delete = self.delete.iter().map(|r| Line::DeleteRoute {
+            key: r.key,
+            target: &r.target,
+        });
+        let drop = self
+            .delete_groups
+            .iter()
+            .map(|id| Line::DeleteNexthop { id: *id });
+        clear
+            .chain(nexthops)
+            .chain(groups)
+            .chain(replace)
+            .chain(drop)
+            .chain(delete)
+    }
+}
+
+/// Compares. `resilient` is whether new groups are made so.
+pub fn diff(wanted: &Wanted, kernel: &Kernel, ownership: &Ownership, resilient: bool) -> Plan {
+    let mut plan = Plan::default();
+    diff_nexthops(wanted, kernel, ownership, resilient, &mut plan);
+    diff_routes(wanted, kernel, &mut plan);
+    drop_whole_groups(wanted, kernel, ownership, &mut plan);
+    find_unused(wanted, kernel, ownership, &mut plan);
+    plan
+}
+
+/// What to write so that `mark` is the only mark of a revision; see `nexthop_id`.
+pub fn marks_to(mark: Option<u32>, kernel: &Kernel, ownership: &Ownership) -> Vec<Line<'static>> {
+    let new = mark
+        .filter(|id| !kernel.nexthops.contains_key(id))
+        .map(|id| Line::BlackholeNexthop { id });
+    let ours = kernel
+        .nexthops
+        .iter()
+        .filter(|(_, nexthop)| nexthop.protocol == ownership.protocol)
+        .map(|(id, _)| *id);
+    let old = ours
+        .filter(|id| nexthop_id::is_revision(*id) && Some(*id) != mark)
+        .map(|id| Line::DeleteNexthop { id });
+    new.into_iter().chain(old).collect()
+}
+
+/// Nexthops and groups alone: all that a change of health or gateway needs while the groups stay.
+pub fn diff_nexthops(
+    wanted: &Wanted,
+    kernel: &Kernel,
+    ownership: &Ownership,
+    resilient: bool,
+    plan: &mut Plan,
+) {
+    let mut taken = HashSet::new();
+    let mut is_free = |id: u32, group: bool| {
+        let Some(there) = kernel.nexthops.get(&id) else {
+            return true;
+        };
+        let is_it = matches!(there.kind, NexthopKind::Group { .. }) == group
+            && there.kind != NexthopKind::Other;
+        let ours = there.protocol == ownership.protocol;
+        // What is of another kind has to go first, but not if somebody else's routes would go with it.
+        if !ours || (!is_it && is_lent(id, kernel, ownership)) {
+            plan.conflicts.push(Conflict::Nexthop(id, there.protocol));
+            taken.insert(id);
+            return false;
+        }
+        if !is_it {
+            plan.clear.push(id);
+        }
+        true
+    };
+    let mut singles = Vec::new();
+    for (id, what) in &wanted.nexthops {
+        if !is_free(*id, false) {
+            continue;
+        }
+        let same = match (kernel.nexthops.get(id).map(|n| &n.kind), what) {
+            (Some(NexthopKind::Via { gateway, dev }), WantedNexthop::Via(g, d)) => {
+                gateway == g && dev == d
+            }
+            (Some(NexthopKind::Blackhole), WantedNexthop::Blackhole(_)) => true,
+            _ => false,
+        };
+        if !same {
+            singles.push((*id, what.clone()));
+        }
+    }
+    let groups: Vec<_> = wanted
+        .groups
+        .iter()
+        .filter(|(id, _)| is_free(**id, true))
+        .collect();
+    plan.nexthops = singles;
+    for (id, members) in groups {
+        // Somebody else's object in a group of ours would send our packets somebody else's way.
+        let members: Vec<u32> = members
+            .iter()
+            .copied()
+            .filter(|id| !taken.contains(id))
+            .collect();
+        if members.is_empty() {
+            continue;
+        }
+        let there = kernel.nexthops.get(id).map(|n| &n.kind);
+        let (resilient, exists) = match there {
+            Some(NexthopKind::Group { members: now, .. }) if *now == members => continue,
+            Some(NexthopKind::Group { resilient, .. }) => (*resilient, true),
+            _ => (resilient, false),
+        };
+        plan.groups.push(GroupWrite {
+            id: *id,
+            members,
+            resilient,
+            exists,
+        });
+    }
+}
+
+/// Whether routes or groups of others use this object, by a group of ours that they use too.
+fn is_lent(id: u32, kernel: &Kernel, ownership: &Ownership) -> bool {
+    let has_it = |n: &Nexthop| matches!(&n.kind, NexthopKind::Group { members, .. } if members.contains(&id));
+    let theirs = |(group, n): (&u32, &Nexthop)| {
+        has_it(n) && (n.protocol != ownership.protocol || kernel.lent.contains(group))
+    };
+    kernel.lent.contains(&id) || kernel.nexthops.iter().any(theirs)
+}
+
+fn diff_routes(wanted: &Wanted, kernel: &Kernel, plan: &mut Plan) {
+    let theirs: HashMap<RouteKey, u8> =
+        kernel.foreign.iter().map(|r| (r.key, r.protocol)).collect();
+    // A route whose nexthop is somebody else's or will not be there: do not even ask.
+    let taken: HashSet<u32> = plan
+        .conflicts
+        .iter()
+        .filter_map(|c| {
+            if let Conflict::Nexthop(id, _) = c {
+                Some(*id)
+            } else {
+                None
+            }
+        })
+        .collect();
+    let missing = |id: &u32| {
+        let members = wanted.groups.get(id);
+        !kernel.nexthops.contains_key(id)
+            && members.is_some_and(|m| m.iter().all(|id| taken.contains(id)))
+    };
+    let blocked: HashSet<u32> = taken
+        .iter()
+        .copied()
+        .chain(wanted.groups.keys().copied().filter(missing))
+        .collect();
+    let (mut twins, mut routes) = (Vec::new(), Vec::new());
+    let (mut gone, mut gone_twins) = (Vec::new(), Vec::new());
+    let mut have = kernel.own.iter().peekable();
+    let mut go = |route: &OwnRoute| {
+        if route.key.metric == LEAK_GUARD_METRIC {
+            gone_twins.push(route.clone());
+        } else {
+            gone.push(route.clone());
+        }
+    };
+    for want in &wanted.routes {
+        while let Some(route) = have.next_if(|r| r.key < want.key) {
+            go(route);
+        }
+        // More than one where somebody appended siblings: `replace` would change only the first.
+        let mut siblings = Vec::new();
+        while let Some(route) = have.next_if(|r| r.key == want.key) {
+            siblings.push(route);
+        }
+        let right = siblings.iter().position(|r| r.target == want.target);
+        let theirs = theirs.get(&want.key);
+        let blocked = matches!(want.target, Target::Nexthop(id) if blocked.contains(&id));
+        // One alone is changed in place. Of several the kernel changes the first, and only it knows which that is.
+        let kept = right.or((siblings.len() == 1 && theirs.is_none() && !blocked).then_some(0));
+        siblings
+            .iter()
+            .enumerate()
+            .filter(|(n, _)| Some(*n) != kept)
+            .for_each(|(_, r)| go(r));
+        if right.is_some() {
+            continue;
+        }
+        if let Some(protocol) = theirs {
+            plan.conflicts.push(Conflict::Route(want.key, *protocol));
+        } else if !blocked {
+            let write = RouteWrite {
+                route: want.clone(),
+                exists: !siblings.is_empty(),
+            };
+            if want.key.metric == LEAK_GUARD_METRIC {
+                twins.push(write);
+            } else {
+                routes.push(write);
+            }
+        }
+    }
+    have.for_each(go);
+    plan.replace = twins;
+    plan.replace.append(&mut routes);
+    plan.delete = gone;
+    plan.delete.append(&mut gone_twins);
+}
+
+/// Where all routes of a group go, one command takes them along with it.
+fn drop_whole_groups(wanted: &Wanted, kernel: &Kernel, ownership: &Ownership, plan: &mut Plan) {
+    let mut uses: HashMap<u32, (usize, usize)> = HashMap::new();
+    let count = |route: &OwnRoute| match route.target {
+        Target::Nexthop(id)
+            if !wanted.groups.contains_key(&id) && !wanted.nexthops.contains_key(&id) =>
+        {
+            Some(id)
+        }
+        _ => None,
+    };
+    for id in kernel.own.iter().filter_map(count) {
+        uses.entry(id).or_default().0 += 1;
+    }
+    for id in plan.delete.iter().filter_map(count) {
+        uses.entry(id).or_default().1 += 1;
+    }
+    let may_go = |id: &u32| {
+        kernel
+            .nexthops
+            .get(id)
+            .is_some_and(|n| n.protocol == ownership.protocol)
+            && !is_lent(*id, kernel, ownership)
+    };
+    plan.delete_groups = uses
+        .into_iter()
+        .filter(|(id, (all, going))| all == going && may_go(id))
+        .map(|(id, _)| id)
+        .collect();
+    plan.delete_groups.sort_unstable();
+    let groups = std::mem::take(&mut plan.delete_groups);
+    let with_group =
+        |r: &OwnRoute| matches!(r.target, Target::Nexthop(id) if groups.binary_search(&id).is_ok());
+    (plan.dropped, plan.delete) = std::mem::take(&mut plan.delete)
+        .into_iter()
+        .partition(with_group);
+    plan.delete_groups = groups;
+}
+
+fn find_unused(wanted: &Wanted, kernel: &Kernel, ownership: &Ownership, plan: &mut Plan) {
+    let used: HashSet<u32> = kernel
+        .own
+        .iter()
+        .filter_map(|r| {
+            if let Target::Nexthop(id) = r.target {
+                Some(id)
+            } else {
+                None
+            }
+        })
+        .collect();
+    let used = |id: &u32| used.contains(id) || kernel.lent.contains(id);
+    let wanted = |id: &u32| wanted.groups.contains_key(id) || wanted.nexthops.contains_key(id);
+    let unused = kernel
+        .nexthops
+        .iter()
+        .filter(|(id, n)| n.protocol == ownership.protocol && !used(id) && !wanted(id));
+    // Groups before their members, or the members' end would be the groups' change.
+    let (groups, singles): (Vec<_>, Vec<_>) =
+        unused.partition(|(_, n)| matches!(n.kind, NexthopKind::Group { .. }));
+    let kept_members: HashSet<u32> = kernel
+        .nexthops
+        .iter()
+        .filter(|(id, n)| n.protocol != ownership.protocol || !groups.iter().any(|(g, _)| g == id))
+        .filter_map(|(_, n)| {
+            if let NexthopKind::Group { members, .. } = &n.kind {
+                Some(members)
+            } else {
+                None
+            }
+        })
+        .flatten()
+        .copied()
+        .collect();
+    plan.unused = groups.into_iter().map(|(id, _)| *id).collect();
+    plan.unused.extend(
+        singles
+            .into_iter()
+            .map(|(id, _)| *id)
+            .filter(|id| !kept_members.contains(id)),
+    );
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,180 @@
+//! Plans in words, as `diff` prints them, and the order of what is written. What plans do to a kernel is tested in `apply`.
+
+use super::*;
+use crate::kernel::apply::fake::FakeTable;
+use crate::net::prefix::Prefix;
+
+const OURS: Ownership = Ownership {
+    protocol: 230,
+    metric: 4242,
+    table: 254,
+};
+
+fn prefix(text: &str) -> Prefix {
+    text.parse().unwrap()
+}
+
+fn gateways(ids: &[u32]) -> BTreeMap<u32, WantedNexthop> {
+    ids.iter()
+        .map(|id| {
+            (
+                *id,
+                WantedNexthop::Via(format!("10.116.0.{id}").parse().unwrap(), "eth1".into()),
+            )
+        })
+        .collect()
+}
+
+fn kernel(lines: &str) -> Kernel {
+    let table = FakeTable::new(OURS);
+    table.prepare(lines);
+    table.kernel()
+}
+
+fn words(wanted: &Wanted, kernel: &Kernel) -> String {
+    diff(wanted, kernel, &OURS, true)
+        .in_words(wanted, kernel)
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+const STANDING: &str = "
+    nexthop replace id 5 via 10.116.0.5 dev eth1 proto 230
+    nexthop replace id 6 via 10.116.0.6 dev eth1 proto 230
+    nexthop replace id 11 group 5 type resilient proto 230
+    nexthop replace id 12 group 6 type resilient proto 230
+    route replace 203.0.113.0/24 nhid 11 proto 230 metric 4242 table 254
+    route replace 198.51.100.7/32 nhid 11 proto 230 metric 4242 table 254
+    route replace 192.0.2.0/24 nhid 12 proto 230 metric 4242 table 254";
+
+#[test]
+fn a_diff_says_what_comes_goes_and_goes_another_way() {
+    let kernel = kernel(STANDING);
+    let route = |text: &str, id| OwnRoute {
+        key: OURS.key(prefix(text)),
+        target: Target::Nexthop(id),
+    };
+    let wanted = Wanted {
+        nexthops: gateways(&[5, 6]),
+        groups: BTreeMap::from([(11, vec![5, 6]), (12, vec![6])]),
+        routes: vec![
+            route("8.8.8.0/24", 12),
+            route("192.0.2.0/24", 11),
+            OwnRoute {
+                key: OURS.leak_guard_key(prefix("192.0.2.0/24")),
+                target: Target::Blackhole,
+            },
+            route("203.0.113.0/24", 11),
+        ],
+    };
+    insta::assert_snapshot!(words(&wanted, &kernel), @r"
+    + 192.0.2.0/24 blackhole (leak guard)
+    + 8.8.8.0/24 via 10.116.0.6
+    ~ 192.0.2.0/24 via 10.116.0.5, 10.116.0.6
+    ~ 203.0.113.0/24 via 10.116.0.5, 10.116.0.6 (was via 10.116.0.5)
+    - 198.51.100.7/32 via 10.116.0.5
+    ");
+    assert_eq!(words(&Wanted::as_found(&kernel, &OURS), &kernel), "");
+}
+
+#[test]
+fn a_gateway_that_only_stands_by_is_a_line_and_a_route_that_changes_its_set_is_one() {
+    let kernel = kernel(STANDING);
+    let mut wanted = Wanted::as_found(&kernel, &OURS);
+    wanted.nexthops.extend(gateways(&[7]));
+    assert_eq!(
+        words(&wanted, &kernel),
+        "+ gateway 10.116.0.7 dev eth1, which carries nothing for now"
+    );
+    // Both groups change, and the route goes from one to the other.
+    wanted.groups = BTreeMap::from([(11, vec![6]), (12, vec![7])]);
+    wanted
+        .routes
+        .iter_mut()
+        .find(|r| r.key.prefix == prefix("192.0.2.0/24"))
+        .unwrap()
+        .target = Target::Nexthop(11);
+    insta::assert_snapshot!(words(&wanted, &kernel), @r"
+    ~ 192.0.2.0/24 via 10.116.0.6
+    ~ 198.51.100.7/32 via 10.116.0.6 (was via 10.116.0.5)
+    ~ 203.0.113.0/24 via 10.116.0.6 (was via 10.116.0.5)
+    ");
+}
+
+#[test]
+fn a_gateway_that_moved_to_another_device_changes_the_routes_through_it() {
+    let kernel = kernel(STANDING);
+    let mut wanted = Wanted::as_found(&kernel, &OURS);
+    wanted.nexthops.insert(
+        6,
+        WantedNexthop::Via("10.116.0.6".parse().unwrap(), "eth2".into()),
+    );
+    assert_eq!(
+        words(&wanted, &kernel),
+        "~ 192.0.2.0/24 via 10.116.0.6 (was via 10.116.0.6)"
+    );
+}
+
+#[test]
+fn what_nothing_uses_is_listed_apart_groups_before_their_members_and_is_no_difference() {
+    let kernel = kernel(&format!(
+        "{STANDING}\nnexthop replace id 7 via 10.116.0.7 dev eth1 proto 230\nnexthop replace id 13 group 5/7 proto 230"
+    ));
+    let mut wanted = Wanted::as_found(&kernel, &OURS);
+    wanted.groups.remove(&13);
+    wanted.nexthops.remove(&7);
+    let plan = diff(&wanted, &kernel, &OURS, true);
+    assert!(plan.is_empty());
+    assert_eq!(plan.unused, [13, 7]);
+}
+
+#[test]
+fn a_set_of_another_protocol_number_or_table_is_not_ours() {
+    let kernel = kernel(STANDING);
+    let others = Ownership {
+        protocol: 231,
+        ..OURS
+    };
+    let plan = diff(
+        &Wanted::default(),
+        &Kernel {
+            own: Vec::new(),
+            ..kernel
+        },
+        &others,
+        true,
+    );
+    assert_eq!(plan, Plan::default());
+}
+
+#[test]
+fn a_metric_or_table_of_another_run_is_cleaned_up() {
+    let kernel = kernel(STANDING);
+    let other = Ownership {
+        metric: 50,
+        table: 100,
+        ..OURS
+    };
+    let mut wanted = Wanted::as_found(&kernel, &OURS);
+    for route in &mut wanted.routes {
+        route.key = other.key(route.key.prefix);
+    }
+    let plan = diff(&wanted, &kernel, &other, true);
+    assert_eq!(
+        (
+            plan.replace.len(),
+            plan.delete.len(),
+            plan.delete_groups.len()
+        ),
+        (3, 3, 0)
+    );
+    let order: Vec<bool> = plan
+        .lines()
+        .map(|line| matches!(line, Line::Route { .. }))
+        .collect();
+    assert_eq!(
+        order,
+        [true, true, true, false, false, false],
+        "the new ones come before the old ones go"
+    );
+}

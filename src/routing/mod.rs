@@ -1,0 +1,10 @@
+//! What a node shall have, what it has, and the difference. Pure.
+
+pub mod batch;
+pub mod diff;
+pub mod exclude;
+pub mod node_facts;
+pub mod node_selector;
+pub mod protected;
+pub mod resolve;
+pub mod state;

@@ -1,0 +1,748 @@
+//! What this node shall have: configuration, kernel, API facts and health in, wanted state out.
+//!
+//! Pure. Which prefixes remain of a destination is `carve`'s, what is protected and which device
+//! reaches a gateway `protect`'s; here it is decided which sets apply, which gateways of a set carry
+//! its routes now, and what is said about it.
+
+use std::cell::LazyCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::config::{Config, Probe, RouteSet, Strategy, WhenDown};
+use crate::health::{HealthView, ProbeKey, State};
+use crate::net::nexthop_id;
+use crate::net::prefix::{Family, Prefix};
+use crate::report::status::{GatewayState, GatewayStatus, SKIPPED_SHOWN, SetStatus, Skipped};
+use crate::routing::batch::Ownership;
+use crate::routing::diff::{Wanted, WantedNexthop};
+use crate::routing::exclude;
+use crate::routing::node_facts::Facts;
+use crate::routing::node_selector;
+use crate::routing::protected;
+use crate::routing::state::{Kernel, NexthopKind, OwnRoute, Target};
+
+/// All that is known when it is decided.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// The configuration in force.
+    pub config: &'a Config,
+    /// The kernel as read last.
+    pub kernel: &'a Kernel,
+    /// What the API says of this node.
+    pub facts: &'a Facts,
+    /// The gateways' health.
+    pub health: &'a HealthView,
+    /// What is ours.
+    pub ownership: &'a Ownership,
+}
+
+/// The decision.
+#[derive(Clone, Debug, Default)]
+pub struct Resolution {
+    /// What the kernel shall have.
+    pub wanted: Wanted,
+    /// The sets that apply, in the order of the file, for reports; then those of which nobody can say it.
+    pub sets: Vec<SetView>,
+    /// Worth a word although nothing is wrong on this node.
+    pub notes: Vec<String>,
+}
+
+/// One set on this node.
+#[derive(Clone, Debug)]
+pub struct SetView {
+    /// Its name.
+    pub name: String,
+    /// How its gateways share.
+    pub strategy: Strategy,
+    /// What happens when none is healthy.
+    pub when_down: WhenDown,
+    /// In listed order.
+    pub gateways: Vec<GatewayStatus>,
+    /// Its group per family that has routes.
+    pub groups: BTreeMap<Family, u32>,
+    /// Prefixes wanted on this node.
+    pub wanted: usize,
+    /// Destinations that are not routed as written; the first of them.
+    pub skipped: Vec<Skipped>,
+    /// How many there are.
+    pub skipped_total: usize,
+    /// Families without a healthy gateway, each with what is done about it.
+    pub down: BTreeMap<Family, String>,
+    /// What is not in force although wanted.
+    pub problems: Vec<String>,
+    /// Whether it applies is not known yet.
+    pub undecided: bool,
+}
+
+impl SetView {
+    fn empty(set: &RouteSet) -> Self {
+        Self {
+            name: set.name.clone(),
+            strategy: set.strategy,
+            when_down: set.when_down,
+            gateways: Vec::new(),
+            groups: BTreeMap::new(),
+            wanted: 0,
+            skipped: Vec::new(),
+            skipped_total: 0,
+            down: BTreeMap::new(),
+            problems: Vec::new(),
+            undecided: false,
+        }
+    }
+
+    /// A set of which nobody can say whether it applies.
+    fn skipped(set: &RouteSet, reason: &str) -> Self {
+        let shown = set.destinations.iter().take(SKIPPED_SHOWN);
+        let skipped = shown
+            .map(|prefix| Skipped {
+                destination: prefix.to_string(),
+                reason: reason.to_owned(),
+            })
+            .collect();
+        Self {
+            skipped,
+            skipped_total: set.destinations.len(),
+            ..Self::empty(set)
+        }
+    }
+}
+
+/// Whether a set applies to this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Applies {
+    Yes,
+    No,
+    NobodyToAsk,
+    /// Not known, and no trace of it in the kernel.
+    NotYet,
+}
+
+impl Inputs<'_> {
+    fn applies(&self, set: &RouteSet) -> Applies {
+        let Some(wanted) = &set.node_selector else {
+            return Applies::Yes;
+        };
+        match self.facts {
+            Facts::NoCluster => Applies::NobodyToAsk,
+            Facts::Known(facts) if node_selector::matches(wanted, &facts.labels) => Applies::Yes,
+            Facts::Known(_) => Applies::No,
+            // The kernel remembers what an earlier agent knew.
+            Facts::NotYet { .. } => {
+                let there = |family| {
+                    self.kernel
+                        .nexthops
+                        .contains_key(&nexthop_id::group(&set.name, family))
+                };
+                if Family::BOTH.into_iter().any(there) {
+                    Applies::Yes
+                } else {
+                    Applies::NotYet
+                }
+            }
+        }
+    }
+
+    /// The sets that apply to this node.
+    pub fn applicable(&self) -> impl Iterator<Item = &RouteSet> {
+        self.config
+            .sets
+            .iter()
+            .filter(|set| self.applies(set) == Applies::Yes)
+    }
+}
+
+/// Which gateways carry a set's routes of one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Choice {
+    /// These.
+    Gateways(Vec<IpAddr>),
+    /// What the kernel has, because nothing better can be had: no gateway is usable and routes are held.
+    AsFound(Vec<u32>),
+    /// Packets are dropped.
+    Blackhole,
+    /// The routes are withdrawn.
+    Withdraw,
+    /// There is no gateway that the kernel would take.
+    Nothing,
+}
+
+/// One set's part of one family, and who carries it.
+struct Part<'a> {
+    set: &'a RouteSet,
+    family: Family,
+    destinations: &'a [Prefix],
+    choice: Choice,
+    /// For [`Facts::NotYet`]: what the kernel has for it.
+    standing: Option<Vec<Prefix>>,
+}
+
+impl Part<'_> {
+    fn has_routes(&self) -> bool {
+        matches!(
+            self.choice,
+            Choice::Gateways(_) | Choice::AsFound(_) | Choice::Blackhole
+        )
+    }
+
+    fn claim(&self) -> exclude::Claim<'_> {
+        exclude::Claim {
+            set: &self.set.name,
+            destinations: self.destinations,
+            except: &self.set.except,
+            in_force: self.has_routes() || self.set.leak_guard,
+            standing: self.standing.as_deref(),
+        }
+    }
+}
+
+/// Decides. Fails when two sets that apply to this node have a prefix in common.
+pub fn resolve(inputs: &Inputs<'_>) -> Result<Resolution, Vec<exclude::Clash>> {
+    let mut resolution = Resolution::default();
+    let sets: Vec<&RouteSet> = inputs.applicable().collect();
+    let mut builder = Builder::new(inputs, &sets);
+    let examined: Vec<Examined> = sets.iter().map(|set| builder.examine(set)).collect();
+    let parts: Vec<Part<'_>> = sets
+        .iter()
+        .zip(&examined)
+        .flat_map(|(set, examined)| builder.parts(set, examined))
+        .collect();
+    let protected = protected::Protected::gather(inputs.kernel, inputs.facts, inputs.config);
+    let ground = exclude::Constraints {
+        protected: &protected,
+        foreign: &inputs.kernel.foreign,
+        table: inputs.ownership.table,
+        metric: inputs.ownership.metric,
+        most: exclude::MOST_PREFIXES,
+    };
+    let claims: Vec<exclude::Claim<'_>> = parts.iter().map(Part::claim).collect();
+    let mut carved = exclude::carve(&claims, &ground)?.into_iter();
+    let mut parts = parts.iter().peekable();
+    for (set, examined) in sets.iter().zip(&examined) {
+        let mut view = builder.view(set, examined);
+        while let Some(part) = parts.next_if(|p| p.set.name == set.name) {
+            if let Some(carved) = carved.next() {
+                builder.add(part, carved, examined, &mut view);
+            }
+        }
+        resolution.sets.push(view);
+    }
+    resolution.wanted = builder.finish();
+    for set in &inputs.config.sets {
+        match inputs.applies(set) {
+            Applies::Yes | Applies::No => {}
+            Applies::NobodyToAsk => {
+                let reason =
+                    "without a cluster there are no labels to compare with its nodeSelector";
+                resolution
+                    .notes
+                    .push(format!("set `{}` is skipped: {reason}", set.name));
+                resolution.sets.push(SetView::skipped(set, reason));
+            }
+            Applies::NotYet => {
+                let reason =
+                    "the API has not told this node's labels yet, to compare with its nodeSelector";
+                let mut view = SetView::skipped(set, reason);
+                view.undecided = true;
+                view.problems.push(format!(
+                    "whether set `{}` applies is not known: {reason}",
+                    set.name
+                ));
+                resolution.sets.push(view);
+            }
+        }
+    }
+    Ok(resolution)
+}
+
+/// The groups alone, for routes that are there: what a change of health needs, whatever the number of routes.
+pub fn regroup(inputs: &Inputs<'_>) -> Wanted {
+    let sets: Vec<&RouteSet> = inputs.applicable().collect();
+    let mut builder = Builder::new(inputs, &sets);
+    for set in &sets {
+        let gateways = builder.examine(set);
+        for family in Family::BOTH {
+            let id = nexthop_id::group(&set.name, family);
+            if inputs.kernel.nexthops.contains_key(&id) {
+                let choice = builder.choose(set, family, &gateways);
+                builder.group(id, family, &choice);
+            }
+        }
+    }
+    builder.finish()
+}
+
+/// For reports: milliseconds, to the microsecond.
+pub fn milliseconds(time: std::time::Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+type Examined = BTreeMap<IpAddr, Result<Box<str>, String>>;
+
+struct Builder<'a> {
+    inputs: &'a Inputs<'a>,
+    ids: BTreeMap<IpAddr, u32>,
+    wanted: Wanted,
+}
+
+impl<'a> Builder<'a> {
+    fn new(inputs: &'a Inputs<'a>, sets: &[&RouteSet]) -> Self {
+        let all: BTreeSet<IpAddr> = sets
+            .iter()
+            .flat_map(|s| s.gateways.iter().copied())
+            .collect();
+        Self {
+            inputs,
+            ids: nexthop_id::gateways(&all),
+            wanted: Wanted::default(),
+        }
+    }
+
+    fn examine(&self, set: &RouteSet) -> Examined {
+        set.gateways
+            .iter()
+            .map(|g| (*g, protected::next_hop(*g, self.inputs.kernel)))
+            .collect()
+    }
+
+    fn parts<'s>(&self, set: &'s RouteSet, examined: &Examined) -> Vec<Part<'s>> {
+        let (v4, v6) = set.destinations.split_at(
+            set.destinations
+                .partition_point(|p| p.family() == Family::V4),
+        );
+        let mut parts = Vec::new();
+        for (family, destinations) in [(Family::V4, v4), (Family::V6, v6)]
+            .into_iter()
+            .filter(|(_, d)| !d.is_empty())
+        {
+            let choice = self.choose(set, family, examined);
+            let standing = matches!(self.inputs.facts, Facts::NotYet { .. })
+                .then(|| self.standing(nexthop_id::group(&set.name, family)));
+            parts.push(Part {
+                set,
+                family,
+                destinations,
+                choice,
+                standing,
+            });
+        }
+        parts
+    }
+
+    /// What the kernel has through a group.
+    fn standing(&self, group: u32) -> Vec<Prefix> {
+        let key = |prefix| self.inputs.ownership.key(prefix);
+        let own = self.inputs.kernel.own.iter();
+        own.filter(|r| r.target == Target::Nexthop(group) && r.key == key(r.key.prefix))
+            .map(|r| r.key.prefix)
+            .collect()
+    }
+
+    fn view(&self, set: &RouteSet, examined: &Examined) -> SetView {
+        let mut view = SetView::empty(set);
+        view.gateways = set
+            .gateways
+            .iter()
+            .map(|g| self.gateway_status(set, *g, examined))
+            .collect();
+        for (gateway, why) in examined
+            .iter()
+            .filter_map(|(g, r)| r.as_ref().err().map(|why| (g, why)))
+        {
+            view.problems.push(format!(
+                "gateway {gateway} of set `{}` is left out: it {why}",
+                set.name
+            ));
+        }
+        view
+    }
+
+    fn add(
+        &mut self,
+        part: &Part<'_>,
+        carved: exclude::Carved,
+        examined: &Examined,
+        view: &mut SetView,
+    ) {
+        let (set, family) = (part.set, part.family);
+        let id = nexthop_id::group(&set.name, family);
+        if !carved.install.is_empty() {
+            self.group(id, family, &part.choice);
+            self.describe(
+                set,
+                family,
+                &part.choice,
+                examined,
+                carved.install.len(),
+                view,
+            );
+            if part.has_routes() {
+                view.groups.insert(family, id);
+            }
+        }
+        if carved.shadowed.total > 0 {
+            let example = carved
+                .shadowed
+                .shown
+                .first()
+                .map(|s| format!(", among them {} ({})", s.destination, s.reason))
+                .unwrap_or_default();
+            view.problems.push(format!(
+                "{} destination(s) of set `{}` are shadowed{example}",
+                carved.shadowed.total, set.name
+            ));
+        }
+        view.skipped_total += carved.skipped.total + carved.shadowed.total;
+        view.skipped.extend(carved.skipped.shown);
+        view.skipped.extend(carved.shadowed.shown);
+        let ownership = self.inputs.ownership;
+        for prefix in carved.install {
+            if part.has_routes() {
+                self.wanted.routes.push(OwnRoute {
+                    key: ownership.key(prefix),
+                    target: Target::Nexthop(id),
+                });
+            }
+            if set.leak_guard {
+                self.wanted.routes.push(OwnRoute {
+                    key: ownership.leak_guard_key(prefix),
+                    target: Target::Blackhole,
+                });
+            }
+        }
+    }
+
+    fn gateway_status(
+        &self,
+        set: &RouteSet,
+        gateway: IpAddr,
+        examined: &Examined,
+    ) -> GatewayStatus {
+        let mut status = GatewayStatus {
+            address: gateway,
+            state: GatewayState::Unknown,
+            active: false,
+            rtt_ms: None,
+            reason: None,
+        };
+        if let Some(Err(why)) = examined.get(&gateway) {
+            status.state = GatewayState::Unusable;
+            status.reason = Some(why.clone());
+        } else if set.health_check.probe == Probe::None {
+            status.state = GatewayState::Up;
+        } else if let Some(health) = self.health(set, gateway) {
+            status.state = match health.state {
+                State::Unknown => GatewayState::Unknown,
+                State::Up => GatewayState::Up,
+                State::Down => GatewayState::Down,
+            };
+            status.rtt_ms = health.rtt.map(milliseconds);
+            status.reason.clone_from(&health.reason);
+        }
+        status
+    }
+
+    fn health(&self, set: &RouteSet, gateway: IpAddr) -> Option<&crate::health::Health> {
+        self.inputs.health.get(&ProbeKey {
+            gateway,
+            check: set.health_check.clone(),
+        })
+    }
+
+    fn is_down(&self, set: &RouteSet, gateway: IpAddr) -> bool {
+        self.health(set, gateway)
+            .is_some_and(|h| h.state == State::Down)
+    }
+
+    /// True when no probe of these gateways has ever been answered: then the probe is the likelier fault.
+    fn never_answered(&self, set: &RouteSet, gateways: &[IpAddr]) -> bool {
+        gateways
+            .iter()
+            .all(|g| self.health(set, *g).is_none_or(|h| !h.ever_up))
+    }
+
+    fn choose(&self, set: &RouteSet, family: Family, examined: &Examined) -> Choice {
+        let usable: Vec<IpAddr> = set
+            .gateways
+            .iter()
+            .copied()
+            .filter(|g| Family::of(*g) == family && examined.get(g).is_some_and(Result::is_ok))
+            .collect();
+        let healthy: Vec<IpAddr> = usable
+            .iter()
+            .copied()
+            .filter(|g| !self.is_down(set, *g))
+            .collect();
+        let id = nexthop_id::group(&set.name, family);
+        if !healthy.is_empty() {
+            return Choice::Gateways(self.share(set.strategy, id, healthy));
+        }
+        let hold = set.when_down == WhenDown::Hold
+            || (!usable.is_empty() && self.never_answered(set, &usable));
+        match (hold, set.when_down) {
+            (true, _) if !usable.is_empty() => {
+                Choice::Gateways(self.share(set.strategy, id, usable))
+            }
+            (true, _) => match self.inputs.kernel.nexthops.get(&id).map(|n| &n.kind) {
+                Some(NexthopKind::Group { members, .. }) => Choice::AsFound(members.clone()),
+                _ => Choice::Nothing,
+            },
+            (false, WhenDown::Blackhole) => Choice::Blackhole,
+            (false, _) => Choice::Withdraw,
+        }
+    }
+
+    fn share(&self, strategy: Strategy, group: u32, mut candidates: Vec<IpAddr>) -> Vec<IpAddr> {
+        if let Strategy::Failover { failback } = strategy {
+            // The kernel remembers which gateway is in use, over a restart too.
+            let current = candidates
+                .iter()
+                .position(|g| self.in_use(group, *g))
+                .filter(|_| !failback);
+            candidates = vec![candidates.swap_remove(current.unwrap_or(0))];
+        }
+        candidates
+    }
+
+    fn in_use(&self, group: u32, gateway: IpAddr) -> bool {
+        let nexthops = &self.inputs.kernel.nexthops;
+        let is_it = |id: &u32| matches!(nexthops.get(id).map(|n| &n.kind), Some(NexthopKind::Via { gateway: g, .. }) if *g == gateway);
+        matches!(nexthops.get(&group).map(|n| &n.kind), Some(NexthopKind::Group { members, .. }) if members.iter().any(is_it))
+    }
+
+    fn group(&mut self, id: u32, family: Family, choice: &Choice) {
+        let members = match choice {
+            Choice::Gateways(gateways) => {
+                let mut members: Vec<u32> = gateways
+                    .iter()
+                    .filter_map(|g| self.ids.get(g).copied())
+                    .collect();
+                members.sort_unstable();
+                members
+            }
+            Choice::AsFound(members) => {
+                self.keep_as_found(members);
+                members.clone()
+            }
+            Choice::Blackhole => {
+                let id = nexthop_id::blackhole(family);
+                self.wanted
+                    .nexthops
+                    .insert(id, WantedNexthop::Blackhole(family));
+                vec![id]
+            }
+            Choice::Withdraw | Choice::Nothing => return,
+        };
+        self.wanted.groups.insert(id, members);
+    }
+
+    fn keep_as_found(&mut self, members: &[u32]) {
+        for id in members {
+            let what = match self.inputs.kernel.nexthops.get(id).map(|n| &n.kind) {
+                Some(NexthopKind::Via { gateway, dev }) => {
+                    WantedNexthop::Via(*gateway, dev.clone())
+                }
+                Some(NexthopKind::Blackhole) => WantedNexthop::Blackhole(
+                    nexthop_id::blackhole_family(*id).unwrap_or(Family::V4),
+                ),
+                _ => continue,
+            };
+            self.wanted.nexthops.entry(*id).or_insert(what);
+        }
+    }
+
+    fn describe(
+        &self,
+        set: &RouteSet,
+        family: Family,
+        choice: &Choice,
+        examined: &Examined,
+        count: usize,
+        view: &mut SetView,
+    ) {
+        view.wanted += if *choice == Choice::Withdraw {
+            0
+        } else {
+            count
+        };
+        let active = match choice {
+            Choice::Gateways(gateways) => gateways.as_slice(),
+            _ => &[],
+        };
+        for gateway in view
+            .gateways
+            .iter_mut()
+            .filter(|g| active.contains(&g.address))
+        {
+            gateway.active = true;
+        }
+        let of_family = |g: &&IpAddr| Family::of(**g) == family;
+        let usable: Vec<IpAddr> = set
+            .gateways
+            .iter()
+            .filter(of_family)
+            .copied()
+            .filter(|g| examined.get(g).is_some_and(Result::is_ok))
+            .collect();
+        if usable.iter().any(|g| !self.is_down(set, *g)) {
+            return;
+        }
+        let why = if usable.is_empty() {
+            "none of its gateways is on-link here".to_owned()
+        } else if self.never_answered(set, &usable) {
+            "no gateway has answered a probe since the agent started, so the probe is probably blocked or wrong (`healthCheck`), and its routes are held".to_owned()
+        } else {
+            let reasons = view.gateways.iter().filter(|g| usable.contains(&g.address));
+            let reasons = reasons
+                .map(|g| format!("{} {}", g.address, g.reason.as_deref().unwrap_or("is down")));
+            format!(
+                "no gateway is healthy: {}",
+                reasons.take(3).collect::<Vec<_>>().join("; ")
+            )
+        };
+        let what = match choice {
+            Choice::Gateways(_) if usable.is_empty() || self.never_answered(set, &usable) => "",
+            Choice::Gateways(_) => "; its routes are held",
+            Choice::AsFound(_) => "; the routes that are there are held",
+            Choice::Blackhole => "; its destinations are blackholed",
+            Choice::Withdraw => "; its routes are withdrawn",
+            Choice::Nothing => "; no route can be installed",
+        };
+        view.down.insert(
+            family,
+            format!("set `{}` ({family}): {why}{what}", set.name),
+        );
+    }
+
+    fn finish(mut self) -> Wanted {
+        // Every usable gateway has its object, in use or not: a switch is then one line.
+        for (gateway, id) in &self.ids {
+            if let Ok(dev) = protected::next_hop(*gateway, self.inputs.kernel) {
+                self.wanted
+                    .nexthops
+                    .insert(*id, WantedNexthop::Via(*gateway, dev));
+            }
+        }
+        self.wanted
+            .routes
+            .sort_unstable_by(|a, b| (a.key, &a.target).cmp(&(b.key, &b.target)));
+        self.wanted
+    }
+}
+
+/// Gateways that the kernel shows to have been taken out by an earlier agent: their object exists, their
+/// set's group exists, and they are not in it although the strategy would have them there.
+///
+/// Only where the kernel's state was made from this `revision`: after an edit, what a group lacks says nothing.
+pub fn taken_out_before(inputs: &Inputs<'_>, revision: &str) -> BTreeSet<ProbeKey> {
+    let ours = inputs
+        .kernel
+        .nexthops
+        .iter()
+        .filter(|(_, nexthop)| nexthop.protocol == inputs.ownership.protocol)
+        .map(|(id, _)| *id);
+    let marks: Vec<u32> = ours.filter(|id| nexthop_id::is_revision(*id)).collect();
+    // While a change is unconfirmed, the mark of what was applied before is still there.
+    let made_from_it = if marks.contains(&nexthop_id::unconfirmed(revision)) {
+        true
+    } else {
+        marks.contains(&nexthop_id::applied(revision))
+            && !marks.iter().any(|id| nexthop_id::is_unconfirmed(*id))
+    };
+    if !made_from_it {
+        return BTreeSet::new();
+    }
+    // Carving takes its time: only where a group is missing is it asked whether there would be one.
+    let if_healthy = LazyCell::new(|| {
+        resolve(&Inputs {
+            health: &HealthView::new(),
+            ..*inputs
+        })
+        .map(|all| all.wanted.groups)
+        .unwrap_or_default()
+    });
+    let (mut out, mut in_use) = (BTreeSet::new(), BTreeSet::new());
+    let sets: Vec<&RouteSet> = inputs.applicable().collect();
+    let builder = Builder::new(inputs, &sets);
+    for set in &sets {
+        for family in Family::BOTH.into_iter().filter(|family| {
+            set.destinations
+                .iter()
+                .any(|prefix| prefix.family() == *family)
+        }) {
+            let group = nexthop_id::group(&set.name, family);
+            let gateways = || set.gateways.iter().filter(|g| Family::of(**g) == family);
+            let active = gateways().position(|g| builder.in_use(group, *g));
+            let existed = |g: &IpAddr| {
+                builder
+                    .ids
+                    .get(g)
+                    .is_some_and(|id| inputs.kernel.nexthops.contains_key(id))
+            };
+            let none_in_use = match inputs.kernel.nexthops.get(&group) {
+                Some(_) => active.is_none(),
+                None => set.when_down == WhenDown::Withdraw && if_healthy.contains_key(&group),
+            };
+            for (n, gateway) in gateways().enumerate() {
+                let key = ProbeKey {
+                    gateway: *gateway,
+                    check: set.health_check.clone(),
+                };
+                let passed_over = match set.strategy {
+                    Strategy::Balance => active.is_some(),
+                    Strategy::Failover { failback } => failback && active.is_some_and(|a| n < a),
+                };
+                if builder.in_use(group, *gateway) {
+                    // A set that holds its routes uses what is down.
+                    in_use.extend(Some(key).filter(|_| set.when_down != WhenDown::Hold));
+                } else if existed(gateway) && (none_in_use || passed_over) {
+                    out.insert(key);
+                }
+            }
+        }
+    }
+    // One verdict is every set's.
+    out.retain(|key| !in_use.contains(key));
+    out
+}
+
+// --- for reports ---
+
+/// All that is not in force although wanted.
+pub fn problems(sets: &[SetView], others: &[String]) -> Vec<String> {
+    let of_sets = sets
+        .iter()
+        .flat_map(|set| set.down.values().chain(&set.problems));
+    of_sets.chain(others).cloned().collect()
+}
+
+/// A set for a report.
+pub fn set_status(set: &SetView, installed: usize) -> SetStatus {
+    SetStatus {
+        name: set.name.clone(),
+        strategy: strategy_word(set.strategy).to_owned(),
+        when_down: when_down_word(set.when_down).to_owned(),
+        gateways: set.gateways.clone(),
+        wanted: set.wanted,
+        installed,
+        skipped: set.skipped.iter().take(SKIPPED_SHOWN).cloned().collect(),
+    }
+}
+
+const fn strategy_word(strategy: Strategy) -> &'static str {
+    match strategy {
+        Strategy::Balance => "balance",
+        Strategy::Failover { .. } => "failover",
+    }
+}
+
+const fn when_down_word(when_down: WhenDown) -> &'static str {
+    match when_down {
+        WhenDown::Hold => "hold",
+        WhenDown::Withdraw => "withdraw",
+        WhenDown::Blackhole => "blackhole",
+    }
+}
+
+#[cfg(test)]
+mod tests;

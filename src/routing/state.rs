@@ -1,0 +1,137 @@
+//! What the kernel has, as `ip` reports it: routes, nexthop objects, links and addresses.
+//!
+//! Pure values and questions about them. Parsing `ip`'s output is `iproute`'s, running it is `ip`'s.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::net::prefix::{Family, Prefix};
+
+/// One read of the whole.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Kernel {
+    /// Routes that carry our protocol number, in every table; sorted by key.
+    pub own: Vec<OwnRoute>,
+    /// Routes of others in our table and in `main`, without the `local` table's.
+    pub foreign: Vec<ForeignRoute>,
+    /// Every nexthop object, by id, ours or not.
+    pub nexthops: BTreeMap<u32, Nexthop>,
+    /// Ids of nexthop objects that routes of others use, whoever made the object: deleting it would delete those routes.
+    pub lent: BTreeSet<u32>,
+    /// Links with their addresses.
+    pub links: Vec<Link>,
+}
+
+/// What the kernel tells routes apart by. Protocol is not part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RouteKey {
+    /// The destination.
+    pub prefix: Prefix,
+    /// The metric; the lower one wins.
+    pub metric: u32,
+    /// The table.
+    pub table: u32,
+    /// IPv4 type of service; ours have 0.
+    pub tos: u8,
+}
+
+/// A route that carries our protocol number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct OwnRoute {
+    /// Its key.
+    pub key: RouteKey,
+    /// Where it goes.
+    pub target: Target,
+}
+
+/// Where a route of ours goes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Target {
+    /// Through this nexthop or group.
+    Nexthop(u32),
+    /// Nowhere: dropped.
+    Blackhole,
+    /// Something that we never install; holds the words that name it to `ip route del`.
+    Stray(Box<str>),
+}
+
+/// A route of somebody else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignRoute {
+    /// Its key.
+    pub key: RouteKey,
+    /// Its protocol number.
+    pub protocol: u8,
+    /// The device, where there is one.
+    pub dev: Option<Box<str>>,
+    /// True when it has a next hop beyond the link (`via`), a nexthop object or several next hops.
+    pub gatewayed: bool,
+    /// True for a route that forwards; false for blackhole, unreachable, prohibit and throw.
+    pub unicast: bool,
+}
+
+/// A nexthop object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nexthop {
+    /// What it is.
+    pub kind: NexthopKind,
+    /// Its protocol number.
+    pub protocol: u8,
+}
+
+/// What a nexthop object is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NexthopKind {
+    /// One gateway.
+    Via {
+        /// The gateway.
+        gateway: IpAddr,
+        /// The device it is reached by.
+        dev: Box<str>,
+    },
+    /// Drops.
+    Blackhole,
+    /// A group.
+    Group {
+        /// Ids of its members, sorted; weights are all 1.
+        members: Vec<u32>,
+        /// Whether flows of members that stay, stay.
+        resilient: bool,
+    },
+    /// Something that we never install.
+    Other,
+}
+
+/// A link and its addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its name.
+    pub name: Box<str>,
+    /// Its index.
+    pub index: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// Loopback.
+    pub loopback: bool,
+    /// Addresses with the length of their subnet (host bits kept).
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// IPv4 broadcast addresses.
+    pub broadcasts: Vec<IpAddr>,
+}
+
+impl Link {
+    /// The on-link subnets that its addresses make.
+    pub fn subnets(&self) -> impl Iterator<Item = Prefix> + '_ {
+        self.addresses
+            .iter()
+            .map(|(address, len)| Prefix::masked(*address, *len))
+    }
+
+    /// The first address of a family, which the kernel uses as source.
+    pub fn source(&self, family: Family) -> Option<IpAddr> {
+        self.addresses
+            .iter()
+            .map(|(a, _)| *a)
+            .find(|a| Family::of(*a) == family)
+    }
+}

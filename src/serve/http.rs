@@ -1,0 +1,199 @@
+//! `/livez`, `/readyz`, `/metrics` and `/status` on `--listen`.
+//!
+//! Made to be scanned: heads are small and have to come soon, connections are few and short. When there are too many,
+//! the oldest goes, so that a probe of the kubelet is answered while somebody keeps connections open.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, StatusCode, header};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+
+use crate::cluster::client::Backoff;
+use crate::report::metrics::{self, Metrics};
+use crate::report::status::Status;
+
+/// A head has to be complete within this time, also that of a further request on a kept connection.
+const HEAD_LIMIT: Duration = Duration::from_secs(2);
+/// Bytes of a head; more are answered with 431.
+const HEAD_SIZE: usize = 16 << 10;
+/// How long a connection may live, whatever it does.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(30);
+/// Connections at a time.
+const CONNECTIONS: usize = 64;
+/// The longest pause between two tries to bind.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// What the endpoints answer from.
+#[derive(Clone)]
+pub struct Pages {
+    /// For `/metrics`.
+    pub metrics: Metrics,
+    /// For `/status` and `/readyz`; `None` before the first status.
+    pub status: watch::Receiver<Option<Status>>,
+    /// For `/livez`: whether the main loop still goes round.
+    pub alive: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+/// Reads `--listen`: an address and a port, but never "all addresses".
+pub fn listen_address(text: &str) -> anyhow::Result<SocketAddr> {
+    // A manifest's `$(HOST_IP):9465` has no brackets around an IPv6 address.
+    let bare = || {
+        text.rsplit_once(':')
+            .and_then(|(ip, port)| Some(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?)))
+    };
+    let address = text.parse().ok().or_else(bare).with_context(|| {
+        format!("`{text}` is not an address with a port, like `127.0.0.1:9465` or `[::1]:9465`")
+    })?;
+    if address.ip().to_canonical().is_unspecified() {
+        bail!(
+            "`{text}` would listen on every address of the node, public ones included; name one, like `127.0.0.1:9465` or the node's internal address"
+        );
+    }
+    Ok(address)
+}
+
+/// Serves until dropped. A port in use or an address that is not there yet is tried again and again: routes do not depend on it.
+pub async fn serve(listen: SocketAddr, pages: Pages) {
+    let mut backoff = Backoff::new(Duration::from_millis(500), LONGEST_PAUSE);
+    let listener = loop {
+        match TcpListener::bind(listen).await {
+            Ok(listener) => break listener,
+            Err(error) => {
+                if backoff.failures() == 0 {
+                    tracing::warn!(%listen, %error, "Listening failed; will be tried again, and all else goes on");
+                }
+                sleep(backoff.failed()).await;
+            }
+        }
+    };
+    tracing::info!(%listen, "Listening");
+    serve_on(listener, pages).await;
+}
+
+/// [`serve`] on a listener that is there.
+pub async fn serve_on(listener: TcpListener, pages: Pages) {
+    let mut tasks = JoinSet::new();
+    let mut open: VecDeque<AbortHandle> = VecDeque::with_capacity(CONNECTIONS);
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file descriptors, or a peer that was gone before it was accepted.
+                tracing::debug!(%error, "Accepting a connection failed");
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        while tasks.try_join_next().is_some() {}
+        open.retain(|task| !task.is_finished());
+        if open.len() >= CONNECTIONS
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+        }
+        open.push_back(tasks.spawn(connection(stream, pages.clone())));
+        // Its request may be there already: in a burst, none is dropped before it was looked at.
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn connection(stream: TcpStream, pages: Pages) {
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let response = answer(&request, &pages);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let serving = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_LIMIT)
+        .max_buf_size(HEAD_SIZE)
+        .serve_connection(TokioIo::new(stream), service);
+    match timeout(CONNECTION_LIMIT, serving).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::trace!(%error, "A connection ended in an error"),
+        Err(_) => tracing::trace!("A connection took too long"),
+    }
+}
+
+fn answer(request: &Request<Incoming>, pages: &Pages) -> Response<Full<Bytes>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+        response
+            .headers_mut()
+            .insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match request.uri().path() {
+        "/livez" if (pages.alive)() => text(StatusCode::OK, "ok\n"),
+        "/livez" => text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the main loop has stopped\n",
+        ),
+        "/readyz" => match readiness(pages.status.borrow().as_ref()) {
+            Ok(()) => text(StatusCode::OK, "ok\n"),
+            Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{reason}\n")),
+        },
+        "/metrics" => match pages.metrics.render() {
+            Ok(metrics) => page(StatusCode::OK, metrics::CONTENT_TYPE, metrics),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
+        },
+        "/status" => match pages.status.borrow().as_ref().map(serde_json::to_string) {
+            Some(Ok(json)) => page(StatusCode::OK, "application/json", json + "\n"),
+            Some(Err(error)) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
+            None => text(StatusCode::SERVICE_UNAVAILABLE, "no status yet\n"),
+        },
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "there are /livez, /readyz, /metrics and /status\n",
+        ),
+    }
+}
+
+/// Ready once the configuration in force is in the kernel. A refused newer one, or a gateway that is down, is no reason
+/// to stop a rollout: the routes are there.
+pub fn readiness(status: Option<&Status>) -> Result<(), String> {
+    let Some(status) = status else {
+        return Err("no status yet".into());
+    };
+    if status.revision.is_empty() {
+        return Err(status
+            .message
+            .clone()
+            .unwrap_or_else(|| "no configuration is in force yet".into()));
+    }
+    if status.last_applied_at.is_none() && status.sets.iter().any(|set| set.installed < set.wanted)
+    {
+        return Err(status
+            .message
+            .clone()
+            .unwrap_or_else(|| "routes are missing in the kernel".into()));
+    }
+    Ok(())
+}
+
+fn text(code: StatusCode, body: &str) -> Response<Full<Bytes>> {
+    page(code, "text/plain; charset=utf-8", body.to_owned())
+}
+
+fn page(code: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = code;
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static(content_type),
+    );
+    response
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,4 @@
+//! What the agent answers on the node: HTTP, metrics, the status socket.
+
+pub mod http;
+pub mod socket;
