@@ -153,6 +153,7 @@ mod tests {
             revision: revision.to_owned(),
             config: Config {
                 sets: Vec::new(),
+                expected_rules: Vec::new(),
                 protected: Vec::new(),
             },
         })

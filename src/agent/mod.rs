@@ -130,7 +130,7 @@ struct Memory {
     /// For status reports between passes.
     sets: Vec<SetView>,
     installed: BTreeMap<u32, usize>,
-    problems: Vec<String>,
+    problems: Vec<crate::report::status::Problem>,
     last_applied: Option<k8s_openapi::jiff::Timestamp>,
     /// Objects of ours that the last verified read showed to be unused.
     unused: Vec<u32>,

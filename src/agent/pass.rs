@@ -16,7 +16,7 @@ use crate::kernel::apply::{Counts, Outcome};
 use crate::kernel::ip::{Hung, RouteTable as _, Unfit};
 use crate::net::nexthop_id;
 use crate::report::metrics::Change;
-use crate::report::status::Reason;
+use crate::report::status::{Problem, ProblemKind, Reason};
 use crate::routing::batch::Line;
 use crate::routing::diff::{Wanted, marks_to};
 use crate::routing::node_facts::Facts;
@@ -42,7 +42,7 @@ impl Agent {
                     words = format!("{unfit}; {words}");
                 }
                 tracing::error!("{words}");
-                self.memory.problems = vec![words];
+                self.memory.problems = vec![Problem::of_node(ProblemKind::KernelFailed, words)];
             }
             // What was asked for is still to do.
             self.causes.take_up(causes);
@@ -276,7 +276,7 @@ impl Agent {
                     "Since the labels of this node changed, {why}; the routes stay as they are"
                 );
             }
-            self.memory.problems = vec![why];
+            self.memory.problems = vec![Problem::of_node(ProblemKind::ConfigRefused, why)];
         }
     }
 
@@ -459,7 +459,7 @@ impl Agent {
         self.memory.kernel = outcome.kernel;
         self.memory.kernel.own = Vec::new();
         if left {
-            let words = self.memory.problems.join("; ");
+            let words = Problem::join(&self.memory.problems);
             if self.once("left", &words) {
                 tracing::warn!(
                     missing = outcome.left.replace.len(),

@@ -5,7 +5,7 @@ use crate::agent::course::{Course, Newest};
 use crate::cluster::annotations::Reported;
 use crate::health::{HealthView, ProbeKey, State};
 use crate::net::prefix::Family;
-use crate::report::status::{GatewayState, Overall, Reason, Status};
+use crate::report::status::{self, GatewayState, Overall, Problem, ProblemKind, Reason, Status};
 use crate::routing::resolve::{SetView, problems, set_status};
 
 /// The longest message; contract section 6.
@@ -114,6 +114,8 @@ impl Agent {
         };
         Status {
             node: self.node.clone(),
+            agent: status::Agent::Running,
+            problems: with_verdict(status, message.as_deref(), problems),
             status,
             revision: self.memory.applied.clone().unwrap_or_default(),
             message,
@@ -207,11 +209,27 @@ impl Agent {
     }
 }
 
+/// What the word stands for comes first, where it is none of the problems itself.
+fn with_verdict(
+    status: Overall,
+    message: Option<&str>,
+    mut problems: Vec<Problem>,
+) -> Vec<Problem> {
+    let kind = match status {
+        Overall::Invalid => ProblemKind::ConfigRefused,
+        Overall::RolledBack => ProblemKind::RolledBack,
+        Overall::Degraded if problems.is_empty() => ProblemKind::Unconfirmed,
+        Overall::Ready | Overall::Degraded => return problems,
+    };
+    problems.insert(0, Problem::of_node(kind, message.unwrap_or_default()));
+    problems
+}
+
 /// One word for all of it, and a sentence when it is not `Ready`.
 fn verdict(
     course: &Course,
     rejected: Option<&str>,
-    problems: &[String],
+    problems: &[Problem],
 ) -> (Overall, Option<String>) {
     let stays = match course.revision() {
         "" => "the routes that are there stay".to_owned(),
@@ -240,7 +258,7 @@ fn verdict(
             ),
         ),
         (Newest::Good(_), None) if problems.is_empty() => return (Overall::Ready, None),
-        (Newest::Good(_), None) => (Overall::Degraded, problems.join("; ")),
+        (Newest::Good(_), None) => (Overall::Degraded, Problem::join(problems)),
     };
     (
         overall,

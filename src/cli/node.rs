@@ -20,7 +20,7 @@ use crate::kernel::apply::Applier;
 use crate::kernel::ip::{Ip, RouteTable as _};
 use crate::net::nexthop_id;
 use crate::report::metrics::Metrics;
-use crate::report::status::{Overall, Status};
+use crate::report::status::{Agent, Overall, Problem, ProblemKind, Status};
 use crate::routing::batch::Ownership;
 use crate::routing::diff::{diff, marks_to};
 use crate::routing::node_facts::Facts;
@@ -33,6 +33,9 @@ use crate::source;
 
 /// How long the API may take to say what it knows of this node.
 const FACTS: Duration = Duration::from_secs(5);
+
+/// What a report without an agent begins with.
+const NO_AGENT: &str = "no agent runs here: gateways are not probed, and routes are not kept up";
 
 /// All that a decision needs.
 struct Here {
@@ -113,7 +116,7 @@ pub async fn apply(args: OneShotArgs) -> anyhow::Result<u8> {
     .context("writing the output")?;
     tell_problems(&resolution);
     let problems = outcome.problems();
-    problems.iter().for_each(|problem| warn(problem));
+    problems.iter().for_each(|problem| warn(&problem.text));
     let left = !outcome.left.is_empty()
         || !crate::routing::resolve::problems(&resolution.sets, &problems).is_empty()
         || installed < wanted;
@@ -154,7 +157,7 @@ pub async fn cleanup(kernel: KernelArgs, node: Option<String>) -> anyhow::Result
     anyhow::ensure!(
         left == 0,
         "{left} routes or nexthops could not be removed: {}",
-        outcome.problems().join("; ")
+        Problem::join(&outcome.problems())
     );
     writeln!(stdout(), "{} routes removed", outcome.changed.deleted)
         .context("writing the output")?;
@@ -253,6 +256,11 @@ async fn look_without_agent(args: &NodeArgs) -> anyhow::Result<Status> {
         Err(Refused { revision, why }) => {
             return Ok(Status {
                 node: socket::node_name(args.node_name.as_deref()),
+                agent: Agent::Absent,
+                problems: vec![
+                    Problem::of_node(ProblemKind::NoAgent, NO_AGENT),
+                    Problem::of_node(ProblemKind::ConfigRefused, &why),
+                ],
                 status: Overall::Invalid,
                 revision: String::new(),
                 message: Some(format!("configuration refused: {why}")),
@@ -275,17 +283,15 @@ async fn look_without_agent(args: &NodeArgs) -> anyhow::Result<Status> {
         ..Default::default()
     };
     let installed = outcome.installed(&resolution.wanted);
-    let mut others: Vec<String> = outcome
-        .left
-        .conflicts
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let mut others = vec![Problem::of_node(ProblemKind::NoAgent, NO_AGENT)];
+    let conflicts = outcome.left.conflicts.iter();
+    others.extend(conflicts.map(|c| Problem::of_node(ProblemKind::Shadowed, c.to_string())));
     if !outcome.left.is_empty() {
-        others.push(format!(
+        let text = format!(
             "{} route(s) are not in the kernel; `egress-routes diff` lists them",
             outcome.left.replace.len()
-        ));
+        );
+        others.push(Problem::of_node(ProblemKind::NotInstalled, text));
     }
     let problems = problems(&resolution.sets, &others);
     let count = |set: &crate::routing::resolve::SetView| {
@@ -293,13 +299,11 @@ async fn look_without_agent(args: &NodeArgs) -> anyhow::Result<Status> {
     };
     Ok(Status {
         node: socket::node_name(args.node_name.as_deref()),
-        status: if problems.is_empty() {
-            Overall::Ready
-        } else {
-            Overall::Degraded
-        },
+        agent: Agent::Absent,
+        status: Overall::Degraded,
         revision,
-        message: (!problems.is_empty()).then(|| problems.join("; ")),
+        message: Some(Problem::join(&problems)),
+        problems,
         sets: resolution
             .sets
             .iter()
@@ -325,7 +329,7 @@ fn tell_problems(resolution: &Resolution) {
     resolution.notes.iter().for_each(|note| warn(note));
     problems(&resolution.sets, &[])
         .iter()
-        .for_each(|problem| warn(problem));
+        .for_each(|problem| warn(&problem.text));
     for set in resolution.sets.iter().filter(|s| s.skipped_total > 0) {
         let examples = set
             .skipped

@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use crate::report::status::{GatewayState, SetStatus, Status};
+use crate::report::status::{SetStatus, Status};
 
 /// The whole report.
 pub(super) fn of(status: &Status) -> String {
@@ -40,12 +40,7 @@ fn of_set(set: &SetStatus, out: &mut String) {
         set.name, set.strategy, set.when_down, set.installed, set.wanted
     );
     for gateway in &set.gateways {
-        let state = match gateway.state {
-            GatewayState::Up => "up",
-            GatewayState::Down => "down",
-            GatewayState::Unknown => "unknown",
-            GatewayState::Unusable => "unusable",
-        };
+        let state = gateway.state.as_str();
         let mut line = format!(
             "  {:<24} {state:<9}{}",
             gateway.address.to_string(),

@@ -86,11 +86,13 @@ fn gateways(status: &Status) -> String {
     let mut worst = BTreeMap::new();
     for gateway in status.sets.iter().flat_map(|set| &set.gateways) {
         let state = match gateway.state {
-            GatewayState::Up => (0, "up"),
-            GatewayState::Unknown => (1, "unknown"),
-            GatewayState::Down => (2, "down"),
-            GatewayState::Unusable => (3, "unusable"),
+            GatewayState::Up => 0,
+            GatewayState::Draining => 1,
+            GatewayState::Unknown => 2,
+            GatewayState::Down => 3,
+            GatewayState::Unusable => 4,
         };
+        let state = (state, gateway.state.as_str());
         let known = worst.entry(gateway.address).or_insert(state);
         *known = state.max(*known);
     }

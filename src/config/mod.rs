@@ -217,6 +217,7 @@ fn check(files: &Files, text: &str, revision: Revision) -> Result<Checked, Probl
     let config = Config {
         sets: decoded.sets,
         protected: decoded.protected,
+        expected_rules: decoded.expected_rules,
     };
     let mut warnings = warnings::of(&config, &possible, &relations);
     warnings.extend(
@@ -333,6 +334,8 @@ pub struct Config {
     pub sets: Vec<RouteSet>,
     /// Never routed through a gateway by any set; sorted, distinct.
     pub protected: Vec<Prefix>,
+    /// Priorities of policy rules that may take traffic past the routes, on purpose; sorted, distinct.
+    pub expected_rules: Vec<u32>,
 }
 
 /// One entry of `routes`.

@@ -21,10 +21,12 @@ const MAX_NAME: usize = 63;
 const MAX_GATEWAYS: usize = 16;
 /// Most list files of one set.
 const MAX_LISTS: usize = 64;
+/// Most entries of `expectedRules`.
+const MAX_RULES: usize = 1_000;
 const EMPTIES: &str = "`routes: []` is how to say that there are none";
 
 const TOP: Keys = Keys {
-    known: &["routes", "protected"],
+    known: &["routes", "protected", "expectedRules"],
     hint: |key| match key {
         "name" | "gateways" | "destinations" => Some("route sets are entries of the list `routes`"),
         _ => None,
@@ -61,6 +63,7 @@ const SET: Keys = Keys {
 pub(crate) struct Decoded {
     pub(crate) sets: Vec<RouteSet>,
     pub(crate) protected: Vec<Prefix>,
+    pub(crate) expected_rules: Vec<u32>,
     /// `failback: false` beside `balance`, by the set's name.
     pub(crate) idle_failback: Vec<String>,
 }
@@ -119,6 +122,10 @@ pub(crate) fn read(reader: &mut Reader<'_>, root: &Node<'_>, files: &Files) -> D
     if let Some(node) = fields.get("protected") {
         sets.decoded.protected = sets.inline(reader, node, &Path::Root.key("protected"));
         sort(&mut sets.decoded.protected);
+    }
+    if let Some(node) = fields.get("expectedRules") {
+        sets.decoded.expected_rules =
+            expected_rules(reader, node, &Path::Root.key("expectedRules"));
     }
     sets.decoded
 }
@@ -611,6 +618,36 @@ fn gateways(reader: &mut Reader<'_>, fields: &Fields<'_, '_>, path: &Path<'_>) -
         }
     }
     gateways
+}
+
+/// Priorities as `ip rule` shows them; sorted.
+fn expected_rules(reader: &mut Reader<'_>, node: &Node<'_>, path: &Path<'_>) -> Vec<u32> {
+    let nodes = reader
+        .list(node, path, "a list of rule priorities, like `[1536]`")
+        .unwrap_or_default();
+    if nodes.len() > MAX_RULES {
+        let count = nodes.len();
+        let message = format!("has {count} priorities; at most {MAX_RULES} are allowed");
+        reader.problem(node.at, path, message);
+    }
+    let mut rules = Vec::new();
+    for (i, node) in nodes.iter().take(MAX_RULES).enumerate() {
+        let path = path.index(i);
+        let Some(rule) = reader.number(node, &path, 1..=u32::MAX) else {
+            continue;
+        };
+        if rules.contains(&rule) {
+            reader.problem(
+                node.at,
+                &path,
+                format!("`{rule}` is listed twice; keep one"),
+            );
+        } else {
+            rules.push(rule);
+        }
+    }
+    rules.sort_unstable();
+    rules
 }
 
 fn check_gateway(gateway: IpAddr) -> Result<(), &'static str> {

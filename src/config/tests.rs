@@ -35,6 +35,7 @@ routes:                                # each entry is a *route set*
     nodeSelector:                      # a Kubernetes LabelSelector; absent: every node
       matchLabels: { pool: web }
 protected: [64.225.0.0/16]             # never routed through a gateway by any set
+expectedRules: [1536]                  # priorities of policy rules that may take traffic past the routes, on purpose
 ";
 
 pub(super) fn files(routes_yaml: impl AsRef<[u8]>, lists: &[(&str, &[u8])]) -> Files {
@@ -120,6 +121,7 @@ fn the_example_of_the_contract_is_accepted_as_it_stands() {
         Some("web")
     );
     assert_eq!(checked.config.protected, [p("64.225.0.0/16")]);
+    assert_eq!(checked.config.expected_rules, [1536]);
     assert_eq!(messages(&checked), [""; 0]);
 }
 
@@ -200,6 +202,7 @@ fn an_empty_list_of_sets_is_a_configuration() {
             accepted(text).config,
             Config {
                 sets: Vec::new(),
+                expected_rules: Vec::new(),
                 protected: Vec::new()
             },
             "{text:?}"
@@ -259,7 +262,9 @@ fn an_alias_stands_for_the_value_it_names_and_its_faults_are_reported_where_they
 
 #[test]
 fn each_refused_configuration_is_refused_in_these_words() {
-    let mut cases = 0;
+    let (mut cases, mut wrong, mut right) = (0, Vec::new(), String::new());
+    let head = include_str!("refused.txt").split("\n=== ").next().unwrap();
+    right.push_str(head);
     for case in include_str!("refused.txt").split("\n=== ").skip(1) {
         let (what, body) = case.split_once('\n').unwrap();
         let (mut parts, mut others, mut expected) =
@@ -285,8 +290,27 @@ fn each_refused_configuration_is_refused_in_these_words() {
             others,
             ..files(&parts[0].1, &lists)
         };
-        assert_eq!(said(&files), expected.join("\n"), "{what}");
+        let (said, expected) = (said(&files), expected.join("\n"));
+        let kept: String = body
+            .trim_end_matches('\n')
+            .split('\n')
+            .filter(|line| !line.starts_with(">>> "))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let answer: String = said.lines().map(|line| format!(">>> {line}\n")).collect();
+        right.push_str(&format!("\n=== {what}\n{kept}{answer}"));
+        if said != expected {
+            wrong.push(format!(
+                "{what}\n  said:     {said}\n  expected: {expected}"
+            ));
+        }
         cases += 1;
+    }
+    if !wrong.is_empty() {
+        // As insta does: what was said lies beside what was expected, to be looked at and moved.
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/config/refused.txt.new");
+        std::fs::write(path, right).unwrap();
+        panic!("{} cases; see {path}\n{}", wrong.len(), wrong.join("\n"));
     }
     assert!(cases > 140, "only {cases} cases were found in the file");
 }
@@ -508,7 +532,7 @@ fn a_problem_is_one_line_whatever_is_in_the_file() {
     let problems = parse(&files("routes: []\n\"a\\nb\\e[31m\\u202e\": 1\n", &[])).unwrap_err();
     assert_eq!(
         problems.to_string(),
-        "routes.yaml:2:1: `a\\nb\\u{1b}[31m\\u{202e}` is not known here; expected `routes` or `protected`"
+        "routes.yaml:2:1: `a\\nb\\u{1b}[31m\\u{202e}` is not known here; expected `routes`, `protected` or `expectedRules`"
     );
 }
 

@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use crate::kernel::dump::BatchErrors;
 use crate::kernel::ip::{CHUNK, RouteTable};
 use crate::net::prefix::Family;
+use crate::report::status::{Problem, ProblemKind};
 use crate::routing::batch::{LEAK_GUARD_METRIC, Line, Ownership};
 use crate::routing::diff::{Plan, Wanted, diff, diff_nexthops};
 use crate::routing::state::{Kernel, NexthopKind, RouteKey, Target};
@@ -86,8 +87,12 @@ impl Outcome {
     }
 
     /// What is wrong, for a person: each with an example or the kernel's words.
-    pub fn problems(&self) -> Vec<String> {
-        let mut problems = self.complaints.clone();
+    pub fn problems(&self) -> Vec<Problem> {
+        let complaint = |text: &String| Problem::of_node(ProblemKind::KernelFailed, text);
+        let mut problems: Vec<Problem> = self.complaints.iter().map(complaint).collect();
+        let mut missing = |text: String| {
+            problems.push(Problem::of_node(ProblemKind::NotInstalled, text));
+        };
         let refused = self
             .left
             .replace
@@ -95,14 +100,15 @@ impl Outcome {
             .filter(|w| w.route.key.metric != LEAK_GUARD_METRIC)
             .count();
         if let Some((key, words)) = self.words.iter().next() {
-            problems.push(format!(
+            missing(format!(
                 "the kernel refused {refused} route(s), among them {}: {words}",
                 key.prefix
             ));
         } else if refused > 0 && self.complaints.is_empty() {
-            problems.push(format!("{refused} route(s) did not stay in the kernel"));
+            missing(format!("{refused} route(s) did not stay in the kernel"));
         }
-        problems.extend(self.left.conflicts.iter().take(5).map(ToString::to_string));
+        let conflicts = self.left.conflicts.iter().take(5);
+        problems.extend(conflicts.map(|c| Problem::of_node(ProblemKind::Shadowed, c.to_string())));
         problems
     }
 }

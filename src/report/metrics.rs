@@ -264,7 +264,7 @@ impl Metrics {
             gateway: address.to_string(),
         };
         match state {
-            GatewayState::Up => {
+            GatewayState::Up | GatewayState::Draining => {
                 self.gateway_up.get_or_create(&labels).set(1);
             }
             GatewayState::Down | GatewayState::Unusable => {

@@ -12,7 +12,9 @@ use crate::config::{Config, Probe, RouteSet, Strategy, WhenDown};
 use crate::health::{HealthView, ProbeKey, State};
 use crate::net::nexthop_id;
 use crate::net::prefix::{Family, Prefix};
-use crate::report::status::{GatewayState, GatewayStatus, SKIPPED_SHOWN, SetStatus, Skipped};
+use crate::report::status::{
+    GatewayState, GatewayStatus, Problem, ProblemKind, SKIPPED_SHOWN, SetStatus, Skipped,
+};
 use crate::routing::batch::Ownership;
 use crate::routing::diff::{Wanted, WantedNexthop};
 use crate::routing::exclude;
@@ -69,7 +71,7 @@ pub struct SetView {
     /// Families without a healthy gateway, each with what is done about it.
     pub down: BTreeMap<Family, String>,
     /// What is not in force although wanted.
-    pub problems: Vec<String>,
+    pub problems: Vec<Problem>,
     /// Whether it applies is not known yet.
     pub undecided: bool,
 }
@@ -244,9 +246,10 @@ pub fn resolve(inputs: &Inputs<'_>) -> Result<Resolution, Vec<exclude::Clash>> {
                     "the API has not told this node's labels yet, to compare with its nodeSelector";
                 let mut view = SetView::skipped(set, reason);
                 view.undecided = true;
-                view.problems.push(format!(
-                    "whether set `{}` applies is not known: {reason}",
-                    set.name
+                view.problems.push(Problem::of_set(
+                    ProblemKind::Undecided,
+                    &set.name,
+                    format!("whether set `{}` applies is not known: {reason}", set.name),
                 ));
                 resolution.sets.push(view);
             }
@@ -349,9 +352,13 @@ impl<'a> Builder<'a> {
             .iter()
             .filter_map(|(g, r)| r.as_ref().err().map(|why| (g, why)))
         {
-            view.problems.push(format!(
-                "gateway {gateway} of set `{}` is left out: it {why}",
-                set.name
+            view.problems.push(Problem::of_set(
+                ProblemKind::GatewayUnusable,
+                &set.name,
+                format!(
+                    "gateway {gateway} of set `{}` is left out: it {why}",
+                    set.name
+                ),
             ));
         }
         view
@@ -387,9 +394,13 @@ impl<'a> Builder<'a> {
                 .first()
                 .map(|s| format!(", among them {} ({})", s.destination, s.reason))
                 .unwrap_or_default();
-            view.problems.push(format!(
-                "{} destination(s) of set `{}` are shadowed{example}",
-                carved.shadowed.total, set.name
+            view.problems.push(Problem::of_set(
+                ProblemKind::Shadowed,
+                &set.name,
+                format!(
+                    "{} destination(s) of set `{}` are shadowed{example}",
+                    carved.shadowed.total, set.name
+                ),
             ));
         }
         view.skipped_total += carved.skipped.total + carved.shadowed.total;
@@ -422,6 +433,8 @@ impl<'a> Builder<'a> {
             address: gateway,
             state: GatewayState::Unknown,
             active: false,
+            weight: 1,
+            buckets: None,
             rtt_ms: None,
             reason: None,
         };
@@ -709,11 +722,14 @@ pub fn taken_out_before(inputs: &Inputs<'_>, revision: &str) -> BTreeSet<ProbeKe
 // --- for reports ---
 
 /// All that is not in force although wanted.
-pub fn problems(sets: &[SetView], others: &[String]) -> Vec<String> {
-    let of_sets = sets
-        .iter()
-        .flat_map(|set| set.down.values().chain(&set.problems));
-    of_sets.chain(others).cloned().collect()
+pub fn problems(sets: &[SetView], others: &[Problem]) -> Vec<Problem> {
+    let of_set = |set: &SetView| -> Vec<Problem> {
+        let down = |text: &String| Problem::of_set(ProblemKind::NoHealthyGateway, &set.name, text);
+        let down = set.down.values().map(down);
+        down.chain(set.problems.iter().cloned()).collect()
+    };
+    let of_sets = sets.iter().flat_map(of_set);
+    of_sets.chain(others.iter().cloned()).collect()
 }
 
 /// A set for a report.
@@ -726,6 +742,8 @@ pub fn set_status(set: &SetView, installed: usize) -> SetStatus {
         wanted: set.wanted,
         installed,
         skipped: set.skipped.iter().take(SKIPPED_SHOWN).cloned().collect(),
+        overridden: Vec::new(),
+        bypassed: Vec::new(),
     }
 }
 

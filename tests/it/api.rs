@@ -11,7 +11,7 @@ use egress_routes::cluster::client::{self, Api};
 use egress_routes::cluster::events::{self, Dated, EVENTS_KEPT};
 use egress_routes::report::metrics::Metrics;
 use egress_routes::report::status::{
-    GatewayState, GatewayStatus, NodeEvent, Overall, Reason, SetStatus, Status,
+    Agent, GatewayState, GatewayStatus, NodeEvent, Overall, Reason, SetStatus, Status,
 };
 use egress_routes::routing::node_facts::Facts;
 use k8s_openapi::api::core::v1::Node;
@@ -41,6 +41,8 @@ pub fn status(revision: &str, installed: usize, gateway: GatewayState) -> Status
         address: IpAddr::from([10, 116, 0, 5]),
         state: gateway,
         active: true,
+        weight: 1,
+        buckets: None,
         rtt_ms: Some(0.4),
         reason: None,
     };
@@ -52,9 +54,13 @@ pub fn status(revision: &str, installed: usize, gateway: GatewayState) -> Status
         wanted: 10,
         installed,
         skipped: Vec::new(),
+        overridden: Vec::new(),
+        bypassed: Vec::new(),
     };
     Status {
         node: "node".into(),
+        agent: Agent::Running,
+        problems: Vec::new(),
         status: overall,
         revision: revision.into(),
         message: (overall != Overall::Ready).then(|| "something is wrong".into()),

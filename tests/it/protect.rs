@@ -128,6 +128,7 @@ fn a_nodes_own_subnets_peers_and_addresses_are_protected_and_its_other_routes_ar
         &Facts::NoCluster,
         &Config {
             sets: vec![],
+            expected_rules: Vec::new(),
             protected: vec![],
         },
     );

@@ -95,6 +95,7 @@ fn config(gateways: &[&str], protected: &[&str]) -> Config {
     };
     Config {
         sets: vec![set],
+        expected_rules: Vec::new(),
         protected: protected.iter().map(|t| p(t)).collect(),
     }
 }
