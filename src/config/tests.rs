@@ -4,6 +4,7 @@
     reason = "a test may be slow where it is plain"
 )]
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::*;
@@ -298,7 +299,7 @@ fn each_refused_configuration_is_refused_in_these_words() {
             .map(|line| format!("{line}\n"))
             .collect();
         let answer: String = said.lines().map(|line| format!(">>> {line}\n")).collect();
-        right.push_str(&format!("\n=== {what}\n{kept}{answer}"));
+        write!(right, "\n=== {what}\n{kept}{answer}").unwrap();
         if said != expected {
             wrong.push(format!(
                 "{what}\n  said:     {said}\n  expected: {expected}"
