@@ -167,9 +167,11 @@ fn event(node: &str, happening: &NodeEvent, at: Timestamp) -> Event {
     }
 }
 
-/// As the kubelet refers to its node: `kubectl describe node` looks for the name in place of the uid.
+/// As the kubelet refers to its node: `kubectl describe node` looks for the name in place of the uid. `kubectl events --for node/NAME`
+/// compares the version too.
 fn reference(node: &str) -> ObjectReference {
     ObjectReference {
+        api_version: Some("v1".into()),
         kind: Some("Node".into()),
         name: Some(node.into()),
         uid: Some(node.into()),
@@ -186,6 +188,9 @@ fn words(reason: Reason) -> (&'static str, &'static str) {
         Reason::NoHealthyGateway => ("Warning", "NoHealthyGateway"),
         Reason::RoutesRestored => ("Warning", "RoutesRestored"),
         Reason::RolledBack => ("Warning", "RolledBack"),
+        Reason::AllRoutesRemoved => ("Warning", "AllRoutesRemoved"),
+        Reason::TrafficBypassed => ("Warning", "TrafficBypassed"),
+        Reason::GatewayDrained => ("Normal", "GatewayDrained"),
     }
 }
 

@@ -248,6 +248,12 @@ pub enum Reason {
     RoutesRestored,
     /// A change cut off the API server and was taken back.
     RolledBack,
+    /// An edit left this node without a route set: all of the agent's routes were removed.
+    AllRoutesRemoved,
+    /// A policy rule or another table takes traffic past the routes.
+    TrafficBypassed,
+    /// A drained gateway carries no flow any more.
+    GatewayDrained,
 }
 
 #[cfg(test)]

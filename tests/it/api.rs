@@ -270,6 +270,11 @@ async fn events_are_on_the_node_where_kubectl_describe_shows_them() {
         "{}",
         metrics.render().unwrap()
     );
+    // What `kubectl events --for node/described` asks for, which kubectl 1.20 does not have.
+    let selector =
+        "involvedObject.apiVersion=v1,involvedObject.kind=Node,involvedObject.name=described";
+    let found = server.kubectl(&["get", "events", "--field-selector", selector, "-o", "name"]);
+    assert_eq!(found.lines().count(), 4, "{found}");
     let described = server.kubectl(&["describe", "node", "described"]);
     for words in [
         "10.116.0.5 (no answer)",
