@@ -15,7 +15,7 @@ use crate::net::prefix::Family;
 use crate::report::status::{Problem, ProblemKind};
 use crate::routing::batch::{LEAK_GUARD_METRIC, Line, Ownership};
 use crate::routing::diff::{Plan, Wanted, diff, diff_nexthops};
-use crate::routing::state::{Kernel, NexthopKind, RouteKey, Target};
+use crate::routing::state::{Kernel, Member, NexthopKind, RouteKey, Target};
 
 /// How many refusals are kept word for word.
 const WORDS_KEPT: usize = 1000;
@@ -179,11 +179,11 @@ impl<T: RouteTable> Applier<T> {
         kernel: Kernel,
         outcome: &mut Outcome,
     ) -> anyhow::Result<Kernel> {
-        let has = |id: &u32| kernel.nexthops.contains_key(id);
+        let has = |m: &Member| kernel.nexthops.contains_key(&m.id);
         let refused = left
             .groups
             .iter()
-            .any(|g| g.resilient && !g.exists && g.members.iter().all(has));
+            .any(|g| g.resilient.is_some() && !g.exists && g.members.iter().all(has));
         let plan = if refused {
             diff(wanted, &kernel, &self.ownership, false)
         } else {

@@ -12,7 +12,7 @@ use serde::de::{self, Deserializer as _, IgnoredAny, SeqAccess, Visitor};
 use crate::net::prefix::{Family, Prefix};
 use crate::routing::batch::{MAIN_TABLE, Ownership, safe_name};
 use crate::routing::state::{
-    ForeignRoute, Kernel, Link, Nexthop, NexthopKind, OwnRoute, RouteKey, Target,
+    ForeignRoute, Kernel, Link, Member, Nexthop, NexthopKind, OwnRoute, Resilient, RouteKey, Target,
 };
 
 /// What `ip` leaves out of its JSON: a route without `protocol` is a `boot` one.
@@ -223,17 +223,27 @@ pub fn read_nexthops(json: &[u8], kernel: &mut Kernel) -> Result<(), serde_json:
         #[serde(default, deserialize_with = "present")]
         blackhole: bool,
         #[serde(default)]
-        group: Option<Vec<Member>>,
+        group: Option<Vec<RawMember>>,
         #[serde(default, rename = "type")]
         kind: Option<Box<str>>,
+        #[serde(default)]
+        resilient_args: RawResilient,
         #[serde(default)]
         protocol: Option<Number>,
     }
     #[derive(Deserialize)]
-    struct Member {
+    struct RawMember {
         id: u32,
         #[serde(default)]
         weight: Option<u32>,
+    }
+    #[derive(Deserialize, Default)]
+    struct RawResilient {
+        #[serde(default)]
+        buckets: u32,
+        /// Seconds; not whole only where it is none of ours.
+        #[serde(default)]
+        idle_timer: Option<serde_json::Number>,
     }
     let list: Vec<Raw> = if blank(json) {
         Vec::new()
@@ -244,12 +254,24 @@ pub fn read_nexthops(json: &[u8], kernel: &mut Kernel) -> Result<(), serde_json:
         let protocol =
             byte(raw.protocol.map_or(0, |n| n.0), "protocol").map_err(de::Error::custom)?;
         let kind = match (raw.group, raw.gateway, raw.dev) {
-            (Some(group), ..) if group.iter().all(|m| m.weight.is_none_or(|w| w == 1)) => {
-                let mut members: Vec<u32> = group.iter().map(|m| m.id).collect();
+            (Some(group), ..) => {
+                let member = |m: RawMember| Member {
+                    weight: m.weight.unwrap_or(1),
+                    id: m.id,
+                };
+                let mut members: Vec<Member> = group.into_iter().map(member).collect();
                 members.sort_unstable();
+                let resilient =
+                    (raw.kind.as_deref() == Some("resilient")).then_some(raw.resilient_args);
                 NexthopKind::Group {
                     members,
-                    resilient: raw.kind.as_deref() == Some("resilient"),
+                    resilient: resilient.map(|args| Resilient {
+                        buckets: args.buckets,
+                        idle: args
+                            .idle_timer
+                            .and_then(|n| n.as_u64()?.try_into().ok())
+                            .unwrap_or(0),
+                    }),
                 }
             }
             (None, Some(gateway), Some(dev)) => NexthopKind::Via { gateway, dev },
@@ -437,7 +459,7 @@ mod tests {
     fn nexthops_are_read_with_their_kind() {
         let mut kernel = Kernel::default();
         let json = r#"[{"id":100,"gateway":"10.116.0.5","dev":"e1","scope":"253","protocol":"230","flags":[]},
-            {"id":200,"group":[{"id":101},{"id":100}],"type":"resilient","resilient_args":{"buckets":512},"protocol":"230","flags":[]},
+            {"id":200,"group":[{"id":101},{"id":100}],"type":"resilient","resilient_args":{"buckets":512,"idle_timer":300,"unbalanced_timer":0,"unbalanced_time":0},"protocol":"230","flags":[]},
             {"id":201,"group":[{"id":100,"weight":3}],"protocol":"230"},
             {"id":300,"blackhole":null,"protocol":"230","flags":[]}]"#;
         read_nexthops(json.as_bytes(), &mut kernel).unwrap();
@@ -452,11 +474,20 @@ mod tests {
         assert_eq!(
             *kinds[1],
             NexthopKind::Group {
-                members: vec![100, 101],
-                resilient: true
+                members: vec![Member::equal(100), Member::equal(101)],
+                resilient: Some(Resilient {
+                    buckets: 512,
+                    idle: 300
+                })
             }
         );
-        assert_eq!(*kinds[2], NexthopKind::Other);
+        assert_eq!(
+            *kinds[2],
+            NexthopKind::Group {
+                members: vec![Member { weight: 3, id: 100 }],
+                resilient: None
+            }
+        );
         assert_eq!(*kinds[3], NexthopKind::Blackhole);
     }
 

@@ -8,15 +8,16 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use crate::net::prefix::Prefix;
-use crate::routing::state::{RouteKey, Target};
+use crate::routing::state::{Member, Resilient, RouteKey, Target};
 
 /// The `main` table.
 pub const MAIN_TABLE: u32 = 254;
-/// Buckets of a resilient group: fixed, because the kernel refuses to change it. 32 for each of 16 gateways.
-const BUCKETS: u32 = 512;
-/// Seconds without a packet after which a bucket may move to a gateway that came back. NAT boxes of the
+/// Buckets of a new resilient group; the kernel refuses to change the number later. Enough that the smallest
+/// share (weight 1 beside fifteen times 100) has a bucket, and that few flows share one: a bucket moves only as a whole.
+pub const BUCKETS: u32 = 2048;
+/// Seconds without a packet after which a bucket may move to a gateway that lacks some. NAT boxes of the
 /// field forget silent flows after about as long, so a flow that is moved was lost anyway.
-const IDLE_TIMER: u32 = 300;
+pub const IDLE_TIMER: u32 = 300;
 
 /// What tells our routes and nexthops from everybody else's, and where they go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,10 +84,10 @@ pub enum Line<'a> {
     Group {
         /// Its id.
         id: u32,
-        /// Ids of its members.
-        members: &'a [u32],
-        /// Whether flows of members that stay, stay.
-        resilient: bool,
+        /// Its members.
+        members: &'a [Member],
+        /// Absent for a plain group.
+        resilient: Option<Resilient>,
     },
     /// A route that goes somewhere else from now on, or is new.
     Route {
@@ -128,14 +129,14 @@ impl Line<'_> {
                 resilient,
             } => {
                 let _ = write!(out, "nexthop replace id {id} group ");
-                for (n, member) in members.iter().enumerate() {
-                    let _ = write!(out, "{}{member}", if n == 0 { "" } else { "/" });
+                for (n, Member { weight, id }) in members.iter().enumerate() {
+                    let _ = write!(out, "{}{id}", if n == 0 { "" } else { "/" });
+                    if *weight != 1 {
+                        let _ = write!(out, ",{weight}");
+                    }
                 }
-                if *resilient {
-                    let _ = write!(
-                        out,
-                        " type resilient buckets {BUCKETS} idle_timer {IDLE_TIMER}"
-                    );
+                if let Some(Resilient { buckets, idle }) = resilient {
+                    let _ = write!(out, " type resilient buckets {buckets} idle_timer {idle}");
                 }
                 writeln!(out, " proto {protocol}")
             }
@@ -198,13 +199,16 @@ mod tests {
             Line::BlackholeNexthop { id: 2 },
             Line::Group {
                 id: 3,
-                members: &[1, 2],
-                resilient: true,
+                members: &[Member::equal(1), Member { weight: 256, id: 2 }],
+                resilient: Some(Resilient {
+                    buckets: 512,
+                    idle: IDLE_TIMER,
+                }),
             },
             Line::Group {
                 id: 3,
-                members: &[1],
-                resilient: false,
+                members: &[Member::equal(1)],
+                resilient: None,
             },
             Line::Route {
                 key,
@@ -225,7 +229,7 @@ mod tests {
         insta::assert_snapshot!(out, @r"
         nexthop replace id 1 via 10.116.0.5 dev eth1 proto 230
         nexthop replace id 2 blackhole proto 230
-        nexthop replace id 3 group 1/2 type resilient buckets 512 idle_timer 300 proto 230
+        nexthop replace id 3 group 1/2,256 type resilient buckets 512 idle_timer 300 proto 230
         nexthop replace id 3 group 1 proto 230
         route replace 203.0.113.0/24 nhid 3 proto 230 metric 4242 table 254
         route replace blackhole 203.0.113.0/24 proto 230 metric 4294967294 table 254

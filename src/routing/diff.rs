@@ -8,18 +8,44 @@ use std::net::IpAddr;
 
 use crate::net::nexthop_id;
 use crate::net::prefix::Family;
-use crate::routing::batch::{LEAK_GUARD_METRIC, Line, Ownership};
-use crate::routing::state::{Kernel, Nexthop, NexthopKind, OwnRoute, RouteKey, Target};
+use crate::routing::batch::{BUCKETS, IDLE_TIMER, LEAK_GUARD_METRIC, Line, Ownership};
+use crate::routing::state::{
+    Kernel, Member, Nexthop, NexthopKind, OwnRoute, Resilient, RouteKey, Target,
+};
 
 /// What the kernel shall have of ours, and nothing else of ours.
 #[derive(Clone, Debug, Default, PartialEq, Hash)]
 pub struct Wanted {
     /// Gateways and blackholes, by id.
     pub nexthops: BTreeMap<u32, WantedNexthop>,
-    /// Groups: sorted ids of their members, by id.
-    pub groups: BTreeMap<u32, Vec<u32>>,
+    /// Groups, by id.
+    pub groups: BTreeMap<u32, WantedGroup>,
     /// Routes, sorted by key.
     pub routes: Vec<OwnRoute>,
+}
+
+/// A group.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct WantedGroup {
+    /// Its members, sorted.
+    pub members: Vec<Member>,
+    /// Seconds without a packet after which a bucket counts as idle, where the group is resilient.
+    pub idle: u32,
+}
+
+impl WantedGroup {
+    /// Members that share equally.
+    pub fn equal(mut ids: Vec<u32>) -> Self {
+        ids.sort_unstable();
+        Self {
+            members: ids.into_iter().map(Member::equal).collect(),
+            idle: IDLE_TIMER,
+        }
+    }
+
+    fn has(&self, id: u32) -> bool {
+        self.members.iter().any(|m| m.id == id)
+    }
 }
 
 /// A single nexthop object.
@@ -49,8 +75,12 @@ impl Wanted {
                         .nexthops
                         .insert(*id, WantedNexthop::Via(*gateway, dev.clone()));
                 }
-                NexthopKind::Group { members, .. } => {
-                    wanted.groups.insert(*id, members.clone());
+                NexthopKind::Group { members, resilient } => {
+                    let group = WantedGroup {
+                        members: members.clone(),
+                        idle: resilient.map_or(IDLE_TIMER, |r| r.idle),
+                    };
+                    wanted.groups.insert(*id, group);
                 }
                 // The kernel does not tell a blackhole's family; those that `nexthop_id` makes are known.
                 NexthopKind::Blackhole => {
@@ -73,8 +103,12 @@ impl Wanted {
             |id| {
                 self.groups
                     .get(&id)
-                    .cloned()
-                    .or_else(|| self.nexthops.contains_key(&id).then(|| vec![id]))
+                    .map(|group| group.members.clone())
+                    .or_else(|| {
+                        self.nexthops
+                            .contains_key(&id)
+                            .then(|| vec![Member::equal(id)])
+                    })
                     .unwrap_or_default()
             },
             |id| match self.nexthops.get(&id) {
@@ -91,7 +125,7 @@ pub fn in_words_now(kernel: &Kernel, target: &Target) -> String {
         target,
         |id| match kernel.nexthops.get(&id).map(|n| &n.kind) {
             Some(NexthopKind::Group { members, .. }) => members.clone(),
-            Some(_) => vec![id],
+            Some(_) => vec![Member::equal(id)],
             None => Vec::new(),
         },
         |id| match kernel.nexthops.get(&id).map(|n| &n.kind) {
@@ -103,14 +137,24 @@ pub fn in_words_now(kernel: &Kernel, target: &Target) -> String {
 
 fn in_words(
     target: &Target,
-    members: impl Fn(u32) -> Vec<u32>,
+    members: impl Fn(u32) -> Vec<Member>,
     gateway: impl Fn(u32) -> Option<String>,
 ) -> String {
     match target {
         Target::Blackhole => "blackhole".to_owned(),
         Target::Stray(words) => words.trim().to_owned(),
         Target::Nexthop(id) => {
-            let mut gateways: Vec<String> = members(*id).into_iter().filter_map(gateway).collect();
+            let members = members(*id);
+            let equal = members.windows(2).all(|two| two[0].weight == two[1].weight);
+            let in_words = |m: &Member| {
+                let gateway = gateway(m.id)?;
+                Some(if equal {
+                    gateway
+                } else {
+                    format!("{gateway} weight {}", m.weight)
+                })
+            };
+            let mut gateways: Vec<String> = members.iter().filter_map(in_words).collect();
             gateways.sort();
             if gateways.is_empty() {
                 "blackhole".to_owned()
@@ -149,10 +193,10 @@ pub struct Plan {
 pub struct GroupWrite {
     /// Its id.
     pub id: u32,
-    /// Ids of its members.
-    pub members: Vec<u32>,
-    /// The kernel refuses to change the type of a group, so one that exists keeps its.
-    pub resilient: bool,
+    /// Its members.
+    pub members: Vec<Member>,
+    /// The kernel refuses to change the type of a group or its buckets, so one that exists keeps its.
+    pub resilient: Option<Resilient>,
     /// Whether it exists.
     pub exists: bool,
 }
@@ -244,7 +288,7 @@ impl Plan {
 
     /// Gateways that are written and carry nothing for now.
     fn standbys<'a>(&'a self, wanted: &'a Wanted) -> impl Iterator<Item = String> + 'a {
-        let idle = |id: &u32| !wanted.groups.values().any(|members| members.contains(id));
+        let idle = |id: &u32| !wanted.groups.values().any(|group| group.has(*id));
         self.nexthops
             .iter()
             .filter(move |(id, _)| idle(id))
@@ -273,7 +317,7 @@ impl Plan {
         for group in wanted
             .groups
             .iter()
-            .filter(|(_, members)| self.nexthops.iter().any(|(id, _)| members.contains(id)))
+            .filter(|(_, group)| self.nexthops.iter().any(|(id, _)| group.has(*id)))
         {
             let target = Target::Nexthop(*group.0);
             words
@@ -420,26 +464,37 @@ pub fn diff_nexthops(
         .filter(|(id, _)| is_free(**id, true))
         .collect();
     plan.nexthops = singles;
-    for (id, members) in groups {
+    for (id, group) in groups {
         // Somebody else's object in a group of ours would send our packets somebody else's way.
-        let members: Vec<u32> = members
+        let members: Vec<Member> = group
+            .members
             .iter()
             .copied()
-            .filter(|id| !taken.contains(id))
+            .filter(|m| !taken.contains(&m.id))
             .collect();
         if members.is_empty() {
             continue;
         }
         let there = kernel.nexthops.get(id).map(|n| &n.kind);
-        let (resilient, exists) = match there {
-            Some(NexthopKind::Group { members: now, .. }) if *now == members => continue,
-            Some(NexthopKind::Group { resilient, .. }) => (*resilient, true),
-            _ => (resilient, false),
+        let (buckets, exists) = match there {
+            Some(NexthopKind::Group {
+                members: now,
+                resilient,
+            }) => {
+                if *now == members && resilient.is_none_or(|r| r.idle == group.idle) {
+                    continue;
+                }
+                (resilient.map(|r| r.buckets), true)
+            }
+            _ => (resilient.then_some(BUCKETS), false),
         };
         plan.groups.push(GroupWrite {
             id: *id,
             members,
-            resilient,
+            resilient: buckets.map(|buckets| Resilient {
+                buckets,
+                idle: group.idle,
+            }),
             exists,
         });
     }
@@ -447,7 +502,7 @@ pub fn diff_nexthops(
 
 /// Whether routes or groups of others use this object, by a group of ours that they use too.
 fn is_lent(id: u32, kernel: &Kernel, ownership: &Ownership) -> bool {
-    let has_it = |n: &Nexthop| matches!(&n.kind, NexthopKind::Group { members, .. } if members.contains(&id));
+    let has_it = |n: &Nexthop| matches!(&n.kind, NexthopKind::Group { members, .. } if members.iter().any(|m| m.id == id));
     let theirs = |(group, n): (&u32, &Nexthop)| {
         has_it(n) && (n.protocol != ownership.protocol || kernel.lent.contains(group))
     };
@@ -470,9 +525,9 @@ fn diff_routes(wanted: &Wanted, kernel: &Kernel, plan: &mut Plan) {
         })
         .collect();
     let missing = |id: &u32| {
-        let members = wanted.groups.get(id);
+        let group = wanted.groups.get(id);
         !kernel.nexthops.contains_key(id)
-            && members.is_some_and(|m| m.iter().all(|id| taken.contains(id)))
+            && group.is_some_and(|g| g.members.iter().all(|m| taken.contains(&m.id)))
     };
     let blocked: HashSet<u32> = taken
         .iter()
@@ -604,7 +659,7 @@ fn find_unused(wanted: &Wanted, kernel: &Kernel, ownership: &Ownership, plan: &m
             }
         })
         .flatten()
-        .copied()
+        .map(|m| m.id)
         .collect();
     plan.unused = groups.into_iter().map(|(id, _)| *id).collect();
     plan.unused.extend(

@@ -15,13 +15,13 @@ use crate::net::prefix::{Family, Prefix};
 use crate::report::status::{
     GatewayState, GatewayStatus, Problem, ProblemKind, SKIPPED_SHOWN, SetStatus, Skipped,
 };
-use crate::routing::batch::Ownership;
-use crate::routing::diff::{Wanted, WantedNexthop};
+use crate::routing::batch::{IDLE_TIMER, Ownership};
+use crate::routing::diff::{Wanted, WantedGroup, WantedNexthop};
 use crate::routing::exclude;
 use crate::routing::node_facts::Facts;
 use crate::routing::node_selector;
 use crate::routing::protected;
-use crate::routing::state::{Kernel, NexthopKind, OwnRoute, Target};
+use crate::routing::state::{Kernel, Member, NexthopKind, OwnRoute, Target};
 
 /// All that is known when it is decided.
 #[derive(Clone, Copy, Debug)]
@@ -160,7 +160,7 @@ enum Choice {
     /// These.
     Gateways(Vec<IpAddr>),
     /// What the kernel has, because nothing better can be had: no gateway is usable and routes are held.
-    AsFound(Vec<u32>),
+    AsFound(WantedGroup),
     /// Packets are dropped.
     Blackhole,
     /// The routes are withdrawn.
@@ -497,7 +497,10 @@ impl<'a> Builder<'a> {
                 Choice::Gateways(self.share(set.strategy, id, usable))
             }
             (true, _) => match self.inputs.kernel.nexthops.get(&id).map(|n| &n.kind) {
-                Some(NexthopKind::Group { members, .. }) => Choice::AsFound(members.clone()),
+                Some(NexthopKind::Group { members, resilient }) => Choice::AsFound(WantedGroup {
+                    members: members.clone(),
+                    idle: resilient.map_or(IDLE_TIMER, |r| r.idle),
+                }),
                 _ => Choice::Nothing,
             },
             (false, WhenDown::Blackhole) => Choice::Blackhole,
@@ -519,38 +522,36 @@ impl<'a> Builder<'a> {
 
     fn in_use(&self, group: u32, gateway: IpAddr) -> bool {
         let nexthops = &self.inputs.kernel.nexthops;
-        let is_it = |id: &u32| matches!(nexthops.get(id).map(|n| &n.kind), Some(NexthopKind::Via { gateway: g, .. }) if *g == gateway);
+        let is_it = |m: &Member| matches!(nexthops.get(&m.id).map(|n| &n.kind), Some(NexthopKind::Via { gateway: g, .. }) if *g == gateway);
         matches!(nexthops.get(&group).map(|n| &n.kind), Some(NexthopKind::Group { members, .. }) if members.iter().any(is_it))
     }
 
     fn group(&mut self, id: u32, family: Family, choice: &Choice) {
-        let members = match choice {
-            Choice::Gateways(gateways) => {
-                let mut members: Vec<u32> = gateways
+        let group = match choice {
+            Choice::Gateways(gateways) => WantedGroup::equal(
+                gateways
                     .iter()
                     .filter_map(|g| self.ids.get(g).copied())
-                    .collect();
-                members.sort_unstable();
-                members
-            }
-            Choice::AsFound(members) => {
-                self.keep_as_found(members);
-                members.clone()
+                    .collect(),
+            ),
+            Choice::AsFound(group) => {
+                self.keep_as_found(group);
+                group.clone()
             }
             Choice::Blackhole => {
                 let id = nexthop_id::blackhole(family);
                 self.wanted
                     .nexthops
                     .insert(id, WantedNexthop::Blackhole(family));
-                vec![id]
+                WantedGroup::equal(vec![id])
             }
             Choice::Withdraw | Choice::Nothing => return,
         };
-        self.wanted.groups.insert(id, members);
+        self.wanted.groups.insert(id, group);
     }
 
-    fn keep_as_found(&mut self, members: &[u32]) {
-        for id in members {
+    fn keep_as_found(&mut self, group: &WantedGroup) {
+        for Member { id, .. } in &group.members {
             let what = match self.inputs.kernel.nexthops.get(id).map(|n| &n.kind) {
                 Some(NexthopKind::Via { gateway, dev }) => {
                     WantedNexthop::Via(*gateway, dev.clone())

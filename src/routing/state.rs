@@ -93,13 +93,39 @@ pub enum NexthopKind {
     Blackhole,
     /// A group.
     Group {
-        /// Ids of its members, sorted; weights are all 1.
-        members: Vec<u32>,
-        /// Whether flows of members that stay, stay.
-        resilient: bool,
+        /// Its members, sorted.
+        members: Vec<Member>,
+        /// How flows of members that stay, stay; a plain group hashes all of them anew.
+        resilient: Option<Resilient>,
     },
     /// Something that we never install.
     Other,
+}
+
+/// A member of a group. They are sorted by weight, so that those who shall get no bucket come first: the
+/// kernel rounds cumulated shares, and the first ones then round to 0 earliest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Member {
+    /// Its share, relative to the others.
+    pub weight: u32,
+    /// Its nexthop object.
+    pub id: u32,
+}
+
+impl Member {
+    /// One with weight 1.
+    pub const fn equal(id: u32) -> Self {
+        Self { weight: 1, id }
+    }
+}
+
+/// What makes a group resilient: flows hash into buckets, and a bucket that is in use stays with its member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Resilient {
+    /// How many buckets there are; fixed when the group is made.
+    pub buckets: u32,
+    /// Seconds without a packet after which a bucket may move to a member that lacks some.
+    pub idle: u32,
 }
 
 /// A link and its addresses.

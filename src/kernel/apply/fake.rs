@@ -15,7 +15,7 @@ use crate::kernel::ip::{CHUNK, RouteTable};
 use crate::net::prefix::Family;
 use crate::routing::batch::Ownership;
 use crate::routing::state::{
-    ForeignRoute, Kernel, Nexthop, NexthopKind, OwnRoute, RouteKey, Target,
+    ForeignRoute, Kernel, Member, Nexthop, NexthopKind, OwnRoute, Resilient, RouteKey, Target,
 };
 
 /// What goes wrong at a call, reads and writes counted together.
@@ -293,6 +293,16 @@ fn value<'a>(words: &[&'a str], key: &str) -> Option<&'a str> {
         .copied()
 }
 
+/// `ID` or `ID,WEIGHT`, as far as iproute2 6.1 takes it.
+fn member(word: &str) -> Option<Member> {
+    let (id, weight) = word.split_once(',').unwrap_or((word, "1"));
+    let weight = weight.parse().ok().filter(|w| (1..=256).contains(w))?;
+    Some(Member {
+        weight,
+        id: id.parse().ok()?,
+    })
+}
+
 fn number<T: std::str::FromStr>(words: &[&str], key: &str) -> Option<T> {
     value(words, key)?.parse().ok()
 }
@@ -312,12 +322,16 @@ impl State {
         let id: u32 = number(words, "id").ok_or(Refusal::Parser)?;
         let protocol = number(words, "proto").ok_or(Refusal::Parser)?;
         let kind = if let Some(group) = value(words, "group") {
-            let members: Result<Vec<u32>, _> = group.split('/').map(str::parse).collect();
-            let mut members = members.map_err(|_| Refusal::Parser)?;
+            let members: Option<Vec<Member>> = group.split('/').map(member).collect();
+            let mut members = members.ok_or(Refusal::Parser)?;
             members.sort_unstable();
+            let resilient = value(words, "type") == Some("resilient");
             NexthopKind::Group {
                 members,
-                resilient: value(words, "type") == Some("resilient"),
+                resilient: resilient.then(|| Resilient {
+                    buckets: number(words, "buckets").unwrap_or(128),
+                    idle: number(words, "idle_timer").unwrap_or(120),
+                }),
             }
         } else if words.contains(&"blackhole") {
             NexthopKind::Blackhole
@@ -345,12 +359,24 @@ impl State {
             (
                 NexthopKind::Group { resilient: new, .. },
                 Some(NexthopKind::Group { resilient: old, .. }),
-            ) if new != old => {
+            ) if new.is_some() != old.is_some() => {
                 return Err("Can not replace a nexthop group with one of a different type");
             }
             (
                 NexthopKind::Group {
-                    resilient: true, ..
+                    resilient: Some(new),
+                    ..
+                },
+                Some(NexthopKind::Group {
+                    resilient: Some(old),
+                    ..
+                }),
+            ) if new.buckets != old.buckets => {
+                return Err("Can not change number of buckets of a resilient nexthop group");
+            }
+            (
+                NexthopKind::Group {
+                    resilient: Some(_), ..
                 },
                 _,
             ) if self.without_resilient => return Err("Invalid group type"),
@@ -360,7 +386,7 @@ impl State {
             return Ok(());
         };
         for member in members {
-            match self.nexthops.get(member).map(|n| &n.kind) {
+            match self.nexthops.get(&member.id).map(|n| &n.kind) {
                 None => return Err("Invalid nexthop id"),
                 Some(NexthopKind::Group { .. }) => {
                     return Err("Nexthop group can not have a group as a member");
@@ -392,7 +418,7 @@ impl State {
         let mut empty = Vec::new();
         for (group, nexthop) in &mut self.nexthops {
             if let NexthopKind::Group { members, .. } = &mut nexthop.kind {
-                members.retain(|member| *member != id);
+                members.retain(|member| member.id != id);
                 if members.is_empty() {
                     empty.push(*group);
                 }

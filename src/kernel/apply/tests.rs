@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use super::fake::{Entry, FakeTable, Fault};
 use super::*;
 use crate::net::prefix::Prefix;
-use crate::routing::diff::{Conflict, WantedNexthop};
-use crate::routing::state::{Nexthop, OwnRoute};
+use crate::routing::diff::{Conflict, WantedGroup, WantedNexthop};
+use crate::routing::state::{Member, Nexthop, OwnRoute};
 
 const OURS: Ownership = Ownership {
     protocol: 230,
@@ -60,7 +60,9 @@ fn gateway(id: u32) -> WantedNexthop {
 fn wanted(groups: &[(u32, &[u32])], routes: &[(u32, u32)], twins: &[u32]) -> Wanted {
     let mut wanted = Wanted::default();
     for (id, members) in groups {
-        wanted.groups.insert(*id, members.to_vec());
+        wanted
+            .groups
+            .insert(*id, WantedGroup::equal(members.to_vec()));
         wanted
             .nexthops
             .extend(members.iter().map(|id| (*id, gateway(*id))));
@@ -139,7 +141,8 @@ fn some_wanted() -> impl Strategy<Value = Wanted> {
         prop_oneof![6 => prop::collection::btree_set(1..=4_u32, 1..4), 1 => Just([5].into())];
     let groups = prop::collection::btree_map(11..=13_u32, members, 0..=3);
     let route = (any::<prop::sample::Index>(), any::<bool>());
-    (groups, prop::collection::btree_map(0..6_u32, route, 0..=6)).prop_map(|(groups, routes)| {
+    let routes = prop::collection::btree_map(0..6_u32, route, 0..=6);
+    (groups, routes, 0..5_u32).prop_map(|(groups, routes, drained)| {
         let ids: Vec<u32> = groups.keys().copied().collect();
         let groups: Vec<(u32, Vec<u32>)> = groups
             .into_iter()
@@ -161,6 +164,17 @@ fn some_wanted() -> impl Strategy<Value = Wanted> {
         let mut wanted = wanted(&groups, &through.collect::<Vec<_>>(), &twins);
         if let Some(blackhole) = wanted.nexthops.get_mut(&5) {
             *blackhole = WantedNexthop::Blackhole(Family::V4);
+        }
+        for group in wanted.groups.values_mut() {
+            let drains = group.members.len() > 1 && group.members.iter().any(|m| m.id == drained);
+            for member in group
+                .members
+                .iter_mut()
+                .filter(|m| drains && m.id != drained)
+            {
+                member.weight = 256;
+            }
+            group.members.sort_unstable();
         }
         wanted
     })
@@ -186,7 +200,9 @@ fn is_in_force(
     }
     for route in &wanted.routes {
         let blocked = match route.target {
-            Target::Nexthop(id) => taken(&id) || wanted.groups[&id].iter().all(taken),
+            Target::Nexthop(id) => {
+                taken(&id) || wanted.groups[&id].members.iter().all(|m| taken(&m.id))
+            }
             _ => false,
         };
         let in_the_way = theirs.iter().any(|t| t.key == route.key);
@@ -195,12 +211,13 @@ fn is_in_force(
             "{route:?} is not there"
         );
     }
-    for (id, members) in wanted
+    for (id, group) in wanted
         .groups
         .iter()
-        .filter(|(id, members)| !taken(id) && !members.iter().all(taken))
+        .filter(|(id, group)| !taken(id) && !group.members.iter().all(|m| taken(&m.id)))
     {
-        let members: Vec<u32> = members.iter().copied().filter(|id| !taken(id)).collect();
+        let members = group.members.iter().copied();
+        let members: Vec<Member> = members.filter(|m| !taken(&m.id)).collect();
         let there = kernel.nexthops.get(id).map(|n| &n.kind);
         prop_assert!(
             matches!(there, Some(NexthopKind::Group { members: m, .. }) if *m == members),
@@ -398,7 +415,7 @@ fn a_change_of_gateways_is_nexthop_commands_only_however_many_routes_there_are()
     applier.pass(&many(3000, &[2, 3])).unwrap();
     insta::assert_snapshot!(applier.table.take_lines().join("\n"), @r"
     nexthop replace id 3 via 10.116.0.3 dev eth1 proto 230
-    nexthop replace id 11 group 2/3 type resilient buckets 512 idle_timer 300 proto 230
+    nexthop replace id 11 group 2/3 type resilient buckets 2048 idle_timer 300 proto 230
     nexthop del id 1
     ");
 }
@@ -523,7 +540,7 @@ fn a_nexthop_of_somebody_else_with_our_id_stays_carries_nothing_of_ours_and_is_r
     );
     let group = &applier.table.kernel().nexthops[&11].kind;
     assert!(
-        matches!(group, NexthopKind::Group { members, .. } if *members == [2]),
+        matches!(group, NexthopKind::Group { members, .. } if *members == [Member::equal(2)]),
         "{group:?}"
     );
     assert_eq!(
@@ -616,7 +633,7 @@ fn re_pointing_reads_no_routes_and_leaves_new_groups_to_a_whole_pass() {
     let (changed, _) = now(applier.repoint(&only_two)).unwrap();
     assert_eq!(
         applier.table.take_lines(),
-        ["nexthop replace id 11 group 2 type resilient buckets 512 idle_timer 300 proto 230"]
+        ["nexthop replace id 11 group 2 type resilient buckets 2048 idle_timer 300 proto 230"]
     );
     assert_eq!((changed.nexthops, applier.own().len()), (1, 10));
     assert!(!now(applier.repoint(&only_two)).unwrap().0.any());

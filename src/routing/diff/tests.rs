@@ -41,8 +41,8 @@ fn words(wanted: &Wanted, kernel: &Kernel) -> String {
 const STANDING: &str = "
     nexthop replace id 5 via 10.116.0.5 dev eth1 proto 230
     nexthop replace id 6 via 10.116.0.6 dev eth1 proto 230
-    nexthop replace id 11 group 5 type resilient proto 230
-    nexthop replace id 12 group 6 type resilient proto 230
+    nexthop replace id 11 group 5 type resilient idle_timer 300 proto 230
+    nexthop replace id 12 group 6 type resilient idle_timer 300 proto 230
     route replace 203.0.113.0/24 nhid 11 proto 230 metric 4242 table 254
     route replace 198.51.100.7/32 nhid 11 proto 230 metric 4242 table 254
     route replace 192.0.2.0/24 nhid 12 proto 230 metric 4242 table 254";
@@ -56,7 +56,10 @@ fn a_diff_says_what_comes_goes_and_goes_another_way() {
     };
     let wanted = Wanted {
         nexthops: gateways(&[5, 6]),
-        groups: BTreeMap::from([(11, vec![5, 6]), (12, vec![6])]),
+        groups: BTreeMap::from([
+            (11, WantedGroup::equal(vec![5, 6])),
+            (12, WantedGroup::equal(vec![6])),
+        ]),
         routes: vec![
             route("8.8.8.0/24", 12),
             route("192.0.2.0/24", 11),
@@ -87,7 +90,10 @@ fn a_gateway_that_only_stands_by_is_a_line_and_a_route_that_changes_its_set_is_o
         "+ gateway 10.116.0.7 dev eth1, which carries nothing for now"
     );
     // Both groups change, and the route goes from one to the other.
-    wanted.groups = BTreeMap::from([(11, vec![6]), (12, vec![7])]);
+    wanted.groups = BTreeMap::from([
+        (11, WantedGroup::equal(vec![6])),
+        (12, WantedGroup::equal(vec![7])),
+    ]);
     wanted
         .routes
         .iter_mut()
