@@ -32,6 +32,8 @@ pub(super) const SPREAD: Duration = Duration::from_secs(5);
 /// For so long a gateway without a verdict is waited for: what is so in the seconds between an edit, or a start, and the
 /// first answers to probes is not worth a patch of its own.
 const VERDICTS: Duration = Duration::from_secs(10);
+/// For how long after our own write the API server's cache may not have it yet.
+const CACHE_BEHIND: Duration = Duration::from_secs(10);
 /// The longest pause after failures.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// Bytes of `message`.
@@ -234,14 +236,14 @@ impl Patience {
     }
 }
 
-/// Takes over what the API has, unless it was asked for before our own last write.
+/// Takes over what the API has, unless our own last write may be missing in it.
 fn look(
     seen: &mut watch::Receiver<Option<Seen>>,
     known: &mut Option<BTreeMap<String, String>>,
     written_at: Option<Instant>,
 ) {
     if let Some(seen) = &*seen.borrow_and_update()
-        && written_at.is_none_or(|at| seen.asked_at > at)
+        && written_at.is_none_or(|at| seen.asked_at > at + CACHE_BEHIND)
     {
         *known = Some(seen.annotations.clone());
     }

@@ -22,9 +22,11 @@ use crate::report::metrics::Metrics;
 
 mod facts;
 mod pace;
+mod reads;
 
-pub use facts::{Seen, Watching, watch};
+pub use facts::{NodeRead, Watching, watch};
 pub use pace::{Backoff, phase};
+pub use reads::Seen;
 
 /// How long one request may take, answer included. An API server that needs longer is as good as away.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
@@ -122,6 +124,22 @@ impl Api {
         self.client.clone()
     }
 
+    /// A client without a pooled connection, whose route could have been cached before a change.
+    fn fresh_client(&self) -> Option<Client> {
+        let raw = Client::try_from((*self.config).clone())
+            .inspect_err(|error| {
+                tracing::warn!(error = explain(error), "Building an API client failed");
+            })
+            .ok()?;
+        let namespace = self.config.default_namespace.clone();
+        Some(watched(
+            raw,
+            namespace,
+            self.metrics.clone(),
+            self.memory.clone(),
+        ))
+    }
+
     /// This node's name.
     pub fn node(&self) -> &str {
         &self.node
@@ -159,18 +177,8 @@ impl Api {
     /// Asks for `/version` over a new connection, name resolution and TLS included. Any HTTP response is an answer.
     pub async fn answers(&self, limit: Duration) -> bool {
         let asking = async {
-            // A fresh client has no pooled connection, whose route could have been cached before a change.
-            let fresh = match Client::try_from((*self.config).clone()) {
-                Ok(client) => watched(
-                    client,
-                    String::new(),
-                    self.metrics.clone(),
-                    self.memory.clone(),
-                ),
-                Err(error) => {
-                    tracing::warn!(error = explain(&error), "Building an API client failed");
-                    return false;
-                }
+            let Some(fresh) = self.fresh_client() else {
+                return false;
             };
             let Ok(request) = Request::get(VERSION).body(Body::empty()) else {
                 return false;

@@ -5,20 +5,18 @@
 //! the API, when asked to (a new configuration), and with the metadata once in [`ENDPOINTS_EVERY`] rounds.
 //! Without an answer the last one stays.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Endpoints, Node};
+use k8s_openapi::api::core::v1::Endpoints;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::PREFIX;
+use super::reads::{Freshness, Reads, Seen};
 use super::{Api, Backoff, code, explain, phase};
-use crate::net::prefix::Prefix;
 use crate::routing::node_facts::{Facts, NodeFacts};
 
 /// "Label changes are noticed within a minute at no more than one small request a minute per node."
@@ -36,15 +34,6 @@ const PATIENCE: u32 = 4;
 /// At most this often is the list of API servers read on request.
 const ASKED_EVERY: Duration = Duration::from_secs(10);
 
-/// Our annotations as the API had them.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Seen {
-    /// Those under `egress-routes.dev/`.
-    pub annotations: BTreeMap<String, String>,
-    /// When they were asked for; what was written later may not be in them.
-    pub asked_at: Instant,
-}
-
 /// What [`watch`] keeps up to date.
 #[derive(Clone, Debug)]
 pub struct Watching {
@@ -53,12 +42,55 @@ pub struct Watching {
     /// What reporting needs; `None` before the first answer.
     pub seen: watch::Receiver<Option<Seen>>,
     asked: Arc<Notify>,
+    reads: Arc<Reads>,
+}
+
+/// What [`Watching::read_node`] found.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NodeRead {
+    /// The node as it is now.
+    Read(NodeFacts),
+    /// The server answers, but not with the node: why.
+    Refused(String),
+    /// No answer within the limit, over an old connection and over a new one.
+    Silent,
+}
+
+impl NodeRead {
+    /// Whether the API server answered.
+    pub const fn answered(&self) -> bool {
+        !matches!(self, Self::Silent)
+    }
 }
 
 impl Watching {
     /// Reads the API servers' addresses soon, whatever the time since the last read: a change that could cut them off is coming.
     pub fn refresh(&self) {
         self.asked.notify_one();
+    }
+
+    /// Reads the node now: the question that precedes a guarded change, and fresh labels for it. Publishes what it read.
+    ///
+    /// The first half of `limit` goes to a connection that is open already, which is all it costs a healthy server. One that died
+    /// unnoticed says nothing of the server, so the second half goes to a new one.
+    pub async fn read_node(&self, limit: Duration) -> NodeRead {
+        let begun = Instant::now();
+        let (half, end) = (begun + limit / 2, begun + limit);
+        let (pooled, fresh) = (Some(self.reads.api.client()), self.reads.api.fresh_client());
+        for (client, until) in [(pooled, half), (fresh, end)] {
+            let Some(client) = client else { continue };
+            match timeout_at(until, self.reads.node(client, Freshness::Exact)).await {
+                Ok(Ok(_)) => {
+                    self.reads.publish_if_told();
+                    return NodeRead::Read(self.reads.known().facts(&self.reads.api));
+                }
+                Ok(Err(error @ (kube::Error::Api(_) | kube::Error::SerdeError(_)))) => {
+                    return NodeRead::Refused(explain(&error));
+                }
+                Ok(Err(_)) | Err(_) => {}
+            }
+        }
+        NodeRead::Silent
     }
 }
 
@@ -69,12 +101,18 @@ pub fn watch(api: Api) -> Watching {
     });
     let (seen, seen_seen) = watch::channel(None);
     let asked = Arc::new(Notify::new());
-    let keeper = Keeper::new(api, facts, seen);
-    tokio::spawn(keeper.run(asked.clone()));
+    let reads = Arc::new(Reads {
+        api,
+        facts,
+        seen,
+        known: Mutex::default(),
+    });
+    tokio::spawn(Keeper::new(reads.clone()).run(asked.clone()));
     Watching {
         facts: facts_seen,
         seen: seen_seen,
         asked,
+        reads,
     }
 }
 
@@ -87,32 +125,23 @@ enum Source {
 }
 
 struct Keeper {
-    api: Api,
-    facts: watch::Sender<Facts>,
-    seen: watch::Sender<Option<Seen>>,
-    known: NodeFacts,
-    /// When each was last seen.
-    behind: BTreeMap<IpAddr, Instant>,
+    reads: Arc<Reads>,
     source: Source,
     endpoints_due: bool,
     endpoints_at: Option<Instant>,
-    node_read: bool,
+    freshness: Freshness,
     round: u32,
     backoff: Backoff,
 }
 
 impl Keeper {
-    fn new(api: Api, facts: watch::Sender<Facts>, seen: watch::Sender<Option<Seen>>) -> Self {
+    fn new(reads: Arc<Reads>) -> Self {
         Self {
-            api,
-            facts,
-            seen,
-            known: NodeFacts::default(),
-            behind: BTreeMap::new(),
+            reads,
             source: Source::Slice,
             endpoints_due: true,
             endpoints_at: None,
-            node_read: false,
+            freshness: Freshness::Exact,
             round: 0,
             backoff: Backoff::new(FIRST_PAUSE, EVERY),
         }
@@ -120,7 +149,7 @@ impl Keeper {
 
     async fn run(mut self, asked: Arc<Notify>) {
         let started = Instant::now();
-        while !(self.facts.is_closed() && self.seen.is_closed()) {
+        while !(self.reads.facts.is_closed() && self.reads.seen.is_closed()) {
             let result = self.round().await;
             let now = Instant::now();
             let next = match result {
@@ -129,7 +158,7 @@ impl Keeper {
                         tracing::info!("The Kubernetes API answers again");
                     }
                     self.backoff = Backoff::new(LATER_PAUSE, EVERY);
-                    slot(started + phase(self.api.node(), EVERY), now)
+                    slot(started + phase(self.reads.api.node(), EVERY), now)
                 }
                 Err(error) => now + self.pause(&error),
             };
@@ -155,17 +184,17 @@ impl Keeper {
         if self.backoff.failures() == 0 {
             tracing::warn!(
                 error,
-                "The Kubernetes API did not tell about this node; what is known stays"
+                "Reading this Node from the API failed; the last known labels, pod CIDRs and API servers stay"
             );
         } else {
             tracing::debug!(
                 error,
                 failures = self.backoff.failures(),
-                "The Kubernetes API still does not tell about this node"
+                "Reading this Node from the API failed again"
             );
         }
         self.endpoints_due = true;
-        self.backoff.failed().max(self.api.hold())
+        self.backoff.failed().max(self.reads.api.hold())
     }
 
     /// One read; two or three at the start and after trouble.
@@ -177,16 +206,17 @@ impl Keeper {
         } else {
             Ok(())
         };
-        let told = matches!(*self.facts.borrow(), Facts::Known(_));
-        if endpoints.is_ok() || told || self.backoff.failures() >= PATIENCE {
-            self.publish();
+        if endpoints.is_ok() || self.backoff.failures() >= PATIENCE {
+            self.reads.publish();
+        } else {
+            self.reads.publish_if_told();
         }
         endpoints
     }
 
     async fn only_endpoints(&mut self) {
         match self.read_endpoints().await {
-            Ok(()) => self.publish(),
+            Ok(()) => self.reads.publish(),
             Err(error) => tracing::debug!(
                 error = explain(&error),
                 "Reading the API servers' addresses failed"
@@ -194,47 +224,21 @@ impl Keeper {
         }
     }
 
-    fn publish(&mut self) {
-        if !self.node_read {
-            return;
-        }
-        let mut servers: BTreeSet<IpAddr> = self.behind.keys().copied().collect();
-        servers.extend(self.api.known_addresses());
-        self.known.api_servers = servers.into_iter().collect();
-        let facts = Facts::Known(self.known.clone());
-        self.facts.send_if_modified(|current| {
-            let changed = *current != facts;
-            *current = facts;
-            changed
-        });
-    }
-
-    /// Pod CIDRs never change once they are there, and come late or never with some networks: asked for less and less often.
+    /// The first read is exact, the minutely ones are cached; after a failure, or where the cache is behind, the next is exact again.
     async fn read_node(&mut self) -> Result<(), kube::Error> {
-        let nodes: kube::Api<Node> = kube::Api::all(self.api.client());
-        let asked_at = Instant::now();
-        let whole =
-            !self.node_read || (self.known.pod_cidrs.is_empty() && self.round.is_power_of_two());
-        let metadata = if whole {
-            let node = nodes.get(self.api.node()).await?;
-            self.known.pod_cidrs = pod_cidrs(&node);
-            node.metadata
+        let freshness = std::mem::replace(&mut self.freshness, Freshness::Exact);
+        let lacks_cidrs = self.reads.known().node.pod_cidrs.is_empty();
+        let client = self.reads.api.client();
+        // Asked for less and less often.
+        let is_news = if lacks_cidrs && self.round.is_power_of_two() {
+            self.reads.whole_node(client, freshness).await?
         } else {
-            nodes.get_metadata(self.api.node()).await?.metadata
+            self.reads.node(client, freshness).await?
         };
-        self.node_read = true;
-        self.see(metadata, asked_at);
+        if is_news {
+            self.freshness = Freshness::Cached;
+        }
         Ok(())
-    }
-
-    fn see(&mut self, metadata: ObjectMeta, asked_at: Instant) {
-        self.known.labels = metadata.labels.unwrap_or_default();
-        let mut annotations = metadata.annotations.unwrap_or_default();
-        annotations.retain(|key, _| key.starts_with(PREFIX));
-        self.seen.send_replace(Some(Seen {
-            annotations,
-            asked_at,
-        }));
     }
 
     /// A refusal (403), or that there are none (404), is an answer: what is known without asking must do.
@@ -262,9 +266,9 @@ impl Keeper {
         match result {
             Ok(found) => {
                 let now = Instant::now();
-                self.behind
-                    .extend(found.into_iter().map(|address| (address, now)));
-                self.behind.retain(|_, seen| now - *seen < ENDPOINT_KEPT);
+                let behind = &mut self.reads.known().behind;
+                behind.extend(found.into_iter().map(|address| (address, now)));
+                behind.retain(|_, seen| now - *seen < ENDPOINT_KEPT);
             }
             Err(error) if matches!(code(&error), Some(403 | 404)) => {
                 tracing::warn!(
@@ -280,7 +284,8 @@ impl Keeper {
     }
 
     async fn read_slice(&self) -> Result<BTreeSet<IpAddr>, kube::Error> {
-        let slices: kube::Api<EndpointSlice> = kube::Api::namespaced(self.api.client(), "default");
+        let slices: kube::Api<EndpointSlice> =
+            kube::Api::namespaced(self.reads.api.client(), "default");
         let slice = slices.get("kubernetes").await?;
         Ok(slice
             .endpoints
@@ -292,7 +297,8 @@ impl Keeper {
     }
 
     async fn read_old_endpoints(&self) -> Result<BTreeSet<IpAddr>, kube::Error> {
-        let endpoints: kube::Api<Endpoints> = kube::Api::namespaced(self.api.client(), "default");
+        let endpoints: kube::Api<Endpoints> =
+            kube::Api::namespaced(self.reads.api.client(), "default");
         let subsets = endpoints
             .get("kubernetes")
             .await?
@@ -309,23 +315,6 @@ impl Keeper {
     }
 }
 
-/// Both families; what cannot be read is left out and said.
-fn pod_cidrs(node: &Node) -> Vec<Prefix> {
-    let Some(spec) = &node.spec else {
-        return Vec::new();
-    };
-    let texts: BTreeSet<&String> = spec
-        .pod_cidrs
-        .iter()
-        .flatten()
-        .chain(&spec.pod_cidr)
-        .collect();
-    let parse = |text: &String| {
-        text.parse::<Prefix>().inspect_err(|error| tracing::warn!(cidr = text, %error, "A pod CIDR of this node cannot be read")).ok()
-    };
-    texts.into_iter().filter_map(parse).collect()
-}
-
 /// The first of the moments `start`, `start + EVERY`, … after `now`.
 fn slot(start: Instant, now: Instant) -> Instant {
     let passed = now.saturating_duration_since(start).as_secs() / EVERY.as_secs();
@@ -336,17 +325,6 @@ fn slot(start: Instant, now: Instant) -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pod_cidrs_of_both_families_are_read_once_each_and_a_broken_one_is_left_out() {
-        let node: Node = serde_json::from_value(serde_json::json!({
-            "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00:10:244:1::/64", "rubbish"]}
-        }))
-        .unwrap();
-        let texts: Vec<_> = pod_cidrs(&node).iter().map(ToString::to_string).collect();
-        assert_eq!(texts, ["10.244.1.0/24", "fd00:10:244:1::/64"]);
-        assert!(pod_cidrs(&Node::default()).is_empty());
-    }
 
     #[test]
     fn the_next_read_is_at_the_nodes_own_point_of_each_minute() {

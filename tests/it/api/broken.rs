@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use egress_routes::cluster::client::Api;
+use egress_routes::cluster::client::{self, Api};
 use egress_routes::cluster::uninstall::{Installation, Verdict};
 use egress_routes::report::metrics::Metrics;
 use egress_routes::report::status::GatewayState;
+use egress_routes::routing::node_facts::Facts;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use super::server::eventually;
@@ -68,6 +70,44 @@ impl Mock {
 
     fn api(&self, metrics: &Metrics) -> Api {
         Api::new(kube::Config::new(self.url.parse().unwrap()), "n", metrics).unwrap()
+    }
+}
+
+/// Passes connections on; once told to, those that are open swallow what they get, as after a NAT has forgotten them.
+struct Relay {
+    url: String,
+    swallow: Arc<AtomicBool>,
+}
+
+impl Relay {
+    async fn start(url: &str) -> Self {
+        let server = url.trim_start_matches("http://").to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let swallow = Arc::new(AtomicBool::new(false));
+        let told = swallow.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let born_after = told.load(Ordering::Relaxed);
+                let upstream = TcpStream::connect(&server).await.unwrap();
+                tokio::spawn(pass_on(stream, upstream, told.clone(), born_after));
+            }
+        });
+        Self { url, swallow }
+    }
+}
+
+async fn pass_on(stream: TcpStream, upstream: TcpStream, told: Arc<AtomicBool>, always: bool) {
+    let ((mut from, mut back), (mut answers, mut to)) =
+        (stream.into_split(), upstream.into_split());
+    tokio::spawn(async move { tokio::io::copy(&mut answers, &mut back).await });
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        if (always || !told.load(Ordering::Relaxed))
+            && to.write_all(&buffer[..count]).await.is_err()
+        {
+            return;
+        }
     }
 }
 
@@ -203,6 +243,20 @@ async fn a_silent_server_costs_one_waiting_request_at_a_time_and_the_next_state_
     mock.well.store(true, Ordering::Relaxed);
     reporting.say(status("ba9876543210", 10, GatewayState::Up));
     assert!(eventually(SOON, async || attempts(&metrics, "200") == 1).await);
+}
+
+#[tokio::test]
+async fn an_open_connection_that_has_died_unnoticed_is_no_silent_server() {
+    let (mock, metrics) = (Mock::start(Broken::Silent, true).await, Metrics::new());
+    let relay = Relay::start(&mock.url).await;
+    let config = kube::Config::new(relay.url.parse().unwrap());
+    let watching = client::watch(Api::new(config, "n", &metrics).unwrap());
+    let mut facts = watching.facts.clone();
+    let known = facts.wait_for(|facts| matches!(facts, Facts::Known(_)));
+    tokio::time::timeout(SOON, known).await.unwrap().unwrap();
+    assert!(watching.read_node(SOON).await.answered());
+    relay.swallow.store(true, Ordering::Relaxed);
+    assert!(watching.read_node(Duration::from_secs(2)).await.answered());
 }
 
 #[tokio::test]

@@ -136,6 +136,11 @@ fn idle(span: Duration) {
         node["metadata"]["resourceVersion"]
     );
     assert!(!reads.is_empty(), "labels are looked at once a minute");
+    // From the API server's cache: etcd has nothing to do for it.
+    assert!(
+        reads.iter().all(|read| read.query == "resourceVersion=0"),
+        "{reads:?}"
+    );
     for pair in reads.windows(2) {
         let apart = pair[1].received.duration_since(pair[0].received);
         assert!(

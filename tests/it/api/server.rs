@@ -58,6 +58,8 @@ pub struct Audited {
     /// Such as `nodes`; the path where there is no resource.
     pub resource: String,
     pub name: String,
+    /// What follows `?`.
+    pub query: String,
     pub code: u64,
     pub received: Timestamp,
     /// From then to the end of the answer.
@@ -345,6 +347,9 @@ impl Audited {
             resource: text(&entry["objectRef"]["resource"])
                 .or_else(|| text(&entry["requestURI"]))?,
             name: text(&entry["objectRef"]["name"]).unwrap_or_default(),
+            query: text(&entry["requestURI"])
+                .and_then(|uri| Some(uri.split_once('?')?.1.to_owned()))
+                .unwrap_or_default(),
             code: entry["responseStatus"]["code"].as_u64()?,
             received,
             took: time("stageTimestamp")?
