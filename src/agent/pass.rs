@@ -458,6 +458,7 @@ impl Agent {
         self.memory.unused = std::mem::take(&mut outcome.left.unused);
         self.memory.kernel = outcome.kernel;
         self.memory.kernel.own = Vec::new();
+        self.log_shadowed();
         if left {
             let words = Problem::join(&self.memory.problems);
             if self.once("left", &words) {
@@ -472,6 +473,19 @@ impl Agent {
             self.memory.said.remove("left");
             self.memory.failures = 0;
             self.remove_startup_taint();
+        }
+    }
+
+    /// A destination that a route of somebody else takes: the node is degraded, and the log says why.
+    fn log_shadowed(&mut self) {
+        let of_sets = self.memory.sets.iter().flat_map(|set| &set.problems);
+        let shadowed: Vec<&str> = of_sets
+            .filter(|problem| problem.kind == ProblemKind::Shadowed)
+            .map(|problem| problem.text.as_str())
+            .collect();
+        let words = shadowed.join("; ");
+        if self.once("shadowed", &words) && !words.is_empty() {
+            tracing::warn!("{words}");
         }
     }
 

@@ -73,7 +73,7 @@ struct RawRoute {
     #[serde(default)]
     gateway: Option<Box<str>>,
     #[serde(default)]
-    via: Option<IgnoredAny>,
+    via: Option<Via>,
     #[serde(default)]
     nexthops: Option<IgnoredAny>,
     #[serde(default)]
@@ -86,6 +86,13 @@ struct RawRoute {
     metric: Option<u32>,
     #[serde(default)]
     tos: Option<Number>,
+}
+
+/// A next hop of the other family.
+#[derive(Deserialize)]
+struct Via {
+    #[serde(default)]
+    host: Option<Box<str>>,
 }
 
 /// A number that `ip -N` prints as text, decimal or hexadecimal; text that is no number is a name from
@@ -164,11 +171,13 @@ impl RawRoute {
                 || self.via.is_some()
                 || self.nexthops.is_some()
                 || self.nhid.is_some();
+            let gateway = self.gateway.or_else(|| self.via?.host);
             kernel.foreign.push(ForeignRoute {
                 key,
                 protocol,
                 dev: self.dev,
                 gatewayed,
+                gateway: gateway.and_then(|gateway| gateway.parse().ok()),
                 unicast: kind == RTN_UNICAST,
             });
         }
@@ -433,9 +442,20 @@ mod tests {
         let foreign: Vec<String> = kernel
             .foreign
             .iter()
-            .map(|r| format!("{} {} {}", r.key.prefix, r.protocol, r.gatewayed))
+            .map(|r| {
+                format!(
+                    "{} {} {} {:?}",
+                    r.key.prefix, r.protocol, r.gatewayed, r.gateway
+                )
+            })
             .collect();
-        assert_eq!(foreign, ["0.0.0.0/0 3 true", "10.116.0.0/24 2 false"]);
+        assert_eq!(
+            foreign,
+            [
+                "0.0.0.0/0 3 true Some(10.0.0.1)",
+                "10.116.0.0/24 2 false None"
+            ]
+        );
     }
 
     #[test]

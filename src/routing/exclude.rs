@@ -264,8 +264,8 @@ impl<'a> Carver<'a> {
         if let Some(taken) = rivals.iter().find(|r| r.key == key) {
             carved.shadowed.add(prefix, || {
                 format!(
-                    "the node has {} with our metric, which is left as it is",
-                    named(taken)
+                    "the node has the route {} with our metric, which is left as it is",
+                    taken
                 )
             });
             return;
@@ -278,7 +278,7 @@ impl<'a> Carver<'a> {
         carved.install.push(prefix);
         if let Some(winner) = rivals.first().filter(|r| r.key.metric < self.ground.metric) {
             carved.shadowed.add(prefix, || {
-                format!("shadowed by {}, whose metric is lower", named(winner))
+                format!("shadowed by the route {}, whose metric is lower", winner)
             });
         }
     }
@@ -295,7 +295,10 @@ impl<'a> Carver<'a> {
                     .filter(|r| r.key.metric <= self.ground.metric)
             {
                 self.carved[claim].shadowed.add(prefix, || {
-                    format!("shadowed by {}, whose metric is not higher", named(winner))
+                    format!(
+                        "shadowed by the route {}, whose metric is not higher",
+                        winner
+                    )
                 });
                 continue;
             }
@@ -448,29 +451,6 @@ fn held_to(standing: &Ranges, piece: Prefix) -> Vec<Prefix> {
 
 fn too_many(most: usize) -> String {
     format!("with it there would be more than {most} routes on this node")
-}
-
-/// A foreign route for a person, as `ip` writes it.
-fn named(route: &ForeignRoute) -> String {
-    let by = match route.protocol {
-        2 => "kernel".to_owned(),
-        3 => "boot".to_owned(),
-        4 => "static".to_owned(),
-        9 => "ra".to_owned(),
-        12 => "bird".to_owned(),
-        16 => "dhcp".to_owned(),
-        186 => "bgp".to_owned(),
-        other => other.to_string(),
-    };
-    let dev = route
-        .dev
-        .as_deref()
-        .map(|dev| format!(" dev {dev}"))
-        .unwrap_or_default();
-    format!(
-        "the route {}{dev} proto {by} metric {}",
-        route.key.prefix, route.key.metric
-    )
 }
 
 #[cfg(test)]

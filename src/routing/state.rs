@@ -3,6 +3,7 @@
 //! Pure values and questions about them. Parsing `ip`'s output is `iproute`'s, running it is `ip`'s.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 
 use crate::net::prefix::{Family, Prefix};
@@ -66,8 +67,35 @@ pub struct ForeignRoute {
     pub dev: Option<Box<str>>,
     /// True when it has a next hop beyond the link (`via`), a nexthop object or several next hops.
     pub gatewayed: bool,
+    /// The one next hop, where the route has just one of its own.
+    pub gateway: Option<IpAddr>,
     /// True for a route that forwards; false for blackhole, unreachable, prohibit and throw.
     pub unicast: bool,
+}
+
+impl fmt::Display for ForeignRoute {
+    /// As `ip` writes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.key.prefix)?;
+        if let Some(gateway) = self.gateway {
+            write!(f, " via {gateway}")?;
+        }
+        if let Some(dev) = &self.dev {
+            write!(f, " dev {dev}")?;
+        }
+        write!(f, " proto ")?;
+        match self.protocol {
+            2 => f.write_str("kernel")?,
+            3 => f.write_str("boot")?,
+            4 => f.write_str("static")?,
+            9 => f.write_str("ra")?,
+            12 => f.write_str("bird")?,
+            16 => f.write_str("dhcp")?,
+            186 => f.write_str("bgp")?,
+            other => write!(f, "{other}")?,
+        }
+        write!(f, " metric {}", self.key.metric)
+    }
 }
 
 /// A nexthop object.

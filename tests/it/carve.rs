@@ -70,6 +70,7 @@ fn carved(world: &World) -> Vec<(Prefix, usize)> {
             protocol: 4,
             dev: Some("f0".into()),
             gatewayed: false,
+            gateway: None,
             unicast: true,
         })
         .collect();

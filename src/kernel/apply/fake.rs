@@ -171,6 +171,7 @@ impl FakeTable {
                 protocol: *protocol,
                 dev: None,
                 gatewayed,
+                gateway: None,
                 unicast,
             });
         }

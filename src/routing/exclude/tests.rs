@@ -39,6 +39,7 @@ fn foreign(prefix: Prefix, metric: u32) -> ForeignRoute {
         protocol: 4,
         dev: Some("eth0".into()),
         gatewayed: true,
+        gateway: Some("192.0.2.1".parse().unwrap()),
         unicast: true,
     }
 }
@@ -256,7 +257,7 @@ fn a_cut_destination_that_a_route_of_the_node_wins_against_is_not_installed_at_a
     assert_eq!(
         notes(&carved.shadowed),
         [
-            "10.0.0.0/24: shadowed by the route 10.0.0.0/24 dev eth0 proto static metric 100, whose metric is not higher"
+            "10.0.0.0/24: shadowed by the route 10.0.0.0/24 via 192.0.2.1 dev eth0 proto static metric 100, whose metric is not higher"
         ]
     );
     let carved = Node::new(&["10.0.0.5/32"], &[("10.0.0.0/24", 5000)]).one(&["10.0.0.0/24"], &[]);
@@ -280,7 +281,7 @@ fn a_whole_destination_is_installed_beside_a_route_with_a_lower_metric_and_repor
     assert_eq!(
         notes(&carved.shadowed),
         [
-            "10.0.0.0/24: shadowed by the route 10.0.0.0/24 dev eth0 proto static metric 100, whose metric is lower"
+            "10.0.0.0/24: shadowed by the route 10.0.0.0/24 via 192.0.2.1 dev eth0 proto static metric 100, whose metric is lower"
         ]
     );
 }
@@ -293,7 +294,7 @@ fn a_route_of_the_node_with_our_key_is_never_replaced() {
     assert_eq!(
         notes(&carved.shadowed),
         [
-            "10.0.0.0/24: the node has the route 10.0.0.0/24 dev eth0 proto static metric 4242 with our metric, which is left as it is"
+            "10.0.0.0/24: the node has the route 10.0.0.0/24 via 192.0.2.1 dev eth0 proto static metric 4242 with our metric, which is left as it is"
         ]
     );
 }

@@ -40,6 +40,7 @@ fn route(prefix: &str, how: &str, protocol: u8) -> ForeignRoute {
         protocol,
         dev,
         gatewayed: how.starts_with("via "),
+        gateway: None,
         unicast,
     }
 }

@@ -35,6 +35,7 @@ fn node() -> Kernel {
         protocol,
         dev: Some(dev.into()),
         gatewayed,
+        gateway: None,
         unicast: true,
     };
     let addresses = vec![

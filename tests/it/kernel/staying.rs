@@ -129,7 +129,7 @@ fn a_foreign_route_in_our_place_is_reported_never_touched_and_ours_is_back_when_
 
 #[test]
 fn a_foreign_route_with_a_lower_metric_is_reported_as_shadowing() {
-    let (node, _agent, wanted) = kept();
+    let (node, agent, wanted) = kept();
     node.lab.ip(
         "nd",
         "route add 20.0.7.0/24 via 192.0.2.1 proto static metric 50",
@@ -137,7 +137,12 @@ fn a_foreign_route_with_a_lower_metric_is_reported_as_shadowing() {
     let status = node.becomes("Degraded");
     assert_eq!(
         status["message"],
-        "1 destination(s) of set `a` are shadowed, among them 20.0.7.0/24 (shadowed by the route 20.0.7.0/24 dev eth0 proto static metric 50, whose metric is lower)"
+        "1 destination(s) of set `a` are shadowed, among them 20.0.7.0/24 (shadowed by the route 20.0.7.0/24 via 192.0.2.1 dev eth0 proto static metric 50, whose metric is lower)"
+    );
+    assert!(
+        agent.said().contains(status["message"].as_str().unwrap()),
+        "the log has what status has:\n{}",
+        agent.said()
     );
     let skipped = &status["sets"][0]["skipped"][0];
     assert_eq!(skipped["destination"], "20.0.7.0/24");
