@@ -127,7 +127,11 @@ fn decide(config: &Config, kernel: &Kernel) {
     };
     let plan = diff(&resolution.wanted, kernel, &OURS, true);
     let mut text = String::new();
-    for line in plan.v6_blackholes().chain(plan.lines()) {
+    for line in plan
+        .v6_blackholes()
+        .chain(plan.writes())
+        .chain(plan.deletions())
+    {
         text.clear();
         line.render(&OURS, &mut text);
         let body = text.strip_suffix('\n').expect("a line ends");

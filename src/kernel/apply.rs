@@ -4,7 +4,7 @@
 //! exit status says. What could not be applied is a value of the [`Outcome`]; an `Err` means that
 //! the kernel's state is not known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -147,7 +147,7 @@ impl<T: RouteTable> Applier<T> {
         };
         drop(found);
         let started = Instant::now();
-        self.write(marks, &plan, &mut outcome).await?;
+        self.write(marks, &plan, true, &mut outcome).await?;
         outcome.writing = started.elapsed();
         let mut kernel = self
             .table
@@ -166,6 +166,9 @@ impl<T: RouteTable> Applier<T> {
             nexthops: (plan.nexthops.len() + plan.groups.len())
                 .saturating_sub(left.nexthops.len() + left.groups.len()),
         };
+        // What is there after all needs no words.
+        let missing: HashSet<RouteKey> = left.replace.iter().map(|w| w.route.key).collect();
+        outcome.words.retain(|key, _| missing.contains(key));
         (outcome.kernel, outcome.left) = (kernel, left);
         Ok(outcome)
     }
@@ -192,7 +195,7 @@ impl<T: RouteTable> Applier<T> {
         drop(kernel);
         let first = std::mem::take(&mut outcome.complaints);
         outcome.words.clear();
-        self.write(&[], &plan, outcome).await?;
+        self.write(&[], &plan, false, outcome).await?;
         let kernel = self
             .table
             .read()
@@ -229,7 +232,7 @@ impl<T: RouteTable> Applier<T> {
         }
         let started = Instant::now();
         let mut outcome = Outcome::default();
-        self.write(&[], &plan, &mut outcome).await?;
+        self.write(&[], &plan, true, &mut outcome).await?;
         Ok((
             Counts {
                 nexthops: plan.nexthops.len() + plan.groups.len(),
@@ -243,13 +246,16 @@ impl<T: RouteTable> Applier<T> {
     pub async fn sweep(&mut self, unused: &[u32]) -> anyhow::Result<()> {
         let lines = unused.iter().map(|id| Line::DeleteNexthop { id: *id });
         // One that somebody else deleted meanwhile is as good as deleted.
-        self.write_lines(None, lines, &mut Outcome::default()).await
+        self.write_lines(None, lines, &mut Outcome::default())
+            .await
+            .map(drop)
     }
 
     /// Writes lines beside all plans: marks. What of them was refused does not matter.
     pub async fn write_few(&mut self, lines: &[Line<'_>]) -> anyhow::Result<()> {
         self.write_lines(None, lines.iter().cloned(), &mut Outcome::default())
             .await
+            .map(drop)
     }
 
     /// Removes every route and nexthop object of ours; the result is what is left, empty when none is.
@@ -269,20 +275,28 @@ impl<T: RouteTable> Applier<T> {
         })
     }
 
+    /// Writes, then deletes. Deletions wait for the next look at the kernel when a write before them did not run, and at the
+    /// `first` try also when one was refused: what goes may be what the traffic falls back to.
     async fn write(
         &mut self,
         marks: &[Line<'static>],
         plan: &Plan,
+        first: bool,
         outcome: &mut Outcome,
     ) -> anyhow::Result<()> {
         // These alone need an `ip -6`: a batch line cannot name the family of a blackhole.
         let blackholes: Vec<Line<'_>> = plan.v6_blackholes().collect();
-        if !blackholes.is_empty() {
-            self.write_lines(Some(Family::V6), blackholes.into_iter(), outcome)
-                .await?;
+        let mut ran = self
+            .write_lines(Some(Family::V6), blackholes.into_iter(), outcome)
+            .await?;
+        if ran != Ran::Stopped {
+            let writes = marks.iter().cloned().chain(plan.writes());
+            ran = ran.max(self.write_lines(None, writes, outcome).await?);
         }
-        self.write_lines(None, marks.iter().cloned().chain(plan.lines()), outcome)
-            .await
+        if ran == Ran::Whole || (ran == Ran::Refused && !first) {
+            self.write_lines(None, plan.deletions(), outcome).await?;
+        }
+        Ok(())
     }
 
     async fn write_lines<'a>(
@@ -290,7 +304,8 @@ impl<T: RouteTable> Applier<T> {
         family: Option<Family>,
         lines: impl Iterator<Item = Line<'a>>,
         outcome: &mut Outcome,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Ran> {
+        let mut ran = Ran::Whole;
         let mut lines = lines.peekable();
         let (mut chunk, mut text) = (Vec::new(), String::new());
         while lines.peek().is_some() {
@@ -301,9 +316,36 @@ impl<T: RouteTable> Applier<T> {
                 .iter()
                 .for_each(|line| line.render(&self.ownership, &mut text));
             let errors = self.table.write(family, &text).await?;
+            ran = ran.max(Ran::of(&errors));
             outcome.note(&chunk, errors);
+            if ran == Ran::Stopped {
+                break;
+            }
         }
-        Ok(())
+        Ok(ran)
+    }
+}
+
+/// How far the lines of a write came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Ran {
+    /// All were taken.
+    Whole,
+    /// All ran, and the kernel refused some.
+    Refused,
+    /// A run of `ip` ended before its last line; what came after it was not tried.
+    Stopped,
+}
+
+impl Ran {
+    fn of(errors: &BatchErrors) -> Self {
+        if errors.stopped.is_some() {
+            Self::Stopped
+        } else if errors.refused.is_empty() {
+            Self::Whole
+        } else {
+            Self::Refused
+        }
     }
 }
 

@@ -4,14 +4,16 @@
 //! it passes; a dump that failed, or that the kernel calls inconsistent, is an error and never an
 //! empty table.
 
-use std::io::BufReader;
+use std::fs::File;
+use std::io::{self, BufReader, Seek as _, Write as _};
 use std::net::IpAddr;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
@@ -170,18 +172,14 @@ impl RouteTable for Ip {
     async fn write(&self, family: Option<Family>, lines: &str) -> anyhow::Result<BatchErrors> {
         let mut arguments = vec!["-force", "-batch", "-"];
         arguments.splice(0..0, family.map(family_flag));
-        let mut child = spawn(&arguments, Stdio::piped(), Stdio::null())?;
-        let mut stdin = child.stdin.take().context("no pipe to `ip`")?;
+        let input = complete_input(lines).context("keeping a batch in memory for `ip`")?;
+        let mut child = spawn(&arguments, input, Stdio::null())?;
         let mut stderr = child.stderr.take().context("no pipe from `ip`")?;
         let run = async {
             let mut said = Vec::new();
-            let feed = async move {
-                // A broken pipe: `ip` stopped at a line, and its stderr says why.
-                let _ = stdin.write_all(lines.as_bytes()).await;
-                drop(stdin);
-            };
-            let ((), read) = tokio::join!(feed, read_bounded(&mut stderr, &mut said));
-            read.context("reading the errors of `ip -batch`")?;
+            read_bounded(&mut stderr, &mut said)
+                .await
+                .context("reading the errors of `ip -batch`")?;
             let status = child.wait().await.context("waiting for `ip -batch`")?;
             anyhow::Ok((status, said))
         };
@@ -191,7 +189,9 @@ impl RouteTable for Ip {
         };
         let (status, said) = done?;
         let mut errors = dump::read_batch_errors(&String::from_utf8_lossy(&said));
-        if errors == BatchErrors::default() && !status.success() {
+        let killed = status.signal().is_some();
+        if errors.stopped.is_none() && (killed || (errors.refused.is_empty() && !status.success()))
+        {
             errors.stopped = Some(format!("`ip -batch` ended with {status} and no word"));
         }
         Ok(errors)
@@ -271,6 +271,18 @@ const fn family_flag(family: Family) -> &'static str {
         Family::V4 => "-4",
         Family::V6 => "-6",
     }
+}
+
+/// Input that is complete before its reader starts, and cannot change. A pipe would be cut in the middle of a line
+/// by the end of this process, and `ip` runs what is left of the line.
+fn complete_input(lines: &str) -> io::Result<Stdio> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut file = File::from(memfd_create("egress-routes-batch", flags)?);
+    file.write_all(lines.as_bytes())?;
+    file.rewind()?;
+    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    fcntl_add_seals(&file, seals)?;
+    Ok(file.into())
 }
 
 /// `tokio` made the pipe non-blocking; the parser's thread wants to wait on it.

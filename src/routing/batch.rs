@@ -95,6 +95,9 @@ pub enum Line<'a> {
         key: RouteKey,
         /// Where it goes.
         target: &'a Target,
+        /// Whether the last read had a route of ours with this key. One that it had not is added, because `replace`
+        /// would overwrite what somebody else has put there since.
+        exists: bool,
     },
     /// A route that goes away.
     DeleteRoute {
@@ -140,17 +143,22 @@ impl Line<'_> {
                 }
                 writeln!(out, " proto {protocol}")
             }
-            Line::Route { key, target } => {
+            Line::Route {
+                key,
+                target,
+                exists,
+            } => {
                 let RouteKey {
                     prefix,
                     metric,
                     table,
                     ..
                 } = key;
+                let verb = if *exists { "replace" } else { "add" };
                 let _ = match target {
-                    Target::Nexthop(id) => write!(out, "route replace {prefix} nhid {id}"),
-                    Target::Blackhole => write!(out, "route replace blackhole {prefix}"),
-                    Target::Stray(words) => write!(out, "route replace {prefix}{words}"),
+                    Target::Nexthop(id) => write!(out, "route {verb} {prefix} nhid {id}"),
+                    Target::Blackhole => write!(out, "route {verb} blackhole {prefix}"),
+                    Target::Stray(words) => write!(out, "route {verb} {prefix}{words}"),
                 };
                 writeln!(out, " proto {protocol} metric {metric} table {table}")
             }
@@ -213,10 +221,12 @@ mod tests {
             Line::Route {
                 key,
                 target: &Target::Nexthop(3),
+                exists: true,
             },
             Line::Route {
                 key: OURS.leak_guard_key(key.prefix),
                 target: &Target::Blackhole,
+                exists: false,
             },
             Line::DeleteRoute {
                 key: RouteKey { tos: 16, ..key },
@@ -232,7 +242,7 @@ mod tests {
         nexthop replace id 3 group 1/2,256 type resilient buckets 512 idle_timer 300 proto 230
         nexthop replace id 3 group 1 proto 230
         route replace 203.0.113.0/24 nhid 3 proto 230 metric 4242 table 254
-        route replace blackhole 203.0.113.0/24 proto 230 metric 4294967294 table 254
+        route add blackhole 203.0.113.0/24 proto 230 metric 4294967294 table 254
         route del 203.0.113.0/24 dev eth1 tos 0x10 proto 230 metric 4242 table 254
         nexthop del id 3
         ");

@@ -351,8 +351,9 @@ impl Plan {
         })
     }
 
-    /// All other lines in the order in which they must run: nexthops, groups, routes, deletions.
-    pub fn lines(&self) -> impl Iterator<Item = Line<'_>> {
+    /// All other lines that write, in the order in which they must run: nexthops, groups, routes. [`Plan::deletions`] come
+    /// after them, and only when all of these ran.
+    pub fn writes(&self) -> impl Iterator<Item = Line<'_>> {
         let clear = self.clear.iter().map(|id| Line::DeleteNexthop { id: *id });
         let nexthops = self.nexthops.iter().filter_map(|(id, what)| match what {
             WantedNexthop::Via(gateway, dev) => Some(Line::Gateway {
@@ -371,7 +372,13 @@ impl Plan {
         let replace = self.replace.iter().map(|w| Line::Route {
             key: w.route.key,
             target: &w.route.target,
+            exists: w.exists,
         });
+        clear.chain(nexthops).chain(groups).chain(replace)
+    }
+
+    /// What goes: groups with their routes, then single routes.
+    pub fn deletions(&self) -> impl Iterator<Item = Line<'_>> {
         let delete = self.delete.iter().map(|r| Line::DeleteRoute {
             key: r.key,
             target: &r.target,
@@ -380,12 +387,7 @@ impl Plan {
             .delete_groups
             .iter()
             .map(|id| Line::DeleteNexthop { id: *id });
-        clear
-            .chain(nexthops)
-            .chain(groups)
-            .chain(replace)
-            .chain(drop)
-            .chain(delete)
+        drop.chain(delete)
     }
 }
 

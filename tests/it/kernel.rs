@@ -2,6 +2,7 @@
 
 mod commands;
 mod configuration;
+mod killed;
 mod lists;
 mod restart;
 mod staying;

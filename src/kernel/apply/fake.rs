@@ -314,7 +314,9 @@ impl State {
         match (words.next(), words.next()) {
             (Some("nexthop"), Some("replace")) => self.nexthop_replace(&words.collect::<Vec<_>>()),
             (Some("nexthop"), Some("del")) => self.nexthop_del(&words.collect::<Vec<_>>()),
-            (Some("route"), Some(verb @ ("replace" | "append" | "del"))) => self.route(verb, words),
+            (Some("route"), Some(verb @ ("add" | "replace" | "append" | "del"))) => {
+                self.route(verb, words)
+            }
             _ => Err(Refusal::Parser),
         }
     }
@@ -471,22 +473,23 @@ impl State {
         if verb == "del" {
             self.route_del(&entry)
         } else {
-            self.route_put(entry, verb == "append")
+            self.route_put(entry, verb)
         }
         .map_err(Refusal::Kernel)
     }
 
-    fn route_put(&mut self, entry: Entry, append: bool) -> Result<(), &'static str> {
+    fn route_put(&mut self, entry: Entry, verb: &str) -> Result<(), &'static str> {
         if let Target::Nexthop(id) = entry.target
             && !self.nexthops.contains_key(&id)
         {
             return Err("Nexthop id does not exist");
         }
         let there = self.routes.entry(entry.key).or_default();
-        match (append, there.iter().position(|r| *r == entry)) {
-            (true, Some(_)) => return Err("File exists"),
-            (false, Some(at)) if at > 0 => return Err("File exists"),
-            (false, _) if !there.is_empty() => there[0] = entry,
+        match (verb, there.iter().position(|r| *r == entry)) {
+            ("add", _) if !there.is_empty() => return Err("File exists"),
+            ("append", Some(_)) => return Err("File exists"),
+            ("replace", Some(at)) if at > 0 => return Err("File exists"),
+            ("replace", _) if !there.is_empty() => there[0] = entry,
             _ => there.push(entry),
         }
         Ok(())

@@ -624,6 +624,63 @@ fn what_changed_is_what_a_read_back_shows() {
 }
 
 #[test]
+fn nothing_is_deleted_while_a_write_before_it_did_not_run() {
+    let halves = |n: u32| {
+        let (address, len) = (prefix(n).address(), prefix(n).len() + 1);
+        let upper = std::net::Ipv4Addr::from_bits(0xc612_0080 + (n << 8));
+        [
+            Prefix::masked(address, len),
+            Prefix::masked(upper.into(), len),
+        ]
+    };
+    let mut cut = many(1500, &[1]);
+    let route = |prefix| OwnRoute {
+        key: OURS.key(prefix),
+        target: Target::Nexthop(11),
+    };
+    cut.routes = (0..1500).flat_map(halves).map(route).collect();
+    cut.routes
+        .sort_unstable_by(|a, b| (a.key, &a.target).cmp(&(b.key, &b.target)));
+    for fault in [Fault::Stops, Fault::RefusesHalf] {
+        for call in 2..=4 {
+            let mut applier = applier();
+            applier.pass(&many(1500, &[1])).unwrap();
+            applier.table.take_lines();
+            applier.table.fail_at(call, fault);
+            let outcome = applier.pass(&cut).unwrap();
+            assert!(outcome.left.is_empty(), "{fault:?} at call {call}");
+            let lines = applier.table.take_lines();
+            let last = lines.iter().rposition(|line| line.starts_with("route add"));
+            let first = lines.iter().position(|line| line.starts_with("route del"));
+            assert!(
+                last.unwrap() < first.unwrap(),
+                "{fault:?} at call {call}: a deletion before the last of what replaces it"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_route_that_somebody_else_adds_between_the_read_and_the_write_stays_and_is_reported() {
+    let mut applier = applier();
+    let found = now(applier.table.read()).unwrap();
+    applier.table.prepare(&format!(
+        "route replace {} via 192.0.2.1 dev eth0 proto 4 metric 4242 table 254",
+        prefix(1)
+    ));
+    let before = applier.table.foreign();
+    let outcome = now(applier.apply(&many(3, &[1]), found, &[])).unwrap();
+    assert_eq!((applier.own().len(), applier.table.foreign()), (2, before));
+    let conflict = Conflict::Route(OURS.key(prefix(1)), 4);
+    assert_eq!(outcome.left.conflicts, [conflict]);
+    assert_eq!(
+        outcome.words,
+        BTreeMap::new(),
+        "the conflict is the better word"
+    );
+}
+
+#[test]
 fn re_pointing_reads_no_routes_and_leaves_new_groups_to_a_whole_pass() {
     let mut applier = applier();
     applier.pass(&many(10, &[1, 2])).unwrap();

@@ -175,7 +175,8 @@ fn a_metric_or_table_of_another_run_is_cleaned_up() {
         (3, 3, 0)
     );
     let order: Vec<bool> = plan
-        .lines()
+        .writes()
+        .chain(plan.deletions())
         .map(|line| matches!(line, Line::Route { .. }))
         .collect();
     assert_eq!(

@@ -155,7 +155,7 @@ impl Case {
         let wanted = self.resolve().wanted;
         let mut lines = String::new();
         diff(&wanted, &Kernel::default(), &OURS, true)
-            .lines()
+            .writes()
             .for_each(|line| line.render(&OURS, &mut lines));
         Line::BlackholeNexthop {
             id: nexthop_id::applied(REVISION),

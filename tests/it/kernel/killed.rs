@@ -1,0 +1,129 @@
+//! `kill -9` while a batch is being written: what `ip` makes of what is left must be whole lines.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use super::*;
+
+/// Every route and nexthop of the node in every table, with every attribute.
+fn every_line(node: &Node) -> BTreeSet<String> {
+    let all = [
+        "-4 route show table all",
+        "-6 route show table all",
+        "nexthop show",
+    ]
+    .map(|what| node.lab.ip("nd", &format!("-d -o -N {what}")));
+    let lines = all.iter().flat_map(|said| said.lines());
+    lines.map(|line| line.trim().to_owned()).collect()
+}
+
+/// Whether a line is one that the agent writes, with all that belongs to it.
+fn is_whole(line: &str, list: &BTreeSet<String>, list6: &BTreeSet<String>) -> bool {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let has = |pair: &[&str]| words.windows(pair.len()).any(|some| some == pair);
+    // A nexthop, or what `-d` shows of a route's.
+    if matches!(words.first(), Some(&"id" | &"nh_info")) {
+        return has(&["proto", "230"]);
+    }
+    let listed = |prefix: &str| list.contains(prefix) || list6.contains(prefix);
+    match words.as_slice() {
+        // unicast
+        ["1" | "unicast", prefix, "nhid", ..] => {
+            listed(prefix) && has(&["proto", "230"]) && has(&["metric", "4242"])
+        }
+        // blackhole
+        ["6" | "blackhole", prefix, ..] => {
+            listed(prefix) && has(&["proto", "230"]) && has(&["metric", "4294967294"])
+        }
+        _ => false,
+    }
+}
+
+/// The pid of a child of `agent` that runs a batch.
+fn batch_of(agent: u32) -> Option<u32> {
+    let children = fs::read_to_string(format!("/proc/{agent}/task/{agent}/children")).ok()?;
+    children.split_whitespace().find_map(|pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let is_batch = line.split(|byte| *byte == 0).any(|word| word == b"-batch");
+        is_batch.then(|| pid.parse().ok())?
+    })
+}
+
+#[test]
+fn killed_while_it_writes_it_leaves_whole_lines_and_nothing_that_is_not_ours() {
+    let kills: u32 = std::env::var("EGRESS_ROUTES_TEST_KILLS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(40);
+    let mut node = Node::new();
+    let before = every_line(&node);
+    let (list, list6) = (prefixes(1200), prefixes6(300));
+    let both: BTreeSet<String> = list.union(&list6).cloned().collect();
+    let gateways = |four: &str| format!("{four}, '{G1_V6}'");
+    let yaml = |name: &str, four: &str| {
+        routes(&[set(
+            name,
+            &gateways(four),
+            "",
+            "    leakGuard: true\n    destinationFiles: [list.txt]\n",
+        )])
+    };
+    let mut hits: BTreeMap<usize, u32> = BTreeMap::new();
+    let mut wanted = both.clone();
+    let (mut done, mut round) = (0, 0_usize);
+    while done < kills {
+        round += 1;
+        assert!(
+            round < kills as usize * 3,
+            "only {done} kills of {round} hit a write"
+        );
+        // Another set each time, and two thirds of the list: every start has a thousand lines or more to write.
+        wanted = both
+            .iter()
+            .enumerate()
+            .filter(|(n, _)| (n + round) % 3 != 0)
+            .map(|(_, p)| p.clone())
+            .collect();
+        node.volume.write(&[
+            (
+                "routes.yaml",
+                yaml(if round % 2 == 0 { "a" } else { "b" }, G1),
+            ),
+            ("list.txt", listed(&wanted)),
+        ]);
+        let mut agent = node.agent(&[]);
+        let mut batch = None;
+        let begun = Instant::now();
+        while batch.is_none() && begun.elapsed() < LIMIT && agent.runs() {
+            batch = batch_of(agent.pid());
+        }
+        // From the start of `ip` into the first chunk, where a pipe would still be half full.
+        let later = Instant::now() + Duration::from_micros(random(4_000));
+        while Instant::now() < later {
+            std::hint::spin_loop();
+        }
+        let hit = batch_of(agent.pid());
+        agent.kill();
+        let Some(batch) = hit else { continue };
+        done += 1;
+        // What it had started runs to its end without it.
+        assert!(wait_until(LIMIT, || !Path::new(&format!("/proc/{batch}")).exists()));
+        let lines = every_line(&node);
+        let wrong: Vec<&String> = lines
+            .difference(&before)
+            .filter(|line| !is_whole(line, &list, &list6))
+            .collect();
+        assert!(wrong.is_empty(), "kill {done}: not ours: {wrong:?}");
+        assert!(
+            before.is_subset(&lines),
+            "kill {done}: lost: {:?}",
+            before.difference(&lines)
+        );
+        *hits.entry(lines.len() / 100).or_default() += 1;
+    }
+    let _last = node.agent_in_force(&[]);
+    assert_eq!(node.own(), wanted);
+    println!(
+        "{done} kills during a write in {round} starts; hundreds of lines in the kernel after them: {hits:?}"
+    );
+}
