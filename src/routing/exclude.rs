@@ -263,10 +263,7 @@ impl<'a> Carver<'a> {
         let carved = &mut self.carved[claim];
         if let Some(taken) = rivals.iter().find(|r| r.key == key) {
             carved.shadowed.add(prefix, || {
-                format!(
-                    "the node has the route {} with our metric, which is left as it is",
-                    taken
-                )
+                format!("the node has the route {taken} with our metric, which is left as it is")
             });
             return;
         }
@@ -278,7 +275,7 @@ impl<'a> Carver<'a> {
         carved.install.push(prefix);
         if let Some(winner) = rivals.first().filter(|r| r.key.metric < self.ground.metric) {
             carved.shadowed.add(prefix, || {
-                format!("shadowed by the route {}, whose metric is lower", winner)
+                format!("shadowed by the route {winner}, whose metric is lower")
             });
         }
     }
@@ -295,10 +292,7 @@ impl<'a> Carver<'a> {
                     .filter(|r| r.key.metric <= self.ground.metric)
             {
                 self.carved[claim].shadowed.add(prefix, || {
-                    format!(
-                        "shadowed by the route {}, whose metric is not higher",
-                        winner
-                    )
+                    format!("shadowed by the route {winner}, whose metric is not higher")
                 });
                 continue;
             }
