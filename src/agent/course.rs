@@ -40,6 +40,8 @@ pub enum Newest {
         revision: Option<String>,
         /// One line.
         why: String,
+        /// There is no `routes.yaml`, and nothing else is wrong.
+        absent: bool,
     },
 }
 
@@ -103,6 +105,7 @@ impl Course {
             let refused = Newest::Refused {
                 revision: Some(loaded.revision.clone()),
                 why,
+                absent: false,
             };
             self.unfit = Some(loaded.clone());
             self.newest = refused;
@@ -176,13 +179,15 @@ mod tests {
         course.follow();
         assert!(course.found(Newest::Refused {
             revision: Some("b".into()),
-            why: "no".into()
+            why: "no".into(),
+            absent: false,
         }));
         course.follow();
         assert_eq!(course.revision(), "a");
         assert!(!course.found(Newest::Refused {
             revision: Some("b".into()),
-            why: "no".into()
+            why: "no".into(),
+            absent: false,
         }));
     }
 

@@ -143,6 +143,8 @@ struct Memory {
     /// What was said last, so that it is said once.
     said: BTreeMap<&'static str, String>,
     taint_removed: bool,
+    /// The kernel had nothing of ours when the agent started.
+    bare: bool,
     /// A configuration is new and has not been called in force yet.
     announce: bool,
     written_since_announced: bool,
@@ -331,14 +333,19 @@ impl Agent {
         };
         let found = match timeout(limit, &mut reading).await {
             Ok(Ok(found)) => found,
-            Ok(Err(panic)) => Found::refused(format!("reading the configuration failed: {panic}")),
+            Ok(Err(panic)) => {
+                Found::refused(format!("reading the configuration failed: {panic}"), false)
+            }
             Err(_) => {
                 self.reading = Some(reading);
-                Found::refused(format!(
-                    "{} could not be read within {} s",
-                    self.args.node.config.display(),
-                    READING.as_secs()
-                ))
+                Found::refused(
+                    format!(
+                        "{} could not be read within {} s",
+                        self.args.node.config.display(),
+                        READING.as_secs()
+                    ),
+                    false,
+                )
             }
         };
         let Found::New {
@@ -357,7 +364,14 @@ impl Agent {
             tracing::warn!("{warning}");
         }
         match self.course.newest() {
-            Newest::Refused { revision, why } => {
+            // Which of the two is for `resume` to find out, where the agent has just started.
+            Newest::Refused {
+                absent: true, why, ..
+            } if self.course.in_force().is_none() => {
+                tracing::warn!("No configuration; what is in the kernel stays: {why}");
+                self.publish();
+            }
+            Newest::Refused { revision, why, .. } => {
                 let revision = revision.as_deref().unwrap_or("unknown");
                 let note = format!("Configuration refused (revision {revision}): {why}");
                 tracing::error!(
@@ -611,11 +625,12 @@ enum Found {
 }
 
 impl Found {
-    fn refused(why: String) -> Self {
+    fn refused(why: String, absent: bool) -> Self {
         Self::New {
             newest: Newest::Refused {
                 revision: None,
                 why,
+                absent,
             },
             kind: None,
             warnings: Vec::new(),
@@ -626,7 +641,7 @@ impl Found {
 fn read(directory: &Path, known: Option<&str>) -> Found {
     let snapshot = match source::read(directory) {
         Ok(snapshot) => snapshot,
-        Err(error) => return Found::refused(error.to_string()),
+        Err(error) => return Found::refused(error.to_string(), error.is_not_configured()),
     };
     let revision = snapshot.files.revision().to_string();
     if known == Some(revision.as_str()) {
@@ -644,6 +659,7 @@ fn read(directory: &Path, known: Option<&str>) -> Found {
             Newest::Refused {
                 revision: Some(revision),
                 why: problems.summary(),
+                absent: false,
             },
             Vec::new(),
         ),

@@ -398,7 +398,13 @@ impl Agent {
                 resolution.sets.iter().filter(|set| set.wanted > 0).count(),
             );
             tracing::info!(revision, routes, sets, "Configuration in force");
-            if written {
+            if written && routes == 0 && deleted > 0 {
+                let note = format!(
+                    "Revision {revision} has no route for this node: all {deleted} were removed"
+                );
+                tracing::warn!("{note}");
+                self.emit(Reason::AllRoutesRemoved, note);
+            } else if written {
                 self.emit(
                     Reason::RoutesApplied,
                     format!("Revision {revision} applied: {routes} route(s) of {sets} set(s)"),
@@ -583,14 +589,16 @@ impl Agent {
 
     /// Takes up what an earlier agent left unfinished, as far as the kernel shows it.
     pub(super) async fn resume(&mut self) {
-        let Newest::Good(newest) = self.course.newest() else {
-            return;
-        };
-        let revision = newest.revision.clone();
         let Ok(kernel) = self.applier.table.read().await else {
             return;
         };
         let ownership = self.ownership();
+        let found = Wanted::as_found(&kernel, &ownership);
+        self.memory.bare = found.routes.is_empty() && found.nexthops.is_empty();
+        let Newest::Good(newest) = self.course.newest() else {
+            return self.publish();
+        };
+        let revision = newest.revision.clone();
         let ours = |id: u32| {
             kernel
                 .nexthops

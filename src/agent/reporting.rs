@@ -94,6 +94,11 @@ impl Agent {
             Newest::Good(_) if self.is_held() => {
                 (Overall::RolledBack, Some(LABELS_HELD.to_owned()))
             }
+            Newest::Refused {
+                absent: true, why, ..
+            } if self.memory.bare && self.course.in_force().is_none() => {
+                (Overall::Ready, Some(format!("not configured: {why}")))
+            }
             _ => verdict(&self.course, rejected, &problems),
         };
         let rejected = match (self.course.newest(), rejected) {

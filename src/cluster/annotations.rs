@@ -58,10 +58,7 @@ pub fn annotations(status: &Status) -> Annotations {
     let (installed, wanted) = status.sets.iter().fold((0, 0), |sum, set| {
         (sum.0 + set.installed, sum.1 + set.wanted)
     });
-    let message = status
-        .message
-        .as_deref()
-        .filter(|text| status.status != Overall::Ready && !text.is_empty());
+    let message = status.message.as_deref().filter(|text| !text.is_empty());
     BTreeMap::from([
         (STATUS, Some(word(status.status).to_owned())),
         (REVISION, Some(status.revision.clone())),

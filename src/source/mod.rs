@@ -58,6 +58,8 @@ pub struct SourceError {
 pub enum Reason {
     /// There is nothing.
     Missing(String),
+    /// The directory can be read, and has no `routes.yaml`: the `ConfigMap` was never filled in, or its key was removed.
+    NotConfigured(String),
     /// There is something that cannot be read.
     Unreadable(String),
     /// It changed each time it was read.
@@ -72,7 +74,7 @@ impl fmt::Display for SourceError {
             crate::config::printable(&self.path.to_string_lossy())
         )?;
         match &self.reason {
-            Reason::Missing(why) | Reason::Unreadable(why) => {
+            Reason::Missing(why) | Reason::NotConfigured(why) | Reason::Unreadable(why) => {
                 f.write_str(&crate::config::printable(why))
             }
             Reason::Moving => write!(
@@ -84,6 +86,14 @@ impl fmt::Display for SourceError {
 }
 
 impl std::error::Error for SourceError {}
+
+impl SourceError {
+    /// Whether the directory can be read and has no `routes.yaml`. On a node without anything of ours that is no mistake; elsewhere
+    /// what is in force stays.
+    pub const fn is_not_configured(&self) -> bool {
+        matches!(self.reason, Reason::NotConfigured(_))
+    }
+}
 
 /// Reads a directory, or a single file with its list files beside it.
 ///
@@ -174,7 +184,11 @@ fn read_files(directory: &Path, name: &str, shown: &Path) -> Result<Files, Sourc
     let routes_yaml = read_file(&directory.join(name)).map_err(|unread| SourceError {
         path: shown.join(name),
         reason: match unread {
-            ListUnread::Missing => Reason::Missing(missing(&other_files(directory))),
+            // A dangling `..data` is no ConfigMap without the key.
+            ListUnread::Missing if fs::read_dir(directory).is_ok() => {
+                Reason::NotConfigured(not_configured(&other_files(directory)))
+            }
+            ListUnread::Missing => Reason::Missing("is not there, nor is its directory".to_owned()),
             ListUnread::Other(why) => Reason::Unreadable(why),
         },
     })?;
@@ -201,13 +215,15 @@ fn read_files(directory: &Path, name: &str, shown: &Path) -> Result<Files, Sourc
     Ok(files)
 }
 
-fn missing(others: &[String]) -> String {
+fn not_configured(others: &[String]) -> String {
     let there = if others.is_empty() {
         "it is empty".to_owned()
     } else {
         format!("it has {}", others.join(", "))
     };
-    format!("is not there; the ConfigMap needs a key `{ROUTES_YAML}`, and {there}")
+    format!(
+        "is not there; the ConfigMap needs a key `{ROUTES_YAML}`, and {there}; add the key with `kubectl edit configmap` or from your own copy (`routes: []` in it removes every route)"
+    )
 }
 
 /// The names in a directory that can be keys, sorted, up to a limit.

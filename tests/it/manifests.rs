@@ -272,17 +272,27 @@ fn check(stream: &str) -> (Option<i32>, String) {
     )
 }
 
+/// `deploy/configmap.yaml` as somebody leaves it who takes the example into use.
+fn sample() -> String {
+    fs::read_to_string(Path::new(ROOT).join("deploy/configmap.yaml"))
+        .unwrap()
+        .replace("\n  routes.yaml.example: |", "\n  routes.yaml: |")
+}
+
+#[test]
+fn applying_the_configmap_again_has_no_key_to_reset_but_the_example() {
+    let config = object("ConfigMap", Some("kube-system"));
+    let keys: Vec<&String> = config["data"].as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["routes.yaml.example"]);
+}
+
 #[test]
 fn the_sample_configuration_is_valid_and_applies_to_no_node() {
-    let text = fs::read_to_string(Path::new(ROOT).join("deploy/configmap.yaml")).unwrap();
-    let (code, said) = check(&text);
+    let (code, said) = check(&sample());
     assert_eq!(code, Some(0), "{said}");
-    let routes: Value = serde_yaml::from_str(
-        object("ConfigMap", Some("kube-system"))["data"]["routes.yaml"]
-            .as_str()
-            .unwrap(),
-    )
-    .unwrap();
+    let config: Value = serde_yaml::from_str(&sample()).unwrap();
+    let routes: Value =
+        serde_yaml::from_str(config["data"]["routes.yaml"].as_str().unwrap()).unwrap();
     for set in routes["routes"].as_array().unwrap() {
         assert_eq!(
             set["nodeSelector"]["matchLabels"],
@@ -294,7 +304,7 @@ fn the_sample_configuration_is_valid_and_applies_to_no_node() {
 
 /// The sample as somebody leaves it who takes every commented example into use.
 fn sample_uncommented() -> String {
-    let text = fs::read_to_string(Path::new(ROOT).join("deploy/configmap.yaml")).unwrap();
+    let text = sample();
     let mut in_example = false;
     let lines: Vec<String> = text
         .lines()

@@ -150,16 +150,47 @@ fn reads_as_a_single_file() {
 }
 
 #[test]
+fn a_directory_without_routes_yaml_is_told_from_one_that_is_not_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let absent = |path: &Path| read(path).unwrap_err().is_not_configured();
+    assert!(absent(dir.path()));
+    assert!(!absent(&dir.path().join("nowhere")));
+    let mut volume = Volume::new(dir.path().join("volume"));
+    fs::create_dir(volume.path()).unwrap();
+    volume.write(&[("other.yaml", "")]);
+    assert!(absent(volume.path()));
+    fs::create_dir(dir.path().join("plain")).unwrap();
+    fs::create_dir(dir.path().join("plain/routes.yaml")).unwrap();
+    assert!(!absent(&dir.path().join("plain")), "there is something");
+    let dangling = dir.path().join("dangling");
+    fs::create_dir(&dangling).unwrap();
+    std::os::unix::fs::symlink("..gone", dangling.join("..data")).unwrap();
+    assert_eq!(
+        read(&dangling)
+            .unwrap_err()
+            .to_string()
+            .split_once(": ")
+            .unwrap()
+            .1,
+        "is not there, nor is its directory"
+    );
+    assert!(
+        !absent(&dangling),
+        "half a volume is no ConfigMap without the key"
+    );
+}
+
+#[test]
 fn what_is_not_there_is_said_with_what_is() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(
         why(dir.path()),
-        "DIR/routes.yaml: is not there; the ConfigMap needs a key `routes.yaml`, and it is empty"
+        "DIR/routes.yaml: is not there; the ConfigMap needs a key `routes.yaml`, and it is empty; add the key with `kubectl edit configmap` or from your own copy (`routes: []` in it removes every route)"
     );
     fs::write(dir.path().join("route.yaml"), "").unwrap();
     assert_eq!(
         why(dir.path()),
-        "DIR/routes.yaml: is not there; the ConfigMap needs a key `routes.yaml`, and it has route.yaml"
+        "DIR/routes.yaml: is not there; the ConfigMap needs a key `routes.yaml`, and it has route.yaml; add the key with `kubectl edit configmap` or from your own copy (`routes: []` in it removes every route)"
     );
     assert_eq!(
         why(&dir.path().join("nowhere")),
@@ -170,7 +201,7 @@ fn what_is_not_there_is_said_with_what_is() {
     volume.write(&[("other.yaml", "")]);
     assert_eq!(
         why(volume.path()),
-        "DIR/routes.yaml: is not there; the ConfigMap needs a key `routes.yaml`, and it has other.yaml"
+        "DIR/routes.yaml: is not there; the ConfigMap needs a key `routes.yaml`, and it has other.yaml; add the key with `kubectl edit configmap` or from your own copy (`routes: []` in it removes every route)"
     );
 }
 

@@ -199,7 +199,7 @@ fn what_cannot_be_read_is_told_from_what_is_refused() {
         (empty.verdict, empty.err.as_str()),
         (
             Verdict::Unread,
-            "DIR/routes.yaml: is not there; the ConfigMap needs a key `routes.yaml`, and it is empty\n"
+            "DIR/routes.yaml: is not there; the ConfigMap needs a key `routes.yaml`, and it is empty; add the key with `kubectl edit configmap` or from your own copy (`routes: []` in it removes every route)\n"
         )
     );
     assert_eq!(

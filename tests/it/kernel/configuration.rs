@@ -1,6 +1,7 @@
 //! How edits arrive, and what arrives instead of them.
 
 use super::*;
+use crate::guard::http_get;
 
 fn one(name: &str, destination: &str) -> String {
     routes(&[set(name, G1, destination, "")])
@@ -192,4 +193,65 @@ fn a_sub_path_mount_works_and_the_log_says_that_edits_never_arrive() {
         LIMIT,
     );
     node.owns(&["198.51.100.0/24".to_owned()].into());
+}
+
+fn has_a_status(node: &Node) {
+    assert!(wait_until(LIMIT, || http_get(&node.lab, "nd", "/status")
+        .contains("200 OK")));
+}
+
+/// What `kubectl apply -f deploy/` leaves, and what it leaves after the key was once applied.
+const EXAMPLE_ONLY: [(&str, &str); 1] = [("routes.yaml.example", "routes: []\n")];
+
+#[test]
+fn without_routes_yaml_a_bare_node_is_ready_and_says_that_it_is_not_configured() {
+    let mut node = Node::new();
+    node.volume.write(&EXAMPLE_ONLY);
+    let agent = node.agent(&[]);
+    has_a_status(&node);
+    let message = node.becomes("Ready")["message"].to_string();
+    for words in [
+        "not configured",
+        "needs a key `routes.yaml`, and it has routes.yaml.example",
+        "kubectl edit configmap",
+    ] {
+        assert!(message.contains(words), "{message}");
+    }
+    let ready = || http_get(&node.lab, "nd", "/readyz").ends_with("ok\n");
+    assert!(wait_until(LIMIT, ready), "a rollout would wait for it");
+    assert!(!agent.said().contains("ERROR"), "{}", agent.said());
+    node.volume.routes(&one("a", "198.51.100.0/24"));
+    node.owns(&["198.51.100.0/24".to_owned()].into());
+    assert_eq!(node.becomes("Ready")["message"], serde_json::Value::Null);
+}
+
+#[test]
+fn a_routes_yaml_that_vanished_changes_no_route_also_over_a_restart() {
+    let mut node = Node::new();
+    node.volume.routes(&one("a", "198.51.100.0/24"));
+    let mut agent = node.agent_in_force(&[]);
+    let good = node.everything();
+    node.volume.write(&EXAMPLE_ONLY);
+    let puts_back = |status: &serde_json::Value| {
+        let message = status["message"].to_string();
+        assert!(
+            message.contains("add the key with `kubectl edit configmap` or from your own copy"),
+            "{message}"
+        );
+    };
+    puts_back(&node.becomes("Invalid"));
+    assert_eq!(node.everything(), good);
+    agent.kill();
+    let agent = node.agent(&[]);
+    has_a_status(&node);
+    puts_back(&node.becomes("Invalid"));
+    assert_eq!(node.everything(), good);
+
+    // The key is back, and then an edit says in so many words that there are to be no routes.
+    node.volume.routes(&one("a", "198.51.100.0/24"));
+    node.becomes("Ready");
+    assert_eq!(node.everything(), good);
+    node.volume.routes("routes: []\n");
+    node.owns(&BTreeSet::new());
+    agent.wait_for("has no route for this node: all 1 were removed", LIMIT);
 }
