@@ -26,12 +26,19 @@ fn the_annotations_are_those_of_the_contract() {
     );
     let ready = annotations(&Status {
         status: Overall::Ready,
+        message: None,
         ..example()
     });
     assert_eq!(
         ready[MESSAGE], None,
         "there is nothing to say when all is well"
     );
+    let bare = annotations(&Status {
+        status: Overall::Ready,
+        message: Some("not configured: …".into()),
+        ..example()
+    });
+    assert_eq!(bare[MESSAGE].as_deref(), Some("not configured: …"));
 }
 
 #[test]
@@ -99,6 +106,7 @@ fn round_trip_times_and_clocks_are_in_no_annotation() {
 fn only_what_changed_is_written_and_what_is_gone_is_removed() {
     let wanted = annotations(&Status {
         status: Overall::Ready,
+        message: None,
         ..example()
     });
     let before = known(&[
