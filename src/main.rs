@@ -37,7 +37,7 @@ fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<u8> {
     match command {
         Command::Run(args) => agent::run(args).await.map(|()| 0),
-        Command::Check { path } => cli::check::command(path.as_deref()),
+        Command::Check(args) => cli::check::command(&args),
         Command::Diff(args) => cli::node::diff_command(args).await,
         Command::Apply(args) => cli::node::apply(args).await,
         Command::Status { node, output } => cli::node::status(node, output).await,

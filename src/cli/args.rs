@@ -70,11 +70,10 @@ pub enum Command {
     #[command(after_help = "Exit status: 0 on SIGTERM or SIGINT.")]
     Run(RunArgs),
     /// Validate a directory, a routes.yaml, or Kubernetes manifests that hold a ConfigMap with one; needs no privileges
-    #[command(after_help = "Exit status: 0 valid, 1 refused, 2 could not be read.")]
-    Check {
-        /// A directory, a file, or `-` for a stream on stdin such as `kustomize build` prints [default: /etc/egress-routes]
-        path: Option<String>,
-    },
+    #[command(
+        after_help = "Exit status: 0 valid, 1 refused (with --strict warnings too), 2 could not be read."
+    )]
+    Check(CheckArgs),
     /// Print what `apply` would change on this node now: `+ PREFIX via …`, `- …`, `~ …`, a line each
     #[command(after_help = "Exit status: 0 nothing to change, 1 changes, 2 error.")]
     Diff(OneShotArgs),
@@ -159,6 +158,19 @@ pub struct NodeArgs {
     /// This node's name in the cluster; without it there is none
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
+}
+
+/// `check`.
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// A directory, a file, or `-` for standard input, as `kustomize build` prints it [default: /etc/egress-routes]
+    pub path: Option<String>,
+    /// Treat warnings as problems, for CI
+    #[arg(long)]
+    pub strict: bool,
+    /// How it is printed
+    #[arg(short, long, default_value = "table", value_name = "FORMAT")]
+    pub output: Output,
 }
 
 /// `diff` and `apply`.

@@ -1,29 +1,25 @@
 //! `check`: whether a configuration is right, before a cluster sees it.
 //!
-//! Reads a directory, a `routes.yaml` or Kubernetes manifests; needs no privileges and no cluster.
-//! A summary and warnings go to `out`, problems with the offending lines to `err`.
+//! Needs no privileges and no cluster. A summary goes to `out`, problems with the offending lines and warnings to `err`;
+//! as JSON all of it goes to `out`.
 
-use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use serde::Serialize;
 
+use crate::cli::args::{CheckArgs, Output};
+use crate::cli::input::{self, Input, Inputs};
 use crate::cli::logs;
-use crate::config::manifests::{self, Stream};
 use crate::config::{
-    self, Checked, Files, HealthCheck, ListUnread, NodeSelector, Probe, Problems, ROUTES_YAML,
-    RouteSet, Strategy, WhenDown,
+    self, Checked, Files, HealthCheck, NodeSelector, Probe, Problem, RouteSet, Strategy, Warning,
+    WarningKind, WhenDown,
 };
-use crate::net::prefix::Family;
-use crate::source::{self, SourceError};
+use crate::net::prefix::{Family, Prefix};
+use crate::report::status::ProblemKind;
 
 /// Where the `DaemonSet` mounts the `ConfigMap`.
 pub const DEFAULT_PATH: &str = "/etc/egress-routes";
-/// Most bytes of a stream of manifests.
-const MAX_STREAM: usize = 64 << 20;
-/// Most files of a directory of manifests.
-const MAX_MANIFESTS: usize = 500;
 
 /// What `check` found out; its number is the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,222 +27,333 @@ const MAX_MANIFESTS: usize = 500;
 pub enum Verdict {
     /// Every configuration is valid.
     Valid = 0,
-    /// At least one would be refused.
+    /// At least one would be refused, or there are warnings and they count.
     Refused = 1,
     /// At least one could not be read, or there was none.
     Unread = 2,
 }
 
+/// How `check` is to judge and to print.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Whether warnings fail.
+    pub strict: bool,
+    /// For people or for programs.
+    pub output: Output,
+    /// Whether `err` shows colours.
+    pub colours: bool,
+}
+
 /// `check` of the command line.
-pub fn command(path: Option<&str>) -> anyhow::Result<u8> {
+pub fn command(args: &CheckArgs) -> anyhow::Result<u8> {
     let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
-    let verdict = run(
-        path,
-        &mut io::stdin().lock(),
-        logs::colours(),
-        &mut out,
-        &mut err,
-    )
-    .context("writing the output")?;
+    let options = Options {
+        strict: args.strict,
+        output: args.output,
+        colours: logs::colours(),
+    };
+    let path = args.path.as_deref().unwrap_or(DEFAULT_PATH);
+    let verdict = run(path, &mut io::stdin().lock(), options, &mut out, &mut err)
+        .context("writing the output")?;
     Ok(verdict as u8)
 }
 
-/// Checks what is at `path` (`-` is `input`); problems are shown with the offending line, in colours if asked; fails only when `out` or `err` cannot be written.
+/// Checks what is at `path` (`-` is `input`); fails only when `out` or `err` cannot be written.
 pub fn run(
-    path: Option<&str>,
+    path: &str,
     input: &mut dyn Read,
-    colours: bool,
+    options: Options,
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> io::Result<Verdict> {
-    let mut check = Check {
-        colours,
-        out,
-        err,
-        worst: Verdict::Valid,
+    let report = match input::read(path, input) {
+        Ok(inputs) => judge(inputs),
+        Err(why) => Report::unread(why),
     };
-    match path.unwrap_or(DEFAULT_PATH) {
-        "-" => {
-            let mut bytes = Vec::new();
-            match input.take(MAX_STREAM as u64 + 1).read_to_end(&mut bytes) {
-                Ok(_) => check.stream("standard input", ROUTES_YAML, &bytes, None)?,
-                Err(error) => {
-                    check.unread(&format!("standard input: could not be read: {error}"))?;
-                }
-            }
+    let verdict = report.verdict(options.strict);
+    match options.output {
+        Output::Json => {
+            serde_json::to_writer_pretty(&mut *out, &report)?;
+            writeln!(out)?;
         }
-        path => check.path(Path::new(path))?,
+        Output::Table => print(&report, options, out, err)?,
     }
-    Ok(check.worst)
+    Ok(verdict)
 }
 
-struct Check<'w> {
-    colours: bool,
-    out: &'w mut dyn Write,
-    err: &'w mut dyn Write,
-    worst: Verdict,
+/// All of it, as `-o json` prints it.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    valid: bool,
+    /// Why nothing could be read.
+    error: Option<String>,
+    configurations: Vec<Entry>,
+    /// About other documents beside the configurations.
+    warnings: Vec<WarningEntry>,
 }
 
-impl Check<'_> {
-    fn path(&mut self, path: &Path) -> io::Result<()> {
-        if path.is_dir() {
-            return match source::read(path) {
-                Ok(snapshot) => self.files(&shown(path), ROUTES_YAML, &snapshot.files),
-                Err(error) => self.directory_of_manifests(path, &error),
-            };
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Entry {
+    source: String,
+    config_map: Option<String>,
+    valid: bool,
+    revision: Option<String>,
+    sets: Vec<SetEntry>,
+    protected: usize,
+    problems: Vec<ProblemEntry>,
+    /// How many more there were than are listed.
+    more_problems: usize,
+    warnings: Vec<WarningEntry>,
+    #[serde(skip)]
+    pictures: Vec<Problem>,
+    #[serde(skip)]
+    lines: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SetEntry {
+    name: String,
+    strategy: &'static str,
+    when_down: &'static str,
+    leak_guard: bool,
+    gateways: Vec<String>,
+    destinations: usize,
+    except: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct ProblemEntry {
+    kind: ProblemKind,
+    set: Option<String>,
+    text: String,
+    file: String,
+    line: u32,
+    column: u32,
+    path: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct WarningEntry {
+    kind: WarningKind,
+    set: Option<String>,
+    text: String,
+}
+
+impl From<Warning> for WarningEntry {
+    fn from(warning: Warning) -> Self {
+        Self {
+            text: warning.to_string(),
+            kind: warning.kind,
+            set: warning.set,
         }
-        let name = path
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default();
-        match source::read_whole(path, MAX_STREAM) {
-            Ok(bytes) => self.stream(&shown(path), &name, &bytes, Some(path)),
-            Err(ListUnread::Missing) => self.unread(&format!("{}: is not there", shown(path))),
-            Err(ListUnread::Other(why)) => self.unread(&format!("{}: {why}", shown(path))),
+    }
+}
+
+impl Report {
+    fn unread(why: String) -> Self {
+        Self {
+            error: Some(why),
+            ..Self::default()
         }
     }
 
-    /// A directory without `routes.yaml` may hold manifests, as `deploy/` does.
-    fn directory_of_manifests(&mut self, directory: &Path, error: &SourceError) -> io::Result<()> {
-        let entries = std::fs::read_dir(directory)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .take(MAX_MANIFESTS);
-        let is_manifest = |path: &PathBuf| {
-            path.extension()
-                .is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
-        };
-        let mut paths: Vec<PathBuf> = entries
-            .map(|entry| entry.path())
-            .filter(is_manifest)
-            .collect();
-        paths.sort_unstable();
-        let mut any = false;
-        for path in paths {
-            let Ok(bytes) = source::read_whole(&path, MAX_STREAM) else {
-                continue;
-            };
-            let Ok(text) = std::str::from_utf8(&bytes) else {
-                continue;
-            };
-            if let Stream::Manifests(found) = manifests::search(text)
-                && !found.is_empty()
-            {
-                any = true;
-                self.manifests(&shown(&path), found)?;
-            }
-        }
-        if any {
-            Ok(())
-        } else {
-            self.unread(&error.to_string())
+    fn verdict(&self, strict: bool) -> Verdict {
+        match self {
+            Self { error: Some(_), .. } => Verdict::Unread,
+            Self { valid: false, .. } => Verdict::Refused,
+            _ if strict && self.warning_count() > 0 => Verdict::Refused,
+            _ => Verdict::Valid,
         }
     }
 
-    /// Manifests, or a `routes.yaml` with its list files beside it.
-    fn stream(
-        &mut self,
-        label: &str,
-        name: &str,
-        bytes: &[u8],
-        path: Option<&Path>,
-    ) -> io::Result<()> {
-        if bytes.len() > MAX_STREAM {
-            return self.unread(&format!("{label}: is larger than {} MiB", MAX_STREAM >> 20));
+    fn warning_count(&self) -> usize {
+        let of_entries = self.configurations.iter().map(|entry| entry.warnings.len());
+        self.warnings.len() + of_entries.sum::<usize>()
+    }
+}
+
+fn judge(inputs: Inputs) -> Report {
+    let configurations: Vec<Entry> = inputs.found.into_iter().map(entry).collect();
+    Report {
+        valid: configurations.iter().all(|entry| entry.valid),
+        error: None,
+        configurations,
+        warnings: inputs.warnings.into_iter().map(Into::into).collect(),
+    }
+}
+
+fn entry(input: Input) -> Entry {
+    let mut entry = Entry {
+        source: input.label,
+        config_map: input.config_map,
+        valid: false,
+        revision: None,
+        sets: Vec::new(),
+        protected: 0,
+        problems: Vec::new(),
+        more_problems: 0,
+        warnings: input.warnings.into_iter().map(Into::into).collect(),
+        pictures: Vec::new(),
+        lines: Vec::new(),
+    };
+    let files = match input.files {
+        Ok(files) => files,
+        Err(problems) => {
+            entry.problems = problems.iter().map(|p| problem_entry(p, &[])).collect();
+            entry.pictures = problems;
+            return entry;
         }
-        let stream = std::str::from_utf8(bytes).map_or(Stream::Other, manifests::search);
-        match (stream, path) {
-            (Stream::Manifests(found), _) if found.is_empty() => self.unread(&format!(
-                "{label}: there is no ConfigMap with a key `{ROUTES_YAML}` in it"
-            )),
-            (Stream::Manifests(found), _) => self.manifests(label, found),
-            (Stream::Other, Some(path)) => match source::read(path) {
-                Ok(snapshot) => self.files(label, name, &snapshot.files),
-                Err(error) => self.unread(&error.to_string()),
+    };
+    match config::parse(&files) {
+        Ok(checked) => accept(&mut entry, checked),
+        Err(problems) => {
+            entry.revision = Some(problems.revision.to_string());
+            entry.more_problems = problems.more;
+            let sets = set_names(&files);
+            entry.problems = problems
+                .kept
+                .iter()
+                .map(|problem| problem_entry(problem, &sets))
+                .collect();
+            entry.pictures = problems.kept;
+        }
+    }
+    entry
+}
+
+fn set_names(files: &Files) -> Vec<String> {
+    config::set_names(&files.routes_yaml)
+}
+
+fn problem_entry(problem: &Problem, sets: &[String]) -> ProblemEntry {
+    let index = problem.path.as_deref().and_then(|path| {
+        path.strip_prefix("routes[")?
+            .split(']')
+            .next()?
+            .parse()
+            .ok()
+    });
+    ProblemEntry {
+        kind: ProblemKind::ConfigRefused,
+        set: index
+            .and_then(|index: usize| sets.get(index).cloned())
+            .filter(|name| !name.is_empty()),
+        text: problem.message.clone(),
+        file: problem.file.clone(),
+        line: problem.line,
+        column: problem.column,
+        path: problem.path.clone(),
+    }
+}
+
+fn accept(entry: &mut Entry, checked: Checked) {
+    entry.valid = true;
+    entry.revision = Some(checked.revision.to_string());
+    entry.protected = checked.config.protected.len();
+    for set in &checked.config.sets {
+        entry.lines.push(describe(set));
+        entry.sets.push(SetEntry {
+            name: set.name.clone(),
+            strategy: match set.strategy {
+                Strategy::Balance => "balance",
+                Strategy::Failover { .. } => "failover",
             },
-            (Stream::Other, None) => {
-                let keys = BTreeMap::from([(ROUTES_YAML.to_owned(), bytes.to_vec())]);
-                self.files(label, name, &Files::from_keys(&keys).unwrap_or_default())
-            }
-        }
+            when_down: when_down(set.when_down),
+            leak_guard: set.leak_guard,
+            gateways: set.gateways.iter().map(ToString::to_string).collect(),
+            destinations: set.destinations.len(),
+            except: set.except.len(),
+        });
     }
-
-    fn manifests(&mut self, label: &str, found: Vec<manifests::Found>) -> io::Result<()> {
-        for found in found {
-            let label = format!("{label}: ConfigMap {}", found.name);
-            match found.files {
-                Ok(files) => self.files(&label, ROUTES_YAML, &files)?,
-                Err(why) => {
-                    self.worst = self.worst.max(Verdict::Refused);
-                    writeln!(self.err, "{label}: {}", config::printable(&why))?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn files(&mut self, label: &str, name: &str, files: &Files) -> io::Result<()> {
-        match config::parse(files) {
-            Ok(checked) => self.summary(label, &checked),
-            Err(problems) => self.problems(label, name, problems),
-        }
-    }
-
-    fn problems(&mut self, label: &str, name: &str, mut problems: Problems) -> io::Result<()> {
-        self.worst = self.worst.max(Verdict::Refused);
-        let count = problems.count();
-        for problem in &mut problems.kept {
-            if problem.file == ROUTES_YAML {
-                name.clone_into(&mut problem.file);
-            }
-            let said = problem.picture(self.colours);
-            writeln!(self.err, "{said}")?;
-        }
-        if problems.more > 0 {
-            writeln!(self.err, "and {} more", problems.more)?;
-        }
-        let plural = if count == 1 { "problem" } else { "problems" };
-        writeln!(
-            self.err,
-            "{label}: refused, {count} {plural} (revision {})",
-            problems.revision
-        )
-    }
-
-    fn unread(&mut self, why: &str) -> io::Result<()> {
-        self.worst = Verdict::Unread;
-        writeln!(self.err, "{}", config::printable(why))
-    }
-
-    fn summary(&mut self, label: &str, checked: &Checked) -> io::Result<()> {
-        let config = &checked.config;
-        let sets = match config.sets.len() {
-            0 => "no route sets, so that every route is taken away".to_owned(),
-            1 => "1 route set".to_owned(),
-            n => format!("{n} route sets"),
-        };
-        write!(
-            self.out,
-            "{label}: valid, revision {}, {sets}",
-            checked.revision
-        )?;
-        match config.protected.len() {
-            0 => writeln!(self.out)?,
-            n => writeln!(self.out, ", {n} protected")?,
-        }
-        for set in &config.sets {
-            writeln!(self.out, "  {}", describe(set))?;
-        }
-        for warning in &checked.warnings {
-            writeln!(self.out, "warning: {warning}")?;
-        }
-        Ok(())
-    }
+    let warnings = checked.warnings.into_iter().map(Into::into);
+    entry.warnings.extend(warnings);
 }
 
-fn shown(path: &Path) -> String {
-    config::printable(&path.to_string_lossy()).into_owned()
+fn print(
+    report: &Report,
+    options: Options,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> io::Result<()> {
+    if let Some(why) = &report.error {
+        return writeln!(err, "{}", config::printable(why));
+    }
+    let (yellow, plain) = if options.colours {
+        ("\u{1b}[33m", "\u{1b}[0m")
+    } else {
+        ("", "")
+    };
+    for entry in &report.configurations {
+        if entry.valid {
+            print_summary(entry, out)?;
+        } else {
+            print_problems(entry, options.colours, err)?;
+        }
+        for warning in &entry.warnings {
+            writeln!(err, "{yellow}warning{plain}: {}", warning.text)?;
+        }
+    }
+    for warning in &report.warnings {
+        writeln!(err, "{yellow}warning{plain}: {}", warning.text)?;
+    }
+    if options.strict && report.valid && report.warning_count() > 0 {
+        let count = counted(report.warning_count(), "warning");
+        writeln!(err, "{count}, which `--strict` refuses")?;
+    }
+    Ok(())
+}
+
+fn print_problems(entry: &Entry, colours: bool, err: &mut dyn Write) -> io::Result<()> {
+    for problem in &entry.pictures {
+        writeln!(err, "{}", problem.picture(colours))?;
+    }
+    if entry.more_problems > 0 {
+        writeln!(err, "and {} more", entry.more_problems)?;
+    }
+    let count = counted(entry.pictures.len() + entry.more_problems, "problem");
+    let revision = match &entry.revision {
+        Some(revision) => format!(" (revision {revision})"),
+        None => String::new(),
+    };
+    writeln!(err, "{}: refused, {count}{revision}", entry.source)
+}
+
+fn print_summary(entry: &Entry, out: &mut dyn Write) -> io::Result<()> {
+    let sets = match entry.sets.len() {
+        0 => "no route sets: all routes will be removed".to_owned(),
+        n => counted(n, "route set"),
+    };
+    let protected = match entry.protected {
+        0 => String::new(),
+        n => format!(", {n} protected"),
+    };
+    let revision = entry.revision.as_deref().unwrap_or_default();
+    writeln!(
+        out,
+        "{}: valid, revision {revision}, {sets}{protected}",
+        entry.source
+    )?;
+    for line in &entry.lines {
+        writeln!(out, "  {line}")?;
+    }
+    Ok(())
+}
+
+/// `1 problem`, `2 problems`.
+fn counted(count: usize, thing: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {thing}{plural}")
+}
+
+const fn when_down(when_down: WhenDown) -> &'static str {
+    match when_down {
+        WhenDown::Hold => "hold",
+        WhenDown::Withdraw => "withdraw",
+        WhenDown::Blackhole => "blackhole",
+    }
 }
 
 /// One line about a set.
@@ -257,7 +364,7 @@ fn describe(set: &RouteSet) -> String {
         Strategy::Failover { failback: true } => "failover",
         Strategy::Failover { failback: false } => "failover without failback",
     };
-    let per_family = |prefixes: &[crate::net::prefix::Prefix]| {
+    let per_family = |prefixes: &[Prefix]| {
         let count = |family| prefixes.iter().filter(|p| p.family() == family).count();
         let parts: Vec<String> = Family::BOTH
             .iter()
@@ -276,18 +383,15 @@ fn describe(set: &RouteSet) -> String {
     } else {
         format!(", except {}", per_family(&set.except))
     };
-    let when_down = match set.when_down {
-        WhenDown::Hold => "hold",
-        WhenDown::Withdraw => "withdraw",
-        WhenDown::Blackhole => "blackhole",
-    };
+    let plural = if set.destinations.len() == 1 { "" } else { "s" };
     let guard = if set.leak_guard { ", leak guard" } else { "" };
     format!(
-        "{}: {strategy} via {}; {} destinations{except}; {}; when down {when_down}{guard}; {}",
+        "{}: {strategy} via {}; {} destination{plural}{except}; {}; when down {}{guard}; {}",
         set.name,
         gateways.join(", "),
         per_family(&set.destinations),
         describe_check(&set.health_check),
+        when_down(set.when_down),
         describe_selector(set.node_selector.as_ref()),
     )
 }

@@ -1,7 +1,8 @@
-//! Arguments and the one-shot commands.
+//! The command line, and the commands that run once and end.
 
 pub mod args;
 pub mod check;
+pub mod input;
 pub mod logs;
 pub mod node;
 pub mod nodes;

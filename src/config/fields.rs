@@ -10,10 +10,11 @@ use std::ops::RangeInclusive;
 use std::str::FromStr as _;
 use std::time::Duration;
 
+use super::advice;
 use super::problem::{Found, Path, Source, printable, quoted};
 use super::yaml::{At, Node, Value};
 use crate::config::duration;
-use crate::net::prefix::{Prefix, PrefixError, parse_address};
+use crate::net::prefix::{Prefix, parse_address};
 
 /// Why a link-local address is refused, with or without a zone.
 pub(crate) const LINK_LOCAL: &str =
@@ -68,7 +69,19 @@ impl<'t> Reader<'t> {
     }
 
     fn wrong_kind(&mut self, node: &Node<'_>, path: &Path<'_>, wanted: &str) {
+        // What templates leave behind is often YAML of another kind.
+        let from = node.at.raw_from(self.source.text);
         let message = match &node.value {
+            Value::Map(_) if from.starts_with("{{") => {
+                "is a template that was not filled in; render it first, and check what comes out"
+                    .to_owned()
+            }
+            Value::Text(text) if let Some(what) = advice::template(text) => {
+                format!("{} {what}", quoted(text))
+            }
+            Value::Text(text) if let Some(right) = missing_blank(text) => {
+                format!("{} lacks a blank: write `{right}`", quoted(text))
+            }
             Value::Null => format!("has no value; give {wanted}, or take it out"),
             Value::Bool(_) => format!("{} is a boolean; expected {wanted}", self.raw(node)),
             Value::Number => format!("{} is a number; expected {wanted}", self.raw(node)),
@@ -145,11 +158,12 @@ impl<'t> Reader<'t> {
             };
             if let Some(first) = seen.insert(text.as_ref(), key.at.line) {
                 seen.insert(text, first);
+                let first = self.source.line(first);
                 self.problem(
                     key.at,
                     path,
                     format!(
-                        "{} is given twice, first on line {first}; keep one",
+                        "{} is given twice, first on {first}; keep one",
                         quoted(text)
                     ),
                 );
@@ -210,15 +224,15 @@ impl<'t> Reader<'t> {
         if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
             return Some(*value);
         }
-        self.problem(
-            node.at,
-            path,
-            format!(
-                "{} is not known; expected {}",
-                quoted(text),
-                listed_or(&names)
-            ),
-        );
+        let message = if let Some(what) = advice::template(text) {
+            format!("{} {what}", quoted(text))
+        } else if let Some(right) = nearest(text, &names) {
+            format!("{} is not known; did you mean `{right}`?", quoted(text))
+        } else {
+            let names = listed_or(&names);
+            format!("{} is not known; expected {names}", quoted(text))
+        };
+        self.problem(node.at, path, message);
         None
     }
 
@@ -323,7 +337,7 @@ impl<'t> Reader<'t> {
                 None
             }
             Err(error) => {
-                let message = describe_prefix_error(text, &error);
+                let message = advice::about_prefix(text, &error);
                 self.problem(node.at, path, message);
                 None
             }
@@ -354,6 +368,9 @@ impl<'t> Reader<'t> {
                     ),
                     (_, Some(v6)) if v6.is_unicast_link_local() => {
                         format!("{} {LINK_LOCAL}", quoted(text))
+                    }
+                    _ if let Some(answer) = advice::about_address(text) => {
+                        format!("{} {answer}", quoted(text))
                     }
                     _ if why.starts_with("is not an IP address or CIDR") => {
                         format!(
@@ -411,29 +428,30 @@ impl<'t> Reader<'t> {
     }
 }
 
-fn describe_prefix_error(text: &str, error: &PrefixError) -> String {
-    let trimmed = text.trim();
-    if trimmed != text && trimmed.parse::<Prefix>().is_ok() {
-        return format!("{} has blanks around it; write `{trimmed}`", quoted(text));
+/// `name:a` for `name: a`, and `-a` for `- a`, which are text to YAML.
+pub(crate) fn missing_blank(text: &str) -> Option<String> {
+    let first = text.split_whitespace().next()?;
+    let item = first.strip_prefix('-').unwrap_or_default();
+    // `---` and `-1` are something else.
+    if item.contains(['.', ':']) && !item.starts_with('-') {
+        return Some(format!("- {item}"));
     }
-    if text
-        .split([' ', ',', ';'])
-        .filter(|part| part.parse::<Prefix>().is_ok())
-        .count()
-        > 1
-    {
-        return format!(
-            "{} is more than one CIDR; make each an item of its own",
-            quoted(text)
-        );
-    }
-    format!("{} {error}", quoted(text))
+    let (key, value) = text.split_once(':')?;
+    let plain = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphabetic());
+    (plain && !value.is_empty() && !value.starts_with([' ', '/']))
+        .then(|| format!("{key}: {value}"))
 }
 
 fn unknown_key(key: &str, keys: &Keys) -> String {
     let quoted = quoted(key);
     if key == "<<" {
         return "merge keys are not supported; write the keys out".to_owned();
+    }
+    if let Some(what) = advice::odd_blank(key) {
+        return format!("{quoted} {what}; type it again with plain blanks");
+    }
+    if let Some(what) = advice::template(key) {
+        return format!("{quoted} {what}");
     }
     if let Some(hint) = (keys.hint)(key) {
         return format!("{quoted} is not known here; {hint}");

@@ -2,6 +2,7 @@
 //!
 //! Pure. The same text always means the same prefixes, whatever its line endings.
 
+use super::advice;
 use super::problem::{Found, Source, lines, quoted};
 use super::yaml::At;
 use crate::net::prefix::{Prefix, PrefixError};
@@ -28,25 +29,17 @@ pub(crate) fn find(text: &str, prefix: Prefix) -> Option<At> {
 
 fn explain(value: &str, error: &PrefixError) -> String {
     let quoted = quoted(value);
-    let bare = value
-        .trim_start_matches("- ")
-        .trim_matches(['"', '\'', ',']);
-    if bare != value && bare.parse::<Prefix>().is_ok() {
-        return format!(
-            "{quoted} is more than a CIDR; a list file holds one CIDR a line and nothing else: write `{bare}`"
-        );
-    }
-    if value
+    let mut parts = value
         .split([' ', '\t', ',', ';'])
-        .filter(|part| !part.is_empty())
-        .count()
-        > 1
-    {
+        .filter(|part| !part.is_empty());
+    let (first, more) = (parts.next(), parts.next().is_some());
+    let is_prefix = |text: &str| text.parse::<Prefix>().is_ok();
+    if more && first.is_some_and(is_prefix) {
         return format!(
             "{quoted} is more than a CIDR; a list file holds one CIDR a line, with comments after `#`"
         );
     }
-    format!("{quoted} {error}")
+    advice::about_prefix(value, error)
 }
 
 /// What stands on each line, without comments and blanks, and where.

@@ -10,9 +10,12 @@
 //!                  +------------------------+------- problem (file:line:column) -------+
 //! ```
 
+mod advice;
 mod clash;
 pub mod duration;
 mod fields;
+mod foreign;
+mod given;
 mod health_check;
 mod lists;
 pub mod manifests;
@@ -35,6 +38,7 @@ use std::time::Duration;
 use self::clash::Relations;
 pub use self::clash::{Clash, clashes};
 use self::fields::Reader;
+pub use self::given::Given;
 pub(crate) use self::problem::printable;
 use self::problem::{Path, Source, quoted};
 pub use self::problem::{Problem, Problems};
@@ -64,6 +68,8 @@ pub struct Files {
     pub lists: BTreeMap<String, Result<Vec<u8>, ListUnread>>,
     /// Names of files that are there, for a hint when one that is named is not.
     pub others: Vec<String>,
+    /// Where the texts were given, by name; what is absent is a file of that name.
+    pub given: BTreeMap<String, Given>,
 }
 
 /// Why the bytes of a list file are not there.
@@ -88,6 +94,7 @@ impl Files {
             routes_yaml,
             lists,
             others: keys.keys().cloned().collect(),
+            given: BTreeMap::new(),
         })
     }
 
@@ -124,11 +131,25 @@ pub fn list_names(routes_yaml: &[u8]) -> Vec<String> {
     yaml::decode(text).map_or_else(|_| Vec::new(), |root| sets::list_names(&root))
 }
 
+/// The names of the sets of a `routes.yaml`, right or wrong, in its order; empty where there is none.
+pub fn set_names(routes_yaml: &[u8]) -> Vec<String> {
+    let root = text_of(routes_yaml).ok().map(yaml::decode);
+    let Some(Ok(root)) = root else {
+        return Vec::new();
+    };
+    let sets = root.entry("routes").map(Node::items).unwrap_or_default();
+    let name = |set: &Node<'_>| {
+        let name = set.entry("name").and_then(Node::text).unwrap_or_default();
+        printable(name).into_owned()
+    };
+    sets.iter().take(MAX_SETS).map(name).collect()
+}
+
 /// Checks one version of the directory.
 pub fn parse(files: &Files) -> Result<Checked, Problems> {
     let revision = files.revision();
     let refuse = |name: &str, message: String| {
-        let mut reader = Reader::new(Source { name, text: "" });
+        let mut reader = Reader::new(Source::of(files, name, ""));
         reader.problem(At::START, &Path::Root, message);
         Err(reader.found.into_problems(revision))
     };
@@ -160,10 +181,7 @@ pub fn parse(files: &Files) -> Result<Checked, Problems> {
         Ok(text) => check(files, text, revision),
         Err((at, message)) => {
             let lossy = String::from_utf8_lossy(&files.routes_yaml);
-            let mut reader = Reader::new(Source {
-                name: ROUTES_YAML,
-                text: &lossy,
-            });
+            let mut reader = Reader::new(Source::of(files, ROUTES_YAML, &lossy));
             reader.problem(at, &Path::Root, message);
             Err(reader.found.into_problems(revision))
         }
@@ -193,14 +211,15 @@ pub fn check_any_bytes(routes_yaml: &[u8], list: &[u8]) {
 }
 
 fn check(files: &Files, text: &str, revision: Revision) -> Result<Checked, Problems> {
-    let mut reader = Reader::new(Source {
-        name: ROUTES_YAML,
-        text,
-    });
-    let root = match yaml::decode(text) {
+    let mut reader = Reader::new(Source::of(files, ROUTES_YAML, text));
+    let decoded_root = match foreign::document_text(text) {
+        Some(what) => Err((At::START, what)),
+        None => decode(text),
+    };
+    let root = match decoded_root {
         Ok(root) => root,
-        Err(error) => {
-            reader.problem(error.at, &Path::Root, error.message);
+        Err((at, message)) => {
+            reader.problem(at, &Path::Root, message);
             return Err(reader.found.into_problems(revision));
         }
     };
@@ -219,7 +238,7 @@ fn check(files: &Files, text: &str, revision: Revision) -> Result<Checked, Probl
         protected: decoded.protected,
         expected_rules: decoded.expected_rules,
     };
-    let mut warnings = warnings::of(&config, &possible, &relations);
+    let mut warnings = warnings::of(&config, files, &possible, &relations);
     warnings.extend(
         decoded
             .idle_failback
@@ -231,6 +250,37 @@ fn check(files: &Files, text: &str, revision: Revision) -> Result<Checked, Probl
         revision,
         warnings,
     })
+}
+
+/// The tree of a `routes.yaml`, or why it is none, with the commonest causes in words of our own.
+fn decode(text: &str) -> Result<Node<'_>, (At, String)> {
+    let root = yaml::decode(text).map_err(|error| {
+        let line = |back: u32| {
+            let number = error.at.line.checked_sub(1 + back)?;
+            let (start, line) = problem::lines(text).nth(number as usize)?;
+            Some((number + 1, start, line))
+        };
+        if let Some(what) = line(0).and_then(|(_, _, line)| advice::template(line)) {
+            return (error.at, format!("the line {what}"));
+        }
+        // YAML notices a missing blank on the line or on one of the next.
+        let slip = (0..3).filter_map(line).find_map(|(number, start, line)| {
+            let bare = line.trim_start();
+            let item = bare.strip_prefix("- ").unwrap_or(bare).trim();
+            let right = fields::missing_blank(item).filter(|_| !item.contains(": "))?;
+            let before = line.len() - bare.len() + bare.find(item)?;
+            let at = At::new(number, before + 1, start + before, item.len());
+            Some((
+                at,
+                format!("{} lacks a blank: write `{right}`", problem::quoted(item)),
+            ))
+        });
+        slip.unwrap_or((error.at, error.message))
+    })?;
+    match foreign::document(&root) {
+        Some(what) => Err((At::START, what)),
+        None => Ok(root),
+    }
 }
 
 /// Reports a prefix of two sets at its place in the later one, and names its place in the other.
@@ -249,8 +299,8 @@ fn refuse_clash(
     };
     let prefix = clash.prefix;
     let other = match place(root, files, &first.name, prefix) {
-        Some((_, Place::Inline(_, at))) => format!("{ROUTES_YAML}:{}:{}", at.line, at.column),
-        Some((_, Place::List(source, at))) => format!("{}:{}:{}", source.name, at.line, at.column),
+        Some((_, Place::Inline(_, at))) => reader.source.place(at),
+        Some((_, Place::List(source, at))) => source.place(at),
         None => ROUTES_YAML.to_owned(),
     };
     let message = format!(

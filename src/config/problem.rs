@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
+use super::given::Given;
 use super::yaml::At;
 
 /// Most problems that are kept of one version of the directory; the rest is a number.
@@ -18,7 +19,7 @@ const AROUND: usize = 60;
 /// One thing that is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The key of the `ConfigMap`, like `routes.yaml` or `aws.txt`.
+    /// The file as it was given, else the key of the `ConfigMap`, like `routes.yaml` or `aws.txt`.
     pub file: String,
     /// From 1.
     pub line: u32,
@@ -52,9 +53,38 @@ impl fmt::Display for Problem {
 }
 
 impl Problem {
+    pub(crate) fn new(
+        source: Source<'_>,
+        at: At,
+        path: Option<&Path<'_>>,
+        message: impl Into<String>,
+    ) -> Self {
+        let (mut source_line, mut span) = excerpt(source.text, at);
+        let indent = source.given.map_or(0, Given::indent);
+        if indent > 0 && indent < AROUND && at.column as usize <= AROUND {
+            source_line.insert_str(0, &" ".repeat(indent));
+            span.0 += indent;
+        }
+        let (line, column) = source.given_place(at);
+        Self {
+            file: source.shown().to_owned(),
+            line,
+            column,
+            path: path
+                .map(ToString::to_string)
+                .filter(|path| !path.is_empty()),
+            message: message.into(),
+            source_line,
+            span,
+        }
+    }
+
     /// The line of [`Display`](fmt::Display), then the offending line with carets under the value.
     /// Ends without a line break; `color` adds ANSI colours.
     pub fn picture(&self, color: bool) -> String {
+        if self.source_line.trim().is_empty() {
+            return self.to_string();
+        }
         let number = self.line.to_string();
         let margin = " ".repeat(number.len());
         let (start, width) = self.span;
@@ -128,8 +158,43 @@ impl std::error::Error for Problems {}
 /// A file's name and text.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Source<'t> {
+    /// The key of the `ConfigMap`.
     pub(crate) name: &'t str,
     pub(crate) text: &'t str,
+    /// Where the text was given, when not as a file of that name.
+    pub(crate) given: Option<&'t Given>,
+}
+
+impl<'t> Source<'t> {
+    pub(crate) fn of(files: &'t super::Files, name: &'t str, text: &'t str) -> Self {
+        let given = files.given.get(name);
+        Self { name, text, given }
+    }
+
+    /// `FILE:LINE:COLUMN` as given.
+    pub(crate) fn place(&self, at: At) -> String {
+        let (line, column) = self.given_place(at);
+        format!("{}:{line}:{column}", self.shown())
+    }
+
+    /// The line as given, in words.
+    pub(crate) fn line(&self, line: u32) -> String {
+        match self.given {
+            Some(given) if given.is_vague() => format!("line {line} of `{}`", self.name),
+            Some(given) => format!("line {}", given.place(line, 1).0),
+            None => format!("line {line}"),
+        }
+    }
+
+    fn shown(&self) -> &'t str {
+        self.given.map_or(self.name, |given| given.name.as_str())
+    }
+
+    fn given_place(&self, at: At) -> (u32, u32) {
+        self.given.map_or((at.line, at.column), |given| {
+            given.place(at.line, at.column)
+        })
+    }
 }
 
 /// The way to a value, built on the stack and printed only when something is wrong.
@@ -164,7 +229,8 @@ impl fmt::Display for Path<'_> {
 /// Collects problems.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    kept: Vec<Problem>,
+    /// With the place in the key's own text, by which they are sorted.
+    kept: Vec<((bool, String, u32, u32), Problem)>,
     more: usize,
 }
 
@@ -197,32 +263,16 @@ impl Found {
         if self.is_full() {
             return self.count_one();
         }
-        let (source_line, span) = excerpt(source.text, at);
-        self.kept.push(Problem {
-            file: source.name.to_owned(),
-            line: at.line,
-            column: at.column,
-            path: path
-                .map(ToString::to_string)
-                .filter(|path| !path.is_empty()),
-            message: message.into(),
-            source_line,
-            span,
-        });
+        let is_list = source.name != super::ROUTES_YAML;
+        let order = (is_list, source.name.to_owned(), at.line, at.column);
+        self.kept
+            .push((order, Problem::new(source, at, path, message)));
     }
 
     pub(crate) fn into_problems(mut self, revision: super::Revision) -> Problems {
-        let rank = |file: &str| file != super::ROUTES_YAML;
-        self.kept.sort_by(|a, b| {
-            (rank(&a.file), &a.file, a.line, a.column).cmp(&(
-                rank(&b.file),
-                &b.file,
-                b.line,
-                b.column,
-            ))
-        });
+        self.kept.sort_by(|(a, _), (b, _)| a.cmp(b));
         Problems {
-            kept: self.kept,
+            kept: self.kept.into_iter().map(|(_, problem)| problem).collect(),
             more: self.more,
             revision,
         }

@@ -11,7 +11,7 @@ use super::yaml::{At, Node, Value};
 use super::{
     Files, ListUnread, MAX_DESTINATIONS, MAX_SETS, ROUTES_YAML, RouteSet, Strategy, WhenDown,
 };
-use super::{health_check, lists, selector};
+use super::{foreign, health_check, lists, selector};
 use crate::net::nexthop_id;
 use crate::net::prefix::{Family, Prefix};
 
@@ -54,6 +54,30 @@ const SET: Keys = Keys {
         "matchLabels" | "matchExpressions" => Some("it goes under `nodeSelector`"),
         "protected" => Some("it goes to the top level, beside `routes`"),
         "gateway" => Some("did you mean `gateways`, a list?"),
+        "podSelector" | "namespaceSelector" | "pods" | "namespaces" | "namespace"
+        | "serviceAccount" | "serviceAccountName" => Some(
+            "pods cannot be selected, because a route is for the whole node; `nodeSelector` selects nodes",
+        ),
+        "ports" | "protocol" | "protocols" => Some("routes have no ports and no protocols"),
+        "domain" | "domains" | "host" | "hosts" | "hostnames" | "fqdn" | "fqdns" | "toFQDNs" => {
+            Some("names are not resolved; list CIDRs in `destinations`")
+        }
+        "destination" | "cidr" | "cidrs" | "destinationCIDRs" | "subnet" | "subnets" | "to" => {
+            Some("did you mean `destinations`, a list?")
+        }
+        "file" | "files" | "lists" => Some("did you mean `destinationFiles`, a list?"),
+        "exclude" | "excludes" | "excludedCIDRs" | "exceptions" => {
+            Some("did you mean `except`, a list?")
+        }
+        "interface" | "dev" | "device" => {
+            Some("the device is the one whose subnet holds the gateway; take it out")
+        }
+        "metric" | "table" => Some("it is a flag of the agent, the same for every set"),
+        "egressIP" | "snat" | "source" | "sourceIP" => {
+            Some("the gateway chooses the source address; set it there")
+        }
+        "enabled" | "disabled" => Some("to switch a set off, take it out"),
+        "selector" => Some("did you mean `nodeSelector`?"),
         _ => None,
     },
 };
@@ -218,8 +242,9 @@ impl Sets<'_> {
                 node.at,
                 &path,
                 format!(
-                    "{} is taken by the set on line {line}; names are unique",
-                    quoted(name)
+                    "{} is taken by the set on {}; names are unique",
+                    quoted(name),
+                    reader.source.line(*line)
                 ),
             );
             return None;
@@ -336,7 +361,7 @@ impl Sets<'_> {
             }
         };
         if !self.lists.contains_key(key.as_str()) {
-            let prefixes = read_list(reader, key, bytes);
+            let prefixes = read_list(reader, files, key, bytes);
             self.lists.insert(key, prefixes);
         }
         let count = self.lists.get(key.as_str()).map_or(0, Vec::len);
@@ -449,7 +474,7 @@ pub(crate) fn locate<'f>(
             let (name, bytes) = files.lists.get_key_value(name)?;
             let text = std::str::from_utf8(bytes.as_ref().ok()?).ok()?;
             Some(Place::List(
-                Source { name, text },
+                Source::of(files, name, text),
                 lists::find(text, prefix)?,
             ))
         })
@@ -476,18 +501,24 @@ pub(crate) fn list_names(root: &Node<'_>) -> Vec<String> {
     names
 }
 
-fn read_list(reader: &mut Reader<'_>, name: &str, bytes: &[u8]) -> Vec<Prefix> {
+fn read_list(reader: &mut Reader<'_>, files: &Files, name: &str, bytes: &[u8]) -> Vec<Prefix> {
     let text = match super::text_of(bytes) {
         Ok(text) => text,
         Err((at, message)) => {
-            let valid = String::from_utf8_lossy(bytes);
+            // What is no text is not printed either.
             reader
                 .found
-                .add(Source { name, text: &valid }, at, None, message);
+                .add(Source::of(files, name, ""), at, None, message);
             return Vec::new();
         }
     };
-    let source = Source { name, text };
+    if let Some(what) = foreign::list(name, text) {
+        // What is no list is not printed: it may be anything.
+        let unseen = Source::of(files, name, "");
+        reader.found.add(unseen, At::START, None, what);
+        return Vec::new();
+    }
+    let source = Source::of(files, name, text);
     let before = reader.found.count();
     let prefixes = lists::read(source, &mut reader.found);
     if prefixes.is_empty() && reader.found.count() == before {
@@ -543,16 +574,36 @@ fn check_file_name(name: &str) -> Result<(), &'static str> {
     }
 }
 
-fn check_name(name: &str) -> Result<(), String> {
+/// The name that was probably meant.
+fn as_name(name: &str) -> Option<String> {
+    let plain = |c: char| match c.to_ascii_lowercase() {
+        '_' | '.' | ' ' | '/' => '-',
+        other => other,
+    };
+    let right: String = name.chars().map(plain).collect();
+    let right = right.trim_matches('-');
+    (right.len() <= MAX_NAME && is_name(right)).then(|| right.to_owned())
+}
+
+/// Whether a text has the characters of a name.
+fn is_name(text: &str) -> bool {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    !text.is_empty() && !text.starts_with('-') && !text.ends_with('-') && text.bytes().all(plain)
+}
+
+fn check_name(name: &str) -> Result<(), String> {
     if name.len() > MAX_NAME {
         return Err(format!(
             "has {} characters; a name has at most {MAX_NAME}",
             name.chars().count()
         ));
     }
-    if name.is_empty() || name.starts_with('-') || name.ends_with('-') || !name.bytes().all(plain) {
-        return Err("is not a name; expected lower case letters, digits and `-`, with a letter or digit at both ends".to_owned());
+    if !is_name(name) {
+        let expected = "lower case letters, digits and `-`, with a letter or digit at both ends";
+        return Err(match as_name(name) {
+            Some(right) => format!("is not a name; a name has {expected}: write `{right}`"),
+            None => format!("is not a name; expected {expected}"),
+        });
     }
     Ok(())
 }

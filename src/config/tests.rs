@@ -48,6 +48,7 @@ pub(super) fn files(routes_yaml: impl AsRef<[u8]>, lists: &[(&str, &[u8])]) -> F
         routes_yaml: routes_yaml.as_ref().to_vec(),
         lists,
         others: Vec::new(),
+        given: BTreeMap::new(),
     }
 }
 
@@ -196,6 +197,8 @@ fn an_empty_list_of_sets_is_a_configuration() {
         "routes: []",
         "{\"routes\": []}",
         "---\nroutes: []\n...\n",
+        "routes: []\n---\n",
+        "# one\n---\nroutes: []\n--- \n# the end\n",
         "\u{feff}routes: []\r\n",
         "# none\nroutes: [] # yet\n",
     ] {
@@ -261,6 +264,15 @@ fn an_alias_stands_for_the_value_it_names_and_its_faults_are_reported_where_they
     );
 }
 
+/// As insta does: what was said lies beside what was expected, to be looked at and moved.
+pub(super) fn settle(table: &str, wrong: &[String], right: &str) {
+    if !wrong.is_empty() {
+        let path = format!("{}/src/config/{table}.new", env!("CARGO_MANIFEST_DIR"));
+        std::fs::write(&path, right).unwrap();
+        panic!("{} cases; see {path}\n{}", wrong.len(), wrong.join("\n"));
+    }
+}
+
 #[test]
 fn each_refused_configuration_is_refused_in_these_words() {
     let (mut cases, mut wrong, mut right) = (0, Vec::new(), String::new());
@@ -307,12 +319,7 @@ fn each_refused_configuration_is_refused_in_these_words() {
         }
         cases += 1;
     }
-    if !wrong.is_empty() {
-        // As insta does: what was said lies beside what was expected, to be looked at and moved.
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/config/refused.txt.new");
-        std::fs::write(path, right).unwrap();
-        panic!("{} cases; see {path}\n{}", wrong.len(), wrong.join("\n"));
-    }
+    settle("refused.txt", &wrong, &right);
     assert!(cases > 140, "only {cases} cases were found in the file");
 }
 
@@ -343,8 +350,8 @@ fn bytes_that_are_no_text_are_refused_in_these_words() {
             "routes.yaml:3:1: a second YAML document starts here; the file holds one: take the `---` out",
         ),
         (
-            b"routes: []\n---\n",
-            "routes.yaml:2:4: a second YAML document starts here; the file holds one: take the `---` out",
+            b"routes: []\n---\nroutes: []\n",
+            "routes.yaml:3:1: a second YAML document starts here; the file holds one: take the `---` out",
         ),
         (
             b"routes: []\n# caf\xe9\n",
@@ -370,7 +377,7 @@ fn bytes_that_are_no_text_are_refused_in_these_words() {
     for (bytes, expected) in routes {
         assert_eq!(said(&files(bytes, &[])), *expected);
     }
-    let foo = "`foo` is not an IP address or CIDR; expected one like `203.0.113.0/24`, `198.51.100.7` or `2001:db8::/32`";
+    let foo = "`1.2.3` is not an IP address or CIDR; expected one like `203.0.113.0/24`, `198.51.100.7` or `2001:db8::/32`";
     let lists: &[(&[u8], &str)] = &[
         (
             b"",
@@ -384,10 +391,10 @@ fn bytes_that_are_no_text_are_refused_in_these_words() {
             b"192.0.2.0/24\n\0\n",
             "aws.txt:2:1: there is a zero byte; the file holds text only",
         ),
-        (b"192.0.2.0/24\r\nfoo\r\n", &format!("aws.txt:2:1: {foo}")),
-        (b"192.0.2.0/24\rfoo", &format!("aws.txt:2:1: {foo}")),
-        ("\u{feff}foo".as_bytes(), &format!("aws.txt:1:1: {foo}")),
-        (b"\t foo", &format!("aws.txt:1:3: {foo}")),
+        (b"192.0.2.0/24\r\n1.2.3\r\n", &format!("aws.txt:2:1: {foo}")),
+        (b"192.0.2.0/24\r1.2.3", &format!("aws.txt:2:1: {foo}")),
+        ("\u{feff}1.2.3".as_bytes(), &format!("aws.txt:1:1: {foo}")),
+        (b"\t 1.2.3", &format!("aws.txt:1:3: {foo}")),
     ];
     for (bytes, expected) in lists {
         assert_eq!(said(&files(LISTED, &[("aws.txt", bytes)])), *expected);
@@ -475,7 +482,7 @@ fn sizes_beyond_the_limits_are_refused() {
 
 #[test]
 fn a_flood_of_problems_is_counted_but_not_kept() {
-    let list = "x\n".repeat(50_000);
+    let list = "10.1.2.3/8\n".repeat(50_000);
     let problems = parse(&files(LISTED, &[("aws.txt", list.as_bytes())])).unwrap_err();
     assert_eq!((problems.kept.len(), problems.count()), (100, 50_000));
     assert!(problems.to_string().ends_with("\nand 49900 more"));
@@ -743,7 +750,7 @@ fn what_is_probably_not_meant_is_warned_of() {
     assert_eq!(
         warned(&one("  destinations: [0.0.0.0/1, 128.0.0.0/2]\n")),
         [
-            "more than half of all IPv4 addresses are routed through gateways, and no IPv4 range is `protected`; think of registries, the cloud's API and other networks that nodes need when gateways are down",
+            "more than half of all IPv4 addresses are routed through gateways, and no IPv4 range is `protected`; add first the address by which kubelets reach the API server (`kubectl cluster-info` prints it; on managed clouds it is often a public one that no Service shows), then registries and other networks that nodes need when gateways are down",
             "set `a`: 1 gateway inside its own destinations; each is left out of them on every node: `10.116.0.5` in `0.0.0.0/1`",
         ]
     );
@@ -772,7 +779,7 @@ fn what_is_probably_not_meant_is_warned_of() {
             "  destinations: [192.0.2.0/24, 198.51.100.0/28]\n  except: [192.0.2.9, 198.51.100.0/24, 203.0.113.0/24, 203.0.114.0/24]\n"
         )),
         [
-            "set `a`: 2 entries of `except` that no destination has anything in common with: `203.0.113.0/24`, `203.0.114.0/24`"
+            "set `a`: 2 entries of `except` that overlap no destination: `203.0.113.0/24`, `203.0.114.0/24`"
         ]
     );
     assert_eq!(
@@ -792,6 +799,101 @@ fn what_is_probably_not_meant_is_warned_of() {
         [
             "set `a`: `whenDown` has no effect with `healthCheck.type: none`, because no gateway ever counts as down",
             "set `a`: `failback` has no effect with `strategy: balance`",
+        ]
+    );
+}
+
+#[test]
+fn a_set_that_misses_its_aim_is_warned_of() {
+    let warned = |text: &str| messages(&accepted(text));
+    let one = |more: &str| format!("routes:\n{}", set("a", more));
+    assert_eq!(
+        warned(&one(
+            "  destinations: [192.0.2.0/24, 127.0.0.0/8, 169.254.169.254, 224.0.0.0/8, 240.0.0.1]\n"
+        )),
+        [
+            "set `a`: 4 destinations that every node skips: `127.0.0.0/8` (the loopback range), `169.254.169.254/32` (the link-local and metadata range), `224.0.0.0/8` (the multicast range), `240.0.0.1/32` (the reserved range)"
+        ]
+    );
+    assert_eq!(
+        warned(&one("  destinations: [192.0.2.0/24, 0.0.0.0]\n")),
+        [
+            "set `a`: `0.0.0.0` in `destinations` is one address, which nobody has; for all IPv4 addresses write `0.0.0.0/0`"
+        ]
+    );
+    assert_eq!(
+        warned(&format!(
+            "{}protected: ['::']\n",
+            one("  destinations: [192.0.2.0/24]\n")
+        )),
+        [
+            "`::` in `protected` is one address, which nobody has; for all IPv6 addresses write `::/0`"
+        ]
+    );
+    let empty = |except: &str, protected: &str| {
+        warned(&format!(
+            "{}protected: [{protected}]\n",
+            one(&format!(
+                "  destinations: [192.0.2.0/24, 198.51.100.7]\n  except: [{except}]\n"
+            ))
+        ))
+    };
+    assert_eq!(
+        empty("192.0.2.0/24, 198.51.100.0/24", "")[0],
+        "set `a`: `except` takes out all of its destinations, so that it routes nothing"
+    );
+    assert_eq!(
+        empty("", "192.0.2.0/25, 192.0.2.128/25, 198.51.100.0/24")[0],
+        "set `a`: `protected` covers all of its destinations, so that it routes nothing"
+    );
+    assert_eq!(
+        empty("192.0.2.0/25", "192.0.2.128/25, 198.51.100.7")[0],
+        "set `a`: `except` and `protected` cover all of its destinations, so that it routes nothing"
+    );
+    assert_eq!(empty("192.0.2.0/25", "198.51.100.7"), [""; 0]);
+}
+
+#[test]
+fn a_gateway_that_is_probably_none_is_warned_of() {
+    let warned = |gateways: &str| {
+        messages(&accepted(&format!(
+            "routes:\n- name: a\n  gateways: [{gateways}]\n  destinations: [198.51.100.0/24]\n"
+        )))
+    };
+    assert_eq!(warned("10.116.0.5, 100.64.0.1, 172.16.0.1"), [""; 0]);
+    assert_eq!(
+        warned("203.0.113.7, 169.254.1.1, 'fd00::1'"),
+        [
+            "set `a`: gateway `203.0.113.7` has a public address; a next hop is a neighbour in the nodes' own subnet, usually with a private one, not the address that partners see",
+            "set `a`: gateway `169.254.1.1` is link-local; that works only where every node has that neighbour",
+            "set `a`: 1 gateway of a family without destinations: `fd00::1`",
+        ]
+    );
+}
+
+#[test]
+fn lists_that_no_set_names_and_a_withdrawal_that_a_leak_guard_undoes_are_warned_of() {
+    let text = format!(
+        "routes:\n{}",
+        set(
+            "a",
+            "  destinationFiles: [a.txt]\n  whenDown: withdraw\n  leakGuard: true\n"
+        )
+    );
+    let keys = [
+        ("routes.yaml", text.as_str()),
+        ("a.txt", "192.0.2.0/24\n"),
+        ("b.txt", "x"),
+        ("c.list", ""),
+        ("example", "routes: []"),
+    ];
+    let keys = keys.map(|(key, text)| (key.to_owned(), text.as_bytes().to_vec()));
+    let checked = parse(&Files::from_keys(&keys.into()).unwrap()).unwrap();
+    assert_eq!(
+        messages(&checked),
+        [
+            "set `a`: with `leakGuard: true` withdrawn traffic is dropped, as with `whenDown: blackhole`; take one of the two out if it should leave by another way",
+            "2 list files that no set names under `destinationFiles`: `b.txt`, `c.list`",
         ]
     );
 }
@@ -823,5 +925,5 @@ fn warnings_are_bounded() {
         .collect();
     let warnings = accepted(&format!("routes:\n{sets}")).warnings;
     assert_eq!(warnings.len(), 101);
-    assert_eq!(warnings[100].to_string(), "there are 200 more warnings");
+    assert_eq!(warnings[100].to_string(), "there are 500 more warnings");
 }

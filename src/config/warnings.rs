@@ -8,12 +8,16 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
+use serde::Serialize;
+
 use super::clash::{Clash, Relations};
 use super::problem::quoted;
 use super::selector::Overlap;
 use super::sets::nearest_cover;
-use super::{Config, Probe, RouteSet, Strategy, WhenDown};
+use super::{Config, Files, Probe, ROUTES_YAML, RouteSet, Strategy, WhenDown};
 use crate::net::prefix::{Family, Prefix};
+
+mod aim;
 
 /// Most examples in one sentence.
 const EXAMPLES: usize = 5;
@@ -25,12 +29,15 @@ const MAX_WARNINGS: usize = 100;
 pub struct Warning {
     /// What it is about.
     pub kind: WarningKind,
+    /// The route set that it concerns, where it is one.
+    pub set: Option<String>,
     /// One sentence that names the set.
     pub message: String,
 }
 
 /// What a warning is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub enum WarningKind {
     /// Two sets share a prefix, and whether a node matches both depends on its labels.
     PossibleClash,
@@ -46,8 +53,34 @@ pub enum WarningKind {
     IdleExcept,
     /// A setting that has no effect.
     NoEffect,
+    /// Destinations that every node skips.
+    Skipped,
+    /// A set of which `except` and `protected` leave nothing.
+    NothingLeft,
+    /// An address that was probably meant as a whole range.
+    BareZero,
+    /// A gateway that is probably none.
+    OddGateway,
+    /// Gateways of a family without destinations.
+    IdleGateway,
+    /// A list file that no set names.
+    UnusedList,
+    /// Something about the manifest that holds the configuration.
+    Manifest,
+    /// More than can be stored or applied in the usual way.
+    TooLarge,
     /// There were more warnings than are kept.
     More,
+}
+
+impl Warning {
+    fn of_set(kind: WarningKind, set: &RouteSet, message: String) -> Self {
+        Self {
+            kind,
+            set: Some(set.name.clone()),
+            message,
+        }
+    }
 }
 
 impl fmt::Display for Warning {
@@ -57,19 +90,34 @@ impl fmt::Display for Warning {
 }
 
 /// All warnings, most serious kind first.
-pub(crate) fn of(config: &Config, possible: &[Clash], relations: &Relations) -> Vec<Warning> {
+pub(crate) fn of(
+    config: &Config,
+    files: &Files,
+    possible: &[Clash],
+    relations: &Relations,
+) -> Vec<Warning> {
     let mut warnings = possible_clashes(config, possible);
     warnings.extend(unprotected(config));
+    let unaimed: Vec<Warning> = config
+        .sets
+        .iter()
+        .flat_map(|set| aim::of_set(set, &config.protected))
+        .collect();
+    warnings.extend(unaimed);
+    warnings.extend(aim::zeros("protected", None, &config.protected));
     warnings.extend(config.sets.iter().filter_map(gateways_inside));
     warnings.extend(config.sets.iter().filter_map(private));
     warnings.extend(nested(config, relations));
     warnings.extend(config.sets.iter().filter_map(idle_except));
     warnings.extend(config.sets.iter().filter_map(idle_when_down));
+    warnings.extend(config.sets.iter().filter_map(idle_withdraw));
+    warnings.extend(unused_lists(files));
     if warnings.len() > MAX_WARNINGS {
         let more = warnings.len() - MAX_WARNINGS;
         warnings.truncate(MAX_WARNINGS);
         warnings.push(Warning {
             kind: WarningKind::More,
+            set: None,
             message: format!("there are {more} more warnings"),
         });
     }
@@ -84,6 +132,7 @@ pub(crate) fn idle_failback(set: &str) -> Warning {
     );
     Warning {
         kind: WarningKind::NoEffect,
+        set: Some(set.to_owned()),
         message,
     }
 }
@@ -150,6 +199,7 @@ fn possible_clashes(config: &Config, possible: &[Clash]) -> Vec<Warning> {
         );
         Some(Warning {
             kind: WarningKind::PossibleClash,
+            set: None,
             message,
         })
     };
@@ -195,10 +245,12 @@ fn unprotected(config: &Config) -> Vec<Warning> {
         if covered > (last - first) / 2 + 1 {
             let message = format!(
                 "more than half of all {family} addresses are routed through gateways, and no {family} range is `protected`; \
-                 think of registries, the cloud's API and other networks that nodes need when gateways are down"
+                 add first the address by which kubelets reach the API server (`kubectl cluster-info` prints it; on managed clouds it is often a public one that no Service shows), \
+                 then registries and other networks that nodes need when gateways are down"
             );
             warnings.push(Warning {
                 kind: WarningKind::Unprotected,
+                set: None,
                 message,
             });
         }
@@ -220,6 +272,7 @@ fn gateways_inside(set: &RouteSet) -> Option<Warning> {
     });
     (tally.count > 0).then(|| Warning {
         kind: WarningKind::GatewayInside,
+        set: Some(set.name.clone()),
         message: format!(
             "set {}: {} inside its own destinations; each is left out of them on every node: {}",
             quoted(&set.name),
@@ -250,6 +303,7 @@ fn private(set: &RouteSet) -> Option<Warning> {
     let tally = of_all(inside, |prefix| format!("`{prefix}`"));
     (tally.count > 0).then(|| Warning {
         kind: WarningKind::Private,
+        set: Some(set.name.clone()),
         message: format!(
             "set {}: {} with private addresses; make sure that no pod, Service or VPC network is among them: {}",
             quoted(&set.name),
@@ -305,9 +359,9 @@ fn nested(config: &Config, relations: &Relations) -> Vec<Warning> {
             }
         }
     });
-    let say = |((inner, outer), tally): (&(usize, usize), &Tally)| {
+    let say = |((inner_index, outer), tally): (&(usize, usize), &Tally)| {
         let (inner, outer) = (
-            quoted(&config.sets.get(*inner)?.name),
+            quoted(&config.sets.get(*inner_index)?.name),
             quoted(&config.sets.get(*outer)?.name),
         );
         let message = format!(
@@ -317,6 +371,7 @@ fn nested(config: &Config, relations: &Relations) -> Vec<Warning> {
         );
         Some(Warning {
             kind: WarningKind::Nested,
+            set: config.sets.get(*inner_index).map(|set| set.name.clone()),
             message,
         })
     };
@@ -352,10 +407,47 @@ fn idle_except(set: &RouteSet) -> Option<Warning> {
     let tally = of_all(idle, |(prefix, _)| format!("`{prefix}`"));
     (tally.count > 0).then(|| Warning {
         kind: WarningKind::IdleExcept,
+        set: Some(set.name.clone()),
         message: format!(
-            "set {}: {} of `except` that no destination has anything in common with: {}",
+            "set {}: {} of `except` that {} no destination: {}",
             quoted(&set.name),
             tally.counted("entry").replace("entrys", "entries"),
+            if tally.count == 1 {
+                "overlaps"
+            } else {
+                "overlap"
+            },
+            tally.list()
+        ),
+    })
+}
+
+/// The twins outlive what is withdrawn.
+fn idle_withdraw(set: &RouteSet) -> Option<Warning> {
+    (set.leak_guard && set.when_down == WhenDown::Withdraw).then(|| {
+        let message = format!(
+            "set {}: with `leakGuard: true` withdrawn traffic is dropped, as with `whenDown: blackhole`; take one of the two out if it should leave by another way",
+            quoted(&set.name)
+        );
+        Warning::of_set(WarningKind::NoEffect, set, message)
+    })
+}
+
+/// Keys beside `routes.yaml` that look like lists by their names.
+fn unused_lists(files: &Files) -> Option<Warning> {
+    let unused = files.others.iter().filter(|name| {
+        let list = [".txt", ".list", ".cidr", ".cidrs"];
+        *name != ROUTES_YAML
+            && list.iter().any(|end| name.ends_with(end))
+            && !files.lists.contains_key(*name)
+    });
+    let tally = of_all(unused, |name| quoted(name));
+    (tally.count > 0).then(|| Warning {
+        kind: WarningKind::UnusedList,
+        set: None,
+        message: format!(
+            "{} that no set names under `destinationFiles`: {}",
+            tally.counted("list file"),
             tally.list()
         ),
     })
@@ -375,8 +467,5 @@ fn idle_when_down(set: &RouteSet) -> Option<Warning> {
         "set {}: {idle} with `healthCheck.type: none`, because no gateway ever counts as down",
         quoted(&set.name)
     );
-    Some(Warning {
-        kind: WarningKind::NoEffect,
-        message,
-    })
+    Some(Warning::of_set(WarningKind::NoEffect, set, message))
 }

@@ -61,6 +61,11 @@ impl At {
             .unwrap_or_default()
     }
 
+    /// The text from there on; the length of a list or mapping is not always known.
+    pub(crate) fn raw_from<'t>(&self, text: &'t str) -> &'t str {
+        text.get(self.start as usize..).unwrap_or_default()
+    }
+
     fn of(location: serde_yaml::Location) -> Self {
         let small = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
         let span = location.span();
@@ -208,8 +213,23 @@ pub(crate) struct SyntaxError {
 
 /// Decodes one document of a `routes.yaml`.
 pub(crate) fn decode(text: &str) -> Result<Node<'_>, SyntaxError> {
-    serde_yaml::from_str_with_options(text, options(MAX_DEPTH, MAX_NODES))
+    serde_yaml::from_str_with_options(first_document(text), options(MAX_DEPTH, MAX_NODES))
         .map_err(|error| explain(&error))
+}
+
+/// Without a last `---` that nothing follows.
+fn first_document(text: &str) -> &str {
+    let blank = |line: &str| {
+        let line = line.trim();
+        line.is_empty() || line.starts_with('#')
+    };
+    match text.rfind("\n---") {
+        // What precedes it must be a document, or it would be the first one's start.
+        Some(end) if text[end + 4..].lines().all(blank) && !text[..end].lines().all(blank) => {
+            &text[..=end]
+        }
+        _ => text,
+    }
 }
 
 /// Decodes one document of manifests, which may hold more than a `ConfigMap`.

@@ -3,3 +3,4 @@
 pub mod nexthop_id;
 pub mod prefix;
 pub mod prefix_set;
+pub mod reserved;

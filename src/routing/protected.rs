@@ -15,26 +15,13 @@ use std::net::IpAddr;
 use crate::config::Config;
 use crate::net::prefix::Prefix;
 use crate::net::prefix_set::{Nest, Ranges};
+use crate::net::reserved;
 use crate::routing::node_facts::Facts;
 use crate::routing::state::{ForeignRoute, Kernel};
 
 mod next_hop;
 
 pub use next_hop::next_hop;
-
-/// What routing must never touch on any node, and how a person calls it.
-const BUILT_IN: [(&str, u8, &str); 10] = [
-    ("0.0.0.0", 8, "the unspecified range"),
-    ("127.0.0.0", 8, "the loopback range"),
-    ("169.254.0.0", 16, "the link-local and metadata range"),
-    ("224.0.0.0", 4, "the multicast range"),
-    ("240.0.0.0", 4, "the reserved range"),
-    ("::", 128, "the unspecified address"),
-    ("::1", 128, "the loopback address"),
-    ("::ffff:0:0", 96, "the range of IPv4-mapped addresses"),
-    ("fe80::", 10, "the link-local range"),
-    ("ff00::", 8, "the multicast range"),
-];
 
 /// Protocols of routes straight to a device that describe the link itself: kernel, ra, dhcp (`/etc/iproute2/rt_protos`).
 const LINK_PROTOCOLS: [u8; 3] = [2, 9, 16];
@@ -189,14 +176,10 @@ impl Protected {
 }
 
 fn built_in() -> Vec<Protection> {
-    let parsed = |text: &str| text.parse::<IpAddr>().ok();
-    BUILT_IN
-        .iter()
-        .filter_map(|(address, len, what)| {
-            Some(Protection {
-                prefix: Prefix::masked(parsed(address)?, *len),
-                why: Why::BuiltIn(what),
-            })
+    reserved::ranges()
+        .map(|(prefix, what)| Protection {
+            prefix,
+            why: Why::BuiltIn(what),
         })
         .collect()
 }

@@ -10,6 +10,7 @@ pub mod watch;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -100,14 +101,32 @@ impl SourceError {
 /// Reads at most 8 MiB and a byte; what is larger than [`MAX_FILE`] or [`MAX_TOTAL`] is cut just
 /// beyond the limit, for [`parse`](crate::config::parse) to refuse.
 pub fn read(path: &Path) -> Result<Snapshot, SourceError> {
+    read_as(path, Links::Followed)
+}
+
+/// The same for a directory that nobody vouches for: no symbolic link leads out of it, and all names in it are kept.
+pub fn read_confined(path: &Path) -> Result<Snapshot, SourceError> {
+    read_as(path, Links::Confined)
+}
+
+/// How far symbolic links lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Links {
+    /// Anywhere.
+    Followed,
+    /// To files of the directory.
+    Confined,
+}
+
+fn read_as(path: &Path, links: Links) -> Result<Snapshot, SourceError> {
     let (directory, name) = match fs::metadata(path) {
         Ok(found) if found.is_dir() => (path, ROUTES_YAML),
         Ok(_) => split(path)?,
         Err(error) => return Err(of_path(path, &error)),
     };
     match fs::read_link(directory.join(DATA)) {
-        Ok(_) if name == ROUTES_YAML => read_volume(directory),
-        _ => read_plain(directory, name),
+        Ok(_) if name == ROUTES_YAML => read_volume(directory, links),
+        _ => read_plain(directory, name, links),
     }
 }
 
@@ -140,11 +159,11 @@ fn of_path(path: &Path, error: &io::Error) -> SourceError {
 }
 
 /// Below the target of `..data`, if that is still the target afterwards.
-fn read_volume(directory: &Path) -> Result<Snapshot, SourceError> {
+fn read_volume(directory: &Path, links: Links) -> Result<Snapshot, SourceError> {
     let link = directory.join(DATA);
     for _ in 0..TRIES {
         let target = fs::read_link(&link).map_err(|error| of_path(&link, &error))?;
-        let read = read_files(&directory.join(&target), ROUTES_YAML, directory);
+        let read = read_files(&directory.join(&target), ROUTES_YAML, directory, links);
         if fs::read_link(&link).is_ok_and(|now| now == target) {
             return Ok(Snapshot {
                 files: read?,
@@ -159,10 +178,10 @@ fn read_volume(directory: &Path) -> Result<Snapshot, SourceError> {
 }
 
 /// Until two reads in a row agree.
-fn read_plain(directory: &Path, name: &str) -> Result<Snapshot, SourceError> {
+fn read_plain(directory: &Path, name: &str, links: Links) -> Result<Snapshot, SourceError> {
     let mut before = None;
     for _ in 0..TRIES {
-        let now = read_files(directory, name, directory)?;
+        let now = read_files(directory, name, directory, links)?;
         if before.as_ref() == Some(&now) {
             let kind = if is_mount_point(&directory.join(name)) {
                 Kind::Single
@@ -180,8 +199,14 @@ fn read_plain(directory: &Path, name: &str) -> Result<Snapshot, SourceError> {
 }
 
 /// `routes.yaml` and the list files that it names; errors name files in `shown`.
-fn read_files(directory: &Path, name: &str, shown: &Path) -> Result<Files, SourceError> {
-    let routes_yaml = read_file(&directory.join(name)).map_err(|unread| SourceError {
+fn read_files(
+    directory: &Path,
+    name: &str,
+    shown: &Path,
+    links: Links,
+) -> Result<Files, SourceError> {
+    let within = (links == Links::Confined).then_some(shown);
+    let routes_yaml = read_file(&directory.join(name), within).map_err(|unread| SourceError {
         path: shown.join(name),
         reason: match unread {
             // A dangling `..data` is no ConfigMap without the key.
@@ -201,15 +226,12 @@ fn read_files(directory: &Path, name: &str, shown: &Path) -> Result<Files, Sourc
         if total > MAX_TOTAL {
             break; // refused as it is
         }
-        let bytes = read_file(&directory.join(&list));
+        let bytes = read_file(&directory.join(&list), within);
         total += bytes.as_ref().map_or(0, Vec::len);
         files.lists.insert(list, bytes);
     }
-    if files
-        .lists
-        .values()
-        .any(|bytes| *bytes == Err(ListUnread::Missing))
-    {
+    let missing = Err(ListUnread::Missing);
+    if within.is_some() || files.lists.values().any(|bytes| *bytes == missing) {
         files.others = other_files(directory);
     }
     Ok(files)
@@ -239,33 +261,63 @@ fn other_files(directory: &Path) -> Vec<String> {
     names
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, ListUnread> {
-    read_whole(path, MAX_FILE)
+fn read_file(path: &Path, within: Option<&Path>) -> Result<Vec<u8>, ListUnread> {
+    let file = open(path)?;
+    if let Some(directory) = within
+        && !is_within(&file, path, directory)
+    {
+        return Err(ListUnread::Other(
+            "is a link out of the directory, which is not followed; put the file itself there"
+                .to_owned(),
+        ));
+    }
+    read_open(file, MAX_FILE)
+}
+
+/// Whether what was opened lies below the directory. Asked of the open file, so that no swap comes in between.
+fn is_within(file: &File, path: &Path, directory: &Path) -> bool {
+    let link = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let opened = fs::read_link(link).or_else(|_| path.canonicalize());
+    match (opened, directory.canonicalize()) {
+        (Ok(opened), Ok(directory)) => opened.starts_with(directory),
+        _ => false,
+    }
 }
 
 /// Reads a regular file, one byte beyond the limit at most.
 pub fn read_whole(path: &Path, limit: usize) -> Result<Vec<u8>, ListUnread> {
-    let unread = |error: io::Error| match error.kind() {
+    read_open(open(path)?, limit)
+}
+
+fn unread(error: &io::Error) -> ListUnread {
+    match error.kind() {
         io::ErrorKind::NotFound => ListUnread::Missing,
-        _ => ListUnread::Other(explain(&error)),
-    };
+        _ => ListUnread::Other(explain(error)),
+    }
+}
+
+/// A regular file, and nothing else.
+fn open(path: &Path) -> Result<File, ListUnread> {
     // Opening a FIFO would wait for its writer, and opening a device may do anything.
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)
-        .map_err(unread)?;
-    let found = file.metadata().map_err(unread)?;
+        .map_err(|error| unread(&error))?;
+    let found = file.metadata().map_err(|error| unread(&error))?;
     if !found.is_file() {
         return Err(ListUnread::Other(format!(
             "is {}; expected a file",
             kind_of(found.file_type())
         )));
     }
-    let expected = usize::try_from(found.len())
-        .unwrap_or(usize::MAX)
-        .min(limit);
-    read_up_to(file, limit, expected).map_err(unread)
+    Ok(file)
+}
+
+fn read_open(file: File, limit: usize) -> Result<Vec<u8>, ListUnread> {
+    let size = file.metadata().map_err(|error| unread(&error))?.len();
+    let expected = usize::try_from(size).unwrap_or(usize::MAX).min(limit);
+    read_up_to(file, limit, expected).map_err(|error| unread(&error))
 }
 
 /// One byte beyond the limit at most; `expected` is how much room is made at first.
@@ -288,7 +340,7 @@ fn kind_of(kind: fs::FileType) -> &'static str {
 fn explain(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::EACCES | libc::EPERM) => {
-            "must not be read; give the agent's user read permission".to_owned()
+            "permission denied; give the agent's user read permission".to_owned()
         }
         Some(libc::ELOOP) => "is a loop of symbolic links; expected a file".to_owned(),
         Some(libc::ENOTDIR) => "has a file where a directory is expected".to_owned(),

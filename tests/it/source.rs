@@ -301,7 +301,7 @@ fn a_file_without_read_permission_is_said_to_be_so() {
     )
     .unwrap();
     let unread: Result<Vec<u8>, _> = Err(ListUnread::Other(
-        "must not be read; give the agent's user read permission".to_owned(),
+        "permission denied; give the agent's user read permission".to_owned(),
     ));
     // Root without CAP_DAC_OVERRIDE, as the agent is in its container.
     let run = Command::new("setpriv")

@@ -26,7 +26,7 @@ const FAULTS: [(&str, Break); 9] = [
     ("is not there", |path| symlink("nowhere", path).unwrap()),
     ("a FIFO", fifo),
     ("a directory", |path| fs::create_dir(path).unwrap()),
-    ("must not be read", |path| {
+    ("permission denied", |path| {
         fs::write(path, numbered(9)).unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(0o0)).unwrap();
     }),
