@@ -97,6 +97,7 @@ fn node() -> Kernel {
         name: name.into(),
         index,
         up: true,
+        carrier: true,
         loopback,
         addresses: addresses
             .iter()

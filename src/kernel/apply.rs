@@ -4,7 +4,8 @@
 //! exit status says. What could not be applied is a value of the [`Outcome`]; an `Err` means that
 //! the kernel's state is not known.
 
-use std::collections::{BTreeMap, HashSet};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -14,13 +15,18 @@ use crate::kernel::ip::{CHUNK, RouteTable};
 use crate::net::prefix::Family;
 use crate::report::status::{Problem, ProblemKind};
 use crate::routing::batch::{LEAK_GUARD_METRIC, Line, Ownership};
-use crate::routing::diff::{Plan, Wanted, diff, diff_nexthops};
+use crate::routing::diff::{Plan, RouteWrite, Wanted, diff, diff_nexthops};
 use crate::routing::state::{Kernel, Member, NexthopKind, RouteKey, Target};
 
 /// How many refusals are kept word for word.
 const WORDS_KEPT: usize = 1000;
 /// How many changes are named in a log line.
 const EXAMPLES: usize = 5;
+
+/// How often it is tried to remove everything while IPv6 routes change.
+const REMOVAL_TRIES: u32 = 10;
+/// Why something could not be made certain, for a person.
+pub const CHURN: &str = "churn: other IPv6 routes changed during each of several reads, and then the kernel's answers are not whole";
 
 /// What came of an apply.
 #[derive(Debug, Default)]
@@ -33,6 +39,8 @@ pub struct Outcome {
     pub left: Plan,
     /// The kernel's words for routes that it refused; the first thousand.
     pub words: BTreeMap<RouteKey, String>,
+    /// Routes that the kernel did not add because there was one with that key.
+    pub existing: HashSet<RouteKey>,
     /// Other refusals: nexthops, groups, a batch that stopped.
     pub complaints: Vec<String>,
     /// Runs of `ip` that ended before their last line.
@@ -149,28 +157,63 @@ impl<T: RouteTable> Applier<T> {
         let started = Instant::now();
         self.write(marks, &plan, true, &mut outcome).await?;
         outcome.writing = started.elapsed();
-        let mut kernel = self
-            .table
-            .read()
-            .await
-            .context("reading back what was applied")?;
-        let mut left = diff(wanted, &kernel, &self.ownership, self.resilient);
-        if !left.is_empty() {
-            kernel = self.once_more(wanted, left, kernel, &mut outcome).await?;
-            left = diff(wanted, &kernel, &self.ownership, self.resilient);
+        let mut kernel = self.read_back(wanted, &plan, &outcome).await?;
+        let refused = refused(&plan, &kernel);
+        let possible = if refused.is_empty() {
+            Cow::Borrowed(wanted)
+        } else {
+            Cow::Owned(wanted.without(&refused))
+        };
+        let mut again = diff(&possible, &kernel, &self.ownership, self.resilient);
+        let once_refused = plan.nexthops.iter().filter(|(id, _)| refused.contains(id));
+        again.nexthops.extend(once_refused.cloned());
+        if !again.is_empty() {
+            kernel = self
+                .once_more(&possible, &plan, again, kernel, &mut outcome)
+                .await?;
         }
+        let left = diff(wanted, &kernel, &self.ownership, self.resilient);
+        let missing: HashSet<RouteKey> = left.replace.iter().map(|w| w.route.key).collect();
+        let written = |w: &&RouteWrite| {
+            let key = &w.route.key;
+            !missing.contains(key) && !outcome.existing.contains(key)
+        };
         outcome.changed = Counts {
-            replaced: plan.replace.len().saturating_sub(left.replace.len()),
+            replaced: plan.replace.iter().filter(written).count(),
             deleted: (plan.delete.len() + plan.dropped.len())
                 .saturating_sub(left.delete.len() + left.dropped.len()),
             nexthops: (plan.nexthops.len() + plan.groups.len())
                 .saturating_sub(left.nexthops.len() + left.groups.len()),
         };
         // What is there after all needs no words.
-        let missing: HashSet<RouteKey> = left.replace.iter().map(|w| w.route.key).collect();
         outcome.words.retain(|key, _| missing.contains(key));
         (outcome.kernel, outcome.left) = (kernel, left);
         Ok(outcome)
+    }
+
+    /// What the kernel has after writing the plan. Where the read is uncertain, what was there before counts as there, and so does
+    /// a route that the kernel refused to add because there is one: whose it is, the next certain read shows.
+    async fn read_back(
+        &self,
+        wanted: &Wanted,
+        plan: &Plan,
+        outcome: &Outcome,
+    ) -> anyhow::Result<Kernel> {
+        let read = self.table.read().await;
+        let mut kernel = read.context("reading back what was applied")?;
+        if kernel.uncertain_v6 {
+            let left = diff(wanted, &kernel, &self.ownership, self.resilient).replace;
+            let written: HashSet<&RouteKey> = plan.replace.iter().map(|w| &w.route.key).collect();
+            let there = left.into_iter().map(|w| w.route).filter(|r| {
+                r.key.prefix.family() == Family::V6
+                    && (!written.contains(&r.key) || outcome.existing.contains(&r.key))
+            });
+            kernel.own.extend(there);
+            kernel
+                .own
+                .sort_unstable_by(|a, b| (a.key, &a.target).cmp(&(b.key, &b.target)));
+        }
+        Ok(kernel)
     }
 
     /// A second try at once: a batch may have stopped at a line, a device may have come back, and a
@@ -178,6 +221,7 @@ impl<T: RouteTable> Applier<T> {
     async fn once_more(
         &mut self,
         wanted: &Wanted,
+        first: &Plan,
         left: Plan,
         kernel: Kernel,
         outcome: &mut Outcome,
@@ -186,21 +230,24 @@ impl<T: RouteTable> Applier<T> {
         let refused = left
             .groups
             .iter()
-            .any(|g| g.resilient.is_some() && !g.exists && g.members.iter().all(has));
+            .filter(|g| g.resilient.is_some() && !g.exists)
+            // Not because a member was refused.
+            .any(|g| {
+                first
+                    .groups
+                    .iter()
+                    .any(|f| f.id == g.id && f.members.iter().all(has))
+            });
         let plan = if refused {
             diff(wanted, &kernel, &self.ownership, false)
         } else {
             left
         };
         drop(kernel);
-        let first = std::mem::take(&mut outcome.complaints);
+        let complaints = std::mem::take(&mut outcome.complaints);
         outcome.words.clear();
         self.write(&[], &plan, false, outcome).await?;
-        let kernel = self
-            .table
-            .read()
-            .await
-            .context("reading back what was applied")?;
+        let kernel = self.read_back(wanted, first, outcome).await?;
         if refused
             && plan.groups.iter().all(|g| {
                 kernel
@@ -211,7 +258,7 @@ impl<T: RouteTable> Applier<T> {
         {
             self.resilient = false;
             tracing::warn!(
-                kernel = first.first().map_or("nothing", String::as_str),
+                kernel = complaints.first().map_or("nothing", String::as_str),
                 "This kernel has no resilient nexthop groups; plain ones are used, and a change of gateways moves flows of the others too"
             );
         }
@@ -223,6 +270,21 @@ impl<T: RouteTable> Applier<T> {
         let kernel = self.table.read_nexthops().await?;
         let mut plan = Plan::default();
         diff_nexthops(wanted, &kernel, &self.ownership, self.resilient, &mut plan);
+        let started = Instant::now();
+        let mut outcome = Outcome::default();
+        if !plan.nexthops.is_empty() && plan.groups.iter().any(|g| g.exists) {
+            // Objects first: one that the kernel refuses must not cost a group its other members.
+            let objects = Plan {
+                nexthops: std::mem::take(&mut plan.nexthops),
+                ..Plan::default()
+            };
+            self.write(&[], &objects, true, &mut outcome).await?;
+            let kernel = self.table.read_nexthops().await?;
+            let possible = wanted.without(&refused(&objects, &kernel));
+            plan = Plan::default();
+            let resilient = self.resilient;
+            diff_nexthops(&possible, &kernel, &self.ownership, resilient, &mut plan);
+        }
         // A group that is not there has lost its routes; that is for a whole apply.
         plan.groups.retain(|g| g.exists);
         plan.clear.clear();
@@ -230,8 +292,6 @@ impl<T: RouteTable> Applier<T> {
         if plan.groups.is_empty() {
             return Ok((Counts::default(), Duration::ZERO));
         }
-        let started = Instant::now();
-        let mut outcome = Outcome::default();
         self.write(&[], &plan, true, &mut outcome).await?;
         Ok((
             Counts {
@@ -258,21 +318,36 @@ impl<T: RouteTable> Applier<T> {
             .map(drop)
     }
 
-    /// Removes every route and nexthop object of ours; the result is what is left, empty when none is.
+    /// Removes every route and nexthop object of ours; the result is what is left, empty when none is. While IPv6 routes of
+    /// others change, it looks again: what one read left out the next one shows.
     pub async fn remove_all(&mut self) -> anyhow::Result<Outcome> {
-        let found = self.table.read().await?;
-        let outcome = self.apply(&Wanted::default(), found, &[]).await?;
-        if outcome.left.unused.is_empty() {
-            return Ok(outcome);
+        let nothing = Wanted::default();
+        let mut deleted = 0;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let mut found = self.table.read().await?;
+            let uncertain = std::mem::take(&mut found.uncertain_v6);
+            if uncertain {
+                // Each route is named word for word, so only ours can go. An object may be somebody else's way too.
+                found.nexthops.clear();
+            }
+            let mut outcome = self.apply(&nothing, found, &[]).await?;
+            if !outcome.left.unused.is_empty() {
+                self.sweep(&outcome.left.unused).await?;
+                outcome.kernel = self.table.read().await?;
+                outcome.left = diff(&nothing, &outcome.kernel, &self.ownership, self.resilient);
+            }
+            deleted += outcome.changed.deleted;
+            let uncertain = uncertain || outcome.kernel.uncertain_v6;
+            if !uncertain || tries == REMOVAL_TRIES {
+                outcome.changed.deleted = deleted;
+                if uncertain {
+                    outcome.complain(CHURN.to_owned());
+                }
+                return Ok(outcome);
+            }
         }
-        self.sweep(&outcome.left.unused).await?;
-        let kernel = self.table.read().await?;
-        let left = diff(&Wanted::default(), &kernel, &self.ownership, self.resilient);
-        Ok(Outcome {
-            kernel,
-            left,
-            ..outcome
-        })
     }
 
     /// Writes, then deletes. Deletions wait for the next look at the kernel when a write before them did not run, and at the
@@ -337,6 +412,12 @@ enum Ran {
     Stopped,
 }
 
+/// Gateways of a plan that are not in the kernel after it.
+fn refused(plan: &Plan, kernel: &Kernel) -> BTreeSet<u32> {
+    let ids = plan.nexthops.iter().map(|(id, _)| *id);
+    ids.filter(|id| !kernel.nexthops.contains_key(id)).collect()
+}
+
 impl Ran {
     fn of(errors: &BatchErrors) -> Self {
         if errors.stopped.is_some() {
@@ -353,6 +434,11 @@ impl Outcome {
     fn note(&mut self, chunk: &[Line<'_>], errors: BatchErrors) {
         for (number, words) in errors.refused {
             match number.checked_sub(1).and_then(|n| chunk.get(n)) {
+                Some(Line::Route {
+                    key, exists: false, ..
+                }) if words.contains("File exists") => {
+                    self.existing.insert(*key);
+                }
                 Some(Line::Route { key, .. }) if self.words.len() < WORDS_KEPT => {
                     self.words.insert(*key, words);
                 }

@@ -349,6 +349,7 @@ pub fn read_links(json: &[u8], kernel: &mut Kernel) -> Result<(), serde_json::Er
         });
         kernel.links.push(Link {
             up,
+            carrier: has("LOWER_UP"),
             loopback,
             addresses: addresses.collect(),
             broadcasts,

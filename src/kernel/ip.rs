@@ -18,6 +18,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::health::probe::Neighbours;
+use crate::kernel::changes::Changes;
 use crate::kernel::dump;
 use crate::kernel::dump::BatchErrors;
 use crate::net::prefix::Family;
@@ -31,6 +32,10 @@ pub const CHUNK: usize = 1000;
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// How often a dump is tried that the kernel interrupts; Felix tries as often.
 const DUMP_TRIES: u32 = 5;
+/// How often IPv6 routes are read while others change them.
+const CHURN_TRIES: u32 = 4;
+/// The pause before the next try; doubles each time. What changes in bursts leaves such gaps.
+const CHURN_PAUSE: Duration = Duration::from_millis(10);
 /// The longest answer but for routes, which are parsed as they come: 50,000 links are about as long.
 const ANSWER_LIMIT: u64 = 64 << 20;
 /// What of an `ip`'s stderr is kept: a full chunk of refusals is about 60 KB.
@@ -67,6 +72,28 @@ impl Ip {
 
     async fn read_routes(&self, family: Family) -> anyhow::Result<Kernel> {
         patiently(|| self.dump_routes(family)).await
+    }
+
+    /// Reads IPv6 routes until none changed meanwhile; after some tries, what all of them saw.
+    async fn read_v6_routes(&self) -> anyhow::Result<Kernel> {
+        let mut all: Option<Kernel> = None;
+        for attempt in 0..CHURN_TRIES {
+            if attempt > 0 {
+                tokio::time::sleep(CHURN_PAUSE * (1 << (attempt - 1))).await;
+            }
+            let changes = Changes::of_v6_routes().context("listening for route changes")?;
+            let kernel = self.read_routes(Family::V6).await?;
+            if !changes.seen() {
+                return Ok(kernel);
+            }
+            match &mut all {
+                Some(all) => all.merge_routes(kernel),
+                none => *none = Some(kernel),
+            }
+        }
+        let mut kernel = all.unwrap_or_default();
+        kernel.uncertain_v6 = true;
+        Ok(kernel)
     }
 
     async fn dump_routes(&self, family: Family) -> anyhow::Result<Kernel> {
@@ -139,7 +166,7 @@ impl RouteTable for Ip {
     async fn read(&self) -> anyhow::Result<Kernel> {
         let (v4, v6, rest) = tokio::try_join!(
             self.read_routes(Family::V4),
-            self.read_routes(Family::V6),
+            self.read_v6_routes(),
             self.read_nexthops()
         )?;
         let mut kernel = rest;
@@ -148,6 +175,11 @@ impl RouteTable for Ip {
         kernel
             .own
             .sort_unstable_by(|a, b| (a.key, &a.target).cmp(&(b.key, &b.target)));
+        // A dump may list an IPv6 route twice, and the kernel never has two that are the same.
+        kernel
+            .own
+            .dedup_by(|a, b| a == b && a.key.prefix.family() == Family::V6);
+        kernel.uncertain_v6 = v6.uncertain_v6;
         kernel.foreign = v4.foreign;
         kernel.foreign.extend(v6.foreign);
         kernel.lent = v4.lent;

@@ -1,6 +1,7 @@
 //! Running `ip`, reading what it prints, writing batches, noticing changes.
 
 pub mod apply;
+mod changes;
 pub mod dump;
 pub mod ip;
 pub mod monitor;

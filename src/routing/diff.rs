@@ -3,7 +3,7 @@
 //! Pure. Keyed as the kernel keys routes. Wanted state is `resolve`'s, writing and verifying
 //! `apply`'s. Nothing that lacks our protocol number is ever in a plan.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use crate::net::nexthop_id;
@@ -92,6 +92,19 @@ impl Wanted {
                 }
                 NexthopKind::Other => {}
             }
+        }
+        wanted
+    }
+
+    /// The same without these nexthop objects: a group that the kernel takes is better than one that it refuses whole.
+    #[must_use]
+    pub fn without(&self, refused: &BTreeSet<u32>) -> Self {
+        let mut wanted = self.clone();
+        for id in refused {
+            wanted.nexthops.remove(id);
+        }
+        for group in wanted.groups.values_mut() {
+            group.members.retain(|m| !refused.contains(&m.id));
         }
         wanted
     }
@@ -186,6 +199,8 @@ pub struct Plan {
     pub unused: Vec<u32>,
     /// What is in the way and not ours to change, with the words for a report.
     pub conflicts: Vec<Conflict>,
+    /// Routes that would go if the read were certain; see [`Kernel::uncertain_v6`].
+    pub postponed: usize,
 }
 
 /// A group that gets other members, or is new.
@@ -391,7 +406,7 @@ impl Plan {
     }
 }
 
-/// Compares. `resilient` is whether new groups are made so.
+/// Compares. `resilient` is whether new groups are made so. With an uncertain read nothing of IPv6 goes, and no object.
 pub fn diff(wanted: &Wanted, kernel: &Kernel, ownership: &Ownership, resilient: bool) -> Plan {
     let mut plan = Plan::default();
     diff_nexthops(wanted, kernel, ownership, resilient, &mut plan);
@@ -434,6 +449,10 @@ pub fn diff_nexthops(
             && there.kind != NexthopKind::Other;
         let ours = there.protocol == ownership.protocol;
         // What is of another kind has to go first, but not if somebody else's routes would go with it.
+        if ours && !is_it && kernel.uncertain_v6 {
+            taken.insert(id);
+            return false;
+        }
         if !ours || (!is_it && is_lent(id, kernel, ownership)) {
             plan.conflicts.push(Conflict::Nexthop(id, there.protocol));
             taken.insert(id);
@@ -540,7 +559,9 @@ fn diff_routes(wanted: &Wanted, kernel: &Kernel, plan: &mut Plan) {
     let (mut gone, mut gone_twins) = (Vec::new(), Vec::new());
     let mut have = kernel.own.iter().peekable();
     let mut go = |route: &OwnRoute| {
-        if route.key.metric == LEAK_GUARD_METRIC {
+        if kernel.uncertain_v6 && route.key.prefix.family() == Family::V6 {
+            plan.postponed += 1;
+        } else if route.key.metric == LEAK_GUARD_METRIC {
             gone_twins.push(route.clone());
         } else {
             gone.push(route.clone());
@@ -591,6 +612,10 @@ fn diff_routes(wanted: &Wanted, kernel: &Kernel, plan: &mut Plan) {
 
 /// Where all routes of a group go, one command takes them along with it.
 fn drop_whole_groups(wanted: &Wanted, kernel: &Kernel, ownership: &Ownership, plan: &mut Plan) {
+    if kernel.uncertain_v6 {
+        // Who else uses a group is not known.
+        return;
+    }
     let mut uses: HashMap<u32, (usize, usize)> = HashMap::new();
     let count = |route: &OwnRoute| match route.target {
         Target::Nexthop(id)
@@ -629,6 +654,9 @@ fn drop_whole_groups(wanted: &Wanted, kernel: &Kernel, ownership: &Ownership, pl
 }
 
 fn find_unused(wanted: &Wanted, kernel: &Kernel, ownership: &Ownership, plan: &mut Plan) {
+    if kernel.uncertain_v6 {
+        return;
+    }
     let used: HashSet<u32> = kernel
         .own
         .iter()

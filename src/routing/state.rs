@@ -2,7 +2,7 @@
 //!
 //! Pure values and questions about them. Parsing `ip`'s output is `iproute`'s, running it is `ip`'s.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -21,6 +21,20 @@ pub struct Kernel {
     pub lent: BTreeSet<u32>,
     /// Links with their addresses.
     pub links: Vec<Link>,
+    /// IPv6 routes changed during each of several reads. Then the kernel's dumps list some of them twice and leave
+    /// others out, without a word: what is here was there, but what is missing may be there too.
+    pub uncertain_v6: bool,
+}
+
+impl Kernel {
+    /// Adds what another read of the same routes saw; of one that was seen twice, once.
+    pub fn merge_routes(&mut self, other: Self) {
+        let own: HashSet<OwnRoute> = self.own.drain(..).chain(other.own).collect();
+        self.own.extend(own);
+        let foreign: HashSet<ForeignRoute> = self.foreign.drain(..).chain(other.foreign).collect();
+        self.foreign.extend(foreign);
+        self.lent.extend(other.lent);
+    }
 }
 
 /// What the kernel tells routes apart by. Protocol is not part of it.
@@ -57,7 +71,7 @@ pub enum Target {
 }
 
 /// A route of somebody else.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ForeignRoute {
     /// Its key.
     pub key: RouteKey,
@@ -165,6 +179,8 @@ pub struct Link {
     pub index: u32,
     /// Administratively up.
     pub up: bool,
+    /// Has a carrier (`LOWER_UP`); without it the kernel refuses nexthops on the link and drops those that are there.
+    pub carrier: bool,
     /// Loopback.
     pub loopback: bool,
     /// Addresses with the length of their subnet (host bits kept).
@@ -174,6 +190,11 @@ pub struct Link {
 }
 
 impl Link {
+    /// Whether the kernel takes nexthops on it.
+    pub const fn carries(&self) -> bool {
+        self.up && self.carrier
+    }
+
     /// The on-link subnets that its addresses make.
     pub fn subnets(&self) -> impl Iterator<Item = Prefix> + '_ {
         self.addresses

@@ -3,6 +3,7 @@
 mod commands;
 mod configuration;
 mod killed;
+mod links;
 mod lists;
 mod restart;
 mod staying;

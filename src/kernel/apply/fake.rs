@@ -68,6 +68,10 @@ pub(crate) struct State {
     pub(crate) batches: Vec<Vec<String>>,
     /// Words for a kernel without resilient groups.
     pub(crate) without_resilient: bool,
+    /// A device without carrier: nexthops on it are refused.
+    pub(crate) without_carrier: Option<&'static str>,
+    /// IPv6 routes change all the time: reads leave every third one out.
+    pub(crate) churn: bool,
 }
 
 #[derive(Debug)]
@@ -178,6 +182,14 @@ impl FakeTable {
         kernel
             .own
             .sort_unstable_by(|a, b| (a.key, &a.target).cmp(&(b.key, &b.target)));
+        if state.churn {
+            let mut n = state.calls;
+            kernel.own.retain(|r| {
+                n += 1;
+                r.key.prefix.family() == Family::V4 || !n.is_multiple_of(3)
+            });
+            kernel.uncertain_v6 = true;
+        }
         kernel
     }
 
@@ -384,6 +396,11 @@ impl State {
                 _,
             ) if self.without_resilient => return Err("Invalid group type"),
             _ => {}
+        }
+        if let (NexthopKind::Via { dev, .. }, Some(dead)) = (kind, self.without_carrier)
+            && **dev == *dead
+        {
+            return Err("Carrier for nexthop device is down");
         }
         let NexthopKind::Group { members, .. } = kind else {
             return Ok(());

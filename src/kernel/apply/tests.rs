@@ -680,6 +680,109 @@ fn a_route_that_somebody_else_adds_between_the_read_and_the_write_stays_and_is_r
     );
 }
 
+/// 300 IPv6 prefixes and 10 of IPv4, through group 11.
+fn both_families() -> Wanted {
+    let mut wanted = many(10, &[1, 2]);
+    wanted.routes.extend((0..300).map(|n| OwnRoute {
+        key: OURS.key(Prefix::masked(
+            std::net::Ipv6Addr::from_bits((0x2a00_u128 << 112) + (n << 80)).into(),
+            48,
+        )),
+        target: Target::Nexthop(11),
+    }));
+    wanted.routes.sort_unstable_by_key(|r| r.key);
+    wanted
+}
+
+#[test]
+fn while_other_routes_change_a_pass_deletes_nothing_that_the_reads_may_have_got_wrong_and_rewrites_nothing()
+ {
+    let mut applier = applier();
+    let wanted = both_families();
+    applier.pass(&wanted).unwrap();
+    applier.table.state.borrow_mut().churn = true;
+    for _ in 0..5 {
+        let outcome = applier.pass(&wanted).unwrap();
+        assert!(outcome.kernel.uncertain_v6 && outcome.left.is_empty());
+        assert_eq!(outcome.changed, Counts::default());
+        assert_eq!(outcome.installed(&wanted)[&11], 310);
+        assert!(outcome.problems().is_empty());
+    }
+    // What comes is added, what goes waits; IPv4 goes on as ever.
+    let mut other = wanted.clone();
+    other.routes.retain(|r| r.key.prefix.len() == 24);
+    let gone = other.routes.remove(0);
+    other.routes.push(OwnRoute {
+        key: OURS.key("2001:db8::/32".parse().unwrap()),
+        target: Target::Nexthop(11),
+    });
+    let outcome = applier.pass(&other).unwrap();
+    assert_eq!((outcome.changed.replaced, outcome.changed.deleted), (1, 1));
+    assert!(outcome.left.postponed >= 200);
+    applier.table.state.borrow_mut().churn = false;
+    let own = applier.own();
+    assert_eq!(own.len(), 310);
+    assert!(!own.contains(&gone));
+    let outcome = applier.pass(&other).unwrap();
+    assert_eq!(
+        (outcome.changed.deleted, applier.own()),
+        (300, other.routes)
+    );
+}
+
+#[test]
+fn everything_can_be_removed_as_soon_as_the_others_are_quiet_and_nothing_else_before() {
+    let mut applier = applier();
+    applier.pass(&both_families()).unwrap();
+    applier.table.prepare(
+        "route replace 2001:db8::/32 nhid 11 proto 4 metric 100 table 254\nroute replace 203.0.113.0/24 via 192.0.2.1 dev eth0 proto 4 metric 100 table 254",
+    );
+    let before = applier.table.foreign();
+    applier.table.state.borrow_mut().churn = true;
+    let outcome = now(applier.remove_all()).unwrap();
+    assert_eq!(texts(&outcome.problems()), [CHURN]);
+    assert_eq!(applier.table.foreign(), before);
+    applier.table.state.borrow_mut().churn = false;
+    let outcome = now(applier.remove_all()).unwrap();
+    assert!(outcome.left.is_empty() && outcome.problems().is_empty());
+    assert_eq!(
+        (applier.own(), applier.table.foreign()),
+        (Vec::new(), before)
+    );
+}
+
+#[test]
+fn a_gateway_that_the_kernel_refuses_costs_its_group_no_other_member() {
+    let mut applier = applier();
+    let mut wanted = many(5, &[1, 2]);
+    *wanted.nexthops.get_mut(&2).unwrap() =
+        WantedNexthop::Via("10.117.0.2".parse().unwrap(), "eth2".into());
+    applier.table.state.borrow_mut().without_carrier = Some("eth2");
+    let members = |applier: &Applier<FakeTable>| match &applier.table.kernel().nexthops[&11].kind {
+        NexthopKind::Group { members, .. } => members.iter().map(|m| m.id).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    for _ in 0..2 {
+        let outcome = applier.pass(&wanted).unwrap();
+        assert_eq!((applier.own().len(), members(&applier)), (5, vec![1]));
+        assert!(!outcome.left.is_empty(), "it is tried again");
+        assert_eq!(
+            texts(&outcome.problems())[0],
+            "the kernel refused gateway 10.117.0.2 on eth2: Carrier for nexthop device is down"
+        );
+        assert!(applier.resilient, "that was not about resilience");
+    }
+    // A switch to another gateway is not refused with it.
+    let mut three = wanted.clone();
+    three.nexthops.insert(3, gateway(3));
+    three.groups.get_mut(&11).unwrap().members = vec![Member::equal(2), Member::equal(3)];
+    now(applier.repoint(&three)).unwrap();
+    assert_eq!(members(&applier), [3]);
+    applier.table.state.borrow_mut().without_carrier = None;
+    assert!(applier.pass(&wanted).unwrap().left.is_empty());
+    assert_eq!(members(&applier), [1, 2]);
+}
+
 #[test]
 fn re_pointing_reads_no_routes_and_leaves_new_groups_to_a_whole_pass() {
     let mut applier = applier();

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::on_link_by;
 use crate::net::prefix::{Family, Prefix};
 use crate::routing::batch::{MAIN_TABLE, safe_name};
-use crate::routing::state::{ForeignRoute, Kernel, Link};
+use crate::routing::state::{ForeignRoute, Kernel, Link, NexthopKind};
 
 /// The device that the gateway is on-link by, or why it cannot be used: a predicate for a person, to be read after the gateway's address.
 ///
@@ -16,11 +16,9 @@ use crate::routing::state::{ForeignRoute, Kernel, Link};
 pub fn next_hop(gateway: IpAddr, kernel: &Kernel) -> Result<Box<str>, String> {
     never(gateway, kernel)?;
     let best = best_matches(gateway, kernel);
-    let Some(route) = best.first() else {
-        return Err(off_link(gateway, kernel, None));
-    };
-    let Some(dev) = on_link_by(route) else {
-        return Err(off_link(gateway, kernel, Some(route)));
+    let Some((route, dev)) = best.first().and_then(|r| Some((r, on_link_by(r)?))) else {
+        let why = || off_link(gateway, kernel, best.first().copied());
+        return by_object(gateway, kernel).ok_or_else(why);
     };
     edge_of(route.key.prefix, gateway, dev)?;
     if let IpAddr::V6(v6) = gateway
@@ -41,7 +39,7 @@ pub fn next_hop(gateway: IpAddr, kernel: &Kernel) -> Result<Box<str>, String> {
     match kernel.links.iter().find(|link| *link.name == *dev) {
         None => Err(format!("is on-link by {dev}, which is not there any more")),
         Some(link) if link.loopback => Err(format!("is one of the node's own addresses ({dev})")),
-        Some(link) if !link.up => Err(down(link)),
+        Some(link) if !link.carries() => Err(down(link)),
         Some(link) => Ok(link.name.clone()),
     }
 }
@@ -111,7 +109,7 @@ fn best_matches(gateway: IpAddr, kernel: &Kernel) -> Vec<&ForeignRoute> {
 fn off_link(gateway: IpAddr, kernel: &Kernel, route: Option<&ForeignRoute>) -> String {
     // IPv4 routes vanish with their link, so the link says it better than the routes that are left.
     let on = |link: &&Link| {
-        !link.up
+        !link.carries()
             && link
                 .subnets()
                 .any(|subnet| subnet.len() > 0 && subnet.contains(gateway))
@@ -134,5 +132,22 @@ fn off_link(gateway: IpAddr, kernel: &Kernel, route: Option<&ForeignRoute>) -> S
 }
 
 fn down(link: &Link) -> String {
-    format!("is on-link by {}, which is down", link.name)
+    let how = if link.up { "has no carrier" } else { "is down" };
+    format!("is on-link by {}, which {how}", link.name)
+}
+
+/// The device that a nexthop object in the kernel has for the gateway: the kernel took it, and drops it with its link. Asked when
+/// the route to the gateway is missing from a read that may have left it out.
+fn by_object(gateway: IpAddr, kernel: &Kernel) -> Option<Box<str>> {
+    let asked = kernel.uncertain_v6 && Family::of(gateway) == Family::V6;
+    let mut devices = kernel.nexthops.values().filter_map(|n| match &n.kind {
+        NexthopKind::Via { gateway: g, dev } if *g == gateway => Some(dev),
+        _ => None,
+    });
+    devices
+        .find(|dev| {
+            let carries = |link: &Link| link.name == **dev && link.carries();
+            asked && kernel.links.iter().any(carries)
+        })
+        .cloned()
 }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::{HealthCheck, Probe, RouteSet, Strategy, WhenDown};
 use crate::routing::node_facts::NodeFacts;
-use crate::routing::state::{Link, RouteKey};
+use crate::routing::state::{Link, Nexthop, NexthopKind, RouteKey};
 
 fn p(text: &str) -> Prefix {
     text.parse().unwrap()
@@ -17,6 +17,7 @@ fn link(name: &str, addresses: &[(&str, u8)]) -> Link {
         name: name.into(),
         index: 1,
         up: true,
+        carrier: true,
         loopback: name == "lo",
         addresses,
         broadcasts: vec![],
@@ -318,6 +319,38 @@ fn a_gateway_that_cannot_be_one_is_refused_with_the_reason() {
         255.255.255.255 is not an address that a next hop can have
         "
     );
+}
+
+#[test]
+fn a_gateway_on_a_link_without_carrier_is_no_next_hop() {
+    let mut node = node();
+    let link = node.links.iter_mut().find(|l| *l.name == *"eth1").unwrap();
+    link.carrier = false;
+    assert_eq!(
+        next_hop(ip("10.116.0.5"), &node).unwrap_err(),
+        "is on-link by eth1, which has no carrier"
+    );
+}
+
+#[test]
+fn a_route_to_a_gateway_that_an_uncertain_read_left_out_does_not_make_it_off_link() {
+    let mut node = node();
+    let gateway = ip("fd00:116::5");
+    node.foreign.retain(|r| r.key.prefix != p("fd00:116::/64"));
+    let via = NexthopKind::Via {
+        gateway,
+        dev: "eth1".into(),
+    };
+    let nexthop = Nexthop {
+        kind: via,
+        protocol: 230,
+    };
+    node.nexthops.insert(7, nexthop);
+    assert!(next_hop(gateway, &node).is_err());
+    node.uncertain_v6 = true;
+    assert_eq!(&*next_hop(gateway, &node).unwrap(), "eth1");
+    node.links.iter_mut().for_each(|link| link.carrier = false);
+    assert!(next_hop(gateway, &node).is_err());
 }
 
 #[test]

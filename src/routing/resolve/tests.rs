@@ -47,6 +47,7 @@ fn node() -> Kernel {
             name: "eth1".into(),
             index: 3,
             up: true,
+            carrier: true,
             loopback: false,
             addresses,
             broadcasts: Vec::new(),
