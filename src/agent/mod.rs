@@ -42,6 +42,7 @@ use crate::net::prefix::Family;
 use crate::report::metrics::Metrics;
 use crate::report::status::{NodeEvent, Reason, Status};
 use crate::routing::batch::Ownership;
+use crate::routing::lookup::{Findings, Rotation};
 use crate::routing::node_facts::Facts;
 use crate::routing::resolve::SetView;
 use crate::routing::state::Kernel;
@@ -136,6 +137,10 @@ struct Memory {
     unused: Vec<u32>,
     /// Passes in a row that left something undone.
     failures: u32,
+    /// What lookups found, and where the sample goes on.
+    findings: Findings,
+    rotation: Rotation,
+    looked_up: bool,
     /// How long the last read took: what decides how often a busy table is read.
     reading: Duration,
     /// When the last pass ended.
@@ -255,6 +260,7 @@ impl Agent {
                 Some(()) = triggers.directory.recv() => self.load().await,
                 Some(()) = triggers.link.recv() => self.notice(Notice::Link),
                 Some(()) = triggers.ours.recv() => self.notice(Notice::Ours),
+                Some(()) = triggers.rules.recv() => self.notice(Notice::Rule),
                 Some(()) = triggers.foreign.recv() => self.notice(Notice::Foreign),
                 Ok(()) = self.health.changed() => self.health_changed().await,
                 Ok(()) = self.facts.changed() => self.facts_changed(),

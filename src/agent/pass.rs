@@ -14,13 +14,15 @@ use crate::health::probe::ProbePath;
 use crate::health::{ProbeKey, State};
 use crate::kernel::apply::{Counts, Outcome};
 use crate::kernel::ip::{Hung, RouteTable as _, Unfit};
+use crate::kernel::lookup;
 use crate::net::nexthop_id;
 use crate::report::metrics::Change;
 use crate::report::status::{Problem, ProblemKind, Reason};
 use crate::routing::batch::Line;
 use crate::routing::diff::{Wanted, marks_to};
+use crate::routing::lookup::View;
 use crate::routing::node_facts::Facts;
-use crate::routing::resolve::{self, Inputs, Resolution, resolve};
+use crate::routing::resolve::{self, Inputs, Resolution, SetView, resolve};
 use crate::routing::state::Kernel;
 
 /// The first pause after a pass that left something undone; doubles up to `--resync`.
@@ -76,7 +78,7 @@ impl Agent {
         let kernel = self.read().await?;
         self.memory.reading = started.elapsed();
         let facts = self.facts_for(&basis, &kernel);
-        let resolution = match &basis {
+        let mut resolution = match &basis {
             Basis::AsFound(wanted) => Resolution {
                 wanted: (**wanted).clone(),
                 ..Resolution::default()
@@ -132,7 +134,11 @@ impl Agent {
             }
         };
         self.memory.decided = Some((facts, routes));
-        self.account(&outcome, &resolution, causes, started.elapsed());
+        let took = started.elapsed();
+        let of_node = self
+            .look_up(&basis, &mut resolution, &outcome, causes)
+            .await;
+        self.account(&outcome, &resolution, causes, took);
         if fresh {
             self.after_a_change(&outcome, mark).await;
         }
@@ -143,6 +149,7 @@ impl Agent {
             self.settle_marks().await;
         }
         self.remember(resolution, outcome);
+        self.memory.problems.extend(of_node);
         self.sweep(causes.resync).await;
         Ok(())
     }
@@ -429,10 +436,11 @@ impl Agent {
             configuration,
             circumstances,
             link,
+            rules,
             resync,
             ..
         } = self.causes;
-        if configuration || circumstances || link || resync {
+        if configuration || circumstances || link || rules || resync {
             return false;
         }
         match self.fight.wait_until(self.started.elapsed()) {
@@ -479,6 +487,111 @@ impl Agent {
             self.memory.said.remove("left");
             self.memory.failures = 0;
             self.remove_startup_taint();
+        }
+    }
+
+    /// Asks the kernel which way packets take, and writes what it finds into the sets; returns what is of no set.
+    async fn look_up(
+        &mut self,
+        basis: &Basis,
+        resolution: &mut Resolution,
+        outcome: &Outcome,
+        causes: Causes,
+    ) -> Vec<Problem> {
+        let Basis::Config(loaded) = basis else {
+            return Vec::new();
+        };
+        if !self.memory.looked_up || causes.call_for_lookups() || outcome.changed.any() {
+            let facts = self.facts.borrow().clone();
+            let pod_cidrs = match &facts {
+                Facts::Known(known) => &known.pod_cidrs[..],
+                _ => &[],
+            };
+            let ownership = self.ownership();
+            let view = View {
+                wanted: &resolution.wanted,
+                sets: &resolution.sets,
+                kernel: &outcome.kernel,
+                pod_cidrs,
+                expected: &loaded.config.expected_rules,
+                ownership: &ownership,
+            };
+            let table = self.applier.table;
+            match lookup::check(&table, view, &mut self.memory.rotation).await {
+                Ok(findings) => {
+                    self.memory.looked_up = true;
+                    self.memory.said.remove("lookups");
+                    self.memory.findings = findings;
+                }
+                Err(error) => {
+                    if self.once("lookups", &error.root_cause().to_string()) {
+                        tracing::warn!("Which way packets take could not be looked up: {error:#}");
+                    }
+                }
+            }
+            self.log_findings(&resolution.sets);
+        }
+        self.memory.findings.report(&mut resolution.sets)
+    }
+
+    fn log_findings(&mut self, sets: &[SetView]) {
+        let findings = &self.memory.findings;
+        let by = findings
+            .by
+            .iter()
+            .take(5)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join("; ");
+        let (count, words) = (findings.by.len(), findings.words());
+        let not_evaluated = findings
+            .not_evaluated
+            .iter()
+            .take(5)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join("; ");
+        let was = self
+            .memory
+            .said
+            .get("bypassed")
+            .is_some_and(|said| !said.is_empty());
+        if self.once("bypassed", &by) {
+            match words {
+                Some(words) => {
+                    tracing::warn!(count, "Traffic is taken past the routes: {by}");
+                    if !was {
+                        self.emit(Reason::TrafficBypassed, words);
+                    }
+                }
+                None if was => tracing::info!("No traffic is taken past the routes any more"),
+                None => {}
+            }
+        }
+        if self.once("not evaluated", &not_evaluated) && !not_evaluated.is_empty() {
+            tracing::info!("Policy rules that no lookup can show: {not_evaluated}");
+        }
+        self.log_overridden(sets);
+    }
+
+    /// More specific routes of others go on winning; where a set has leak guards that is worth a warning.
+    fn log_overridden(&mut self, sets: &[SetView]) {
+        let of = |guarded: bool| {
+            let sets = sets
+                .iter()
+                .filter(|set| set.leak_guard == guarded && set.overridden.total > 0);
+            let words = sets.map(|set| {
+                let examples: Vec<String> = set.overridden.shown.iter().take(5).map(|t| format!("{} by {}", t.destination, t.by)).collect();
+                format!("set `{}`: {} more specific route(s) of others win inside its destinations, among them {}", set.name, set.overridden.total, examples.join(", "))
+            });
+            words.collect::<Vec<_>>().join("; ")
+        };
+        let (guarded, others) = (of(true), of(false));
+        if self.once("overridden", &others) && !others.is_empty() {
+            tracing::info!("{others}");
+        }
+        if self.once("overridden in spite of a leak guard", &guarded) && !guarded.is_empty() {
+            tracing::warn!("{guarded}, in spite of its leak guard");
         }
     }
 

@@ -24,6 +24,8 @@ pub(super) struct Triggers {
     pub(super) directory: mpsc::Receiver<()>,
     /// Routes of others changed.
     pub(super) foreign: mpsc::Receiver<()>,
+    /// Policy rules changed.
+    pub(super) rules: mpsc::Receiver<()>,
     /// Routes or nexthops of ours may be gone.
     pub(super) ours: mpsc::Receiver<()>,
     /// A link or an address changed.
@@ -43,16 +45,18 @@ impl Triggers {
                 let _ = changed.try_send(());
             }
         });
-        let (foreign, ours, link) = (mpsc::channel(1), mpsc::channel(1), mpsc::channel(1));
+        let (foreign, rules) = (mpsc::channel(1), mpsc::channel(1));
+        let (ours, link) = (mpsc::channel(1), mpsc::channel(1));
         tokio::spawn(monitor::listen(
             args.node.kernel.protocol,
-            [foreign.0, ours.0, link.0],
+            [foreign.0, rules.0, ours.0, link.0],
         ));
         let mut resync = interval_at(Instant::now() + args.resync, args.resync);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             directory,
             foreign: foreign.1,
+            rules: rules.1,
             ours: ours.1,
             link: link.1,
             resync,
@@ -69,6 +73,8 @@ pub(super) struct Causes {
     pub(super) circumstances: bool,
     /// A link or address changed since the last pass: losses are explained.
     pub(super) link: bool,
+    /// A policy rule changed since the last pass.
+    pub(super) rules: bool,
     /// The periodic read: unused objects are swept too.
     pub(super) resync: bool,
     due: Option<Instant>,
@@ -78,6 +84,11 @@ impl Causes {
     /// When the next pass is due, if at all.
     pub(super) const fn due(&self) -> Option<Instant> {
         self.due
+    }
+
+    /// Whether packets may take other ways than at the last lookups; routes of others wait for the periodic read.
+    pub(super) const fn call_for_lookups(&self) -> bool {
+        self.configuration || self.circumstances || self.link || self.rules || self.resync
     }
 
     pub(super) fn configuration_changed(&mut self) {
@@ -105,10 +116,11 @@ impl Causes {
         let now = Instant::now();
         let rested = ended.map_or(now, |ended| ended + reading * REST);
         self.link |= notice == Notice::Link;
+        self.rules |= notice == Notice::Rule;
         self.by(match notice {
             Notice::Ours => now + SETTLE,
             Notice::Link => rested.max(now + SETTLE),
-            Notice::Foreign => now + SETTLE.max(reading * BUSY),
+            Notice::Foreign | Notice::Rule => now + SETTLE.max(reading * BUSY),
         });
     }
 
@@ -117,6 +129,7 @@ impl Causes {
         self.configuration |= failed.configuration;
         self.circumstances |= failed.circumstances;
         self.link |= failed.link;
+        self.rules |= failed.rules;
     }
 
     /// Something is left to do; at this time at the latest.

@@ -12,7 +12,8 @@ use serde::de::{self, Deserializer as _, IgnoredAny, SeqAccess, Visitor};
 use crate::net::prefix::{Family, Prefix};
 use crate::routing::batch::{MAIN_TABLE, Ownership, safe_name};
 use crate::routing::state::{
-    ForeignRoute, Kernel, Link, Member, Nexthop, NexthopKind, OwnRoute, Resilient, RouteKey, Target,
+    ELSEWHERE_KEPT, ForeignRoute, Kernel, Link, Member, Nexthop, NexthopKind, OwnRoute, Resilient,
+    RouteKey, Target,
 };
 
 /// What `ip` leaves out of its JSON: a route without `protocol` is a `boot` one.
@@ -97,7 +98,7 @@ struct Via {
 
 /// A number that `ip -N` prints as text, decimal or hexadecimal; text that is no number is a name from
 /// a host's table that `-N` should have kept away.
-struct Number(u32);
+pub(super) struct Number(pub(super) u32);
 
 impl<'de> Deserialize<'de> for Number {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
@@ -164,9 +165,11 @@ impl RawRoute {
             return Ok(());
         }
         kernel.lent.extend(self.nhid);
-        if !RTN_OWN_ADDRESSES.contains(&kind)
-            && (key.table == ownership.table || key.table == MAIN_TABLE)
-        {
+        let is_ours_or_main = key.table == ownership.table || key.table == MAIN_TABLE;
+        if kind == RTN_UNICAST && !is_ours_or_main && kernel.elsewhere.len() < ELSEWHERE_KEPT {
+            kernel.elsewhere.push((key.table, key.prefix));
+        }
+        if !RTN_OWN_ADDRESSES.contains(&kind) && is_ours_or_main {
             let gatewayed = self.gateway.is_some()
                 || self.via.is_some()
                 || self.nexthops.is_some()

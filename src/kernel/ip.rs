@@ -126,6 +126,17 @@ impl Ip {
         Ok(kernel)
     }
 
+    /// Runs a batch that asks; what it printed, and which lines were refused.
+    pub(super) async fn ask(lines: &str) -> anyhow::Result<(BatchErrors, Vec<u8>)> {
+        let arguments = ["-j", "-d", "-N", "-force", "-batch", "-"];
+        run_batch(&arguments, lines, Stdio::piped()).await
+    }
+
+    /// What `ip rule` shows of a family, as JSON.
+    pub(super) async fn show_rules(family: Family) -> anyhow::Result<Vec<u8>> {
+        output(&["-j", "-N", family_flag(family), "rule", "show"]).await
+    }
+
     /// The hardware address that the kernel's neighbour table has for a gateway.
     pub async fn neighbour(&self, gateway: IpAddr, dev: &str) -> anyhow::Result<Option<[u8; 6]>> {
         #[derive(serde::Deserialize)]
@@ -182,6 +193,8 @@ impl RouteTable for Ip {
         kernel.uncertain_v6 = v6.uncertain_v6;
         kernel.foreign = v4.foreign;
         kernel.foreign.extend(v6.foreign);
+        kernel.elsewhere = v4.elsewhere;
+        kernel.elsewhere.extend(v6.elsewhere);
         kernel.lent = v4.lent;
         kernel.lent.extend(v6.lent);
         Ok(kernel)
@@ -204,30 +217,46 @@ impl RouteTable for Ip {
     async fn write(&self, family: Option<Family>, lines: &str) -> anyhow::Result<BatchErrors> {
         let mut arguments = vec!["-force", "-batch", "-"];
         arguments.splice(0..0, family.map(family_flag));
-        let input = complete_input(lines).context("keeping a batch in memory for `ip`")?;
-        let mut child = spawn(&arguments, input, Stdio::null())?;
-        let mut stderr = child.stderr.take().context("no pipe from `ip`")?;
-        let run = async {
-            let mut said = Vec::new();
-            read_bounded(&mut stderr, &mut said)
-                .await
-                .context("reading the errors of `ip -batch`")?;
-            let status = child.wait().await.context("waiting for `ip -batch`")?;
-            anyhow::Ok((status, said))
-        };
-        let Ok(done) = timeout(TIME_LIMIT, run).await else {
-            end(&mut child).await;
-            return Err(Hung).context("running `ip -force -batch -`");
-        };
-        let (status, said) = done?;
-        let mut errors = dump::read_batch_errors(&String::from_utf8_lossy(&said));
-        let killed = status.signal().is_some();
-        if errors.stopped.is_none() && (killed || (errors.refused.is_empty() && !status.success()))
-        {
-            errors.stopped = Some(format!("`ip -batch` ended with {status} and no word"));
-        }
+        let (errors, _) = run_batch(&arguments, lines, Stdio::null()).await?;
         Ok(errors)
     }
+}
+
+/// Runs one batch; what was refused, and what it printed where that goes to a pipe.
+async fn run_batch(
+    arguments: &[&str],
+    lines: &str,
+    stdout: Stdio,
+) -> anyhow::Result<(BatchErrors, Vec<u8>)> {
+    let input = complete_input(lines).context("keeping a batch in memory for `ip`")?;
+    let mut child = spawn(arguments, input, stdout)?;
+    let printed = child.stdout.take();
+    let mut stderr = child.stderr.take().context("no pipe from `ip`")?;
+    let run = async {
+        let (mut said, mut out) = (Vec::new(), Vec::new());
+        let print = async {
+            match printed {
+                Some(pipe) => pipe.take(ANSWER_LIMIT).read_to_end(&mut out).await,
+                None => Ok(0),
+            }
+        };
+        let (printed, read) = tokio::join!(print, read_bounded(&mut stderr, &mut said));
+        printed.context("reading the answers of `ip -batch`")?;
+        read.context("reading the errors of `ip -batch`")?;
+        let status = child.wait().await.context("waiting for `ip -batch`")?;
+        anyhow::Ok((status, said, out))
+    };
+    let Ok(done) = timeout(TIME_LIMIT, run).await else {
+        end(&mut child).await;
+        return Err(Hung).with_context(|| format!("running `ip {}`", arguments.join(" ")));
+    };
+    let (status, said, out) = done?;
+    let mut errors = dump::read_batch_errors(&String::from_utf8_lossy(&said));
+    let killed = status.signal().is_some();
+    if errors.stopped.is_none() && (killed || (errors.refused.is_empty() && !status.success())) {
+        errors.stopped = Some(format!("`ip -batch` ended with {status} and no word"));
+    }
+    Ok((errors, out))
 }
 
 /// The program `ip` is not what is needed, in words for a person.

@@ -4,4 +4,5 @@ pub mod apply;
 mod changes;
 pub mod dump;
 pub mod ip;
+pub mod lookup;
 pub mod monitor;

@@ -16,13 +16,17 @@ use tokio::sync::mpsc;
 const GROUPS: u32 = 1 // links
     | 1 << (5 - 1) // IPv4 addresses
     | 1 << (7 - 1) // IPv4 routes
+    | 1 << (8 - 1) // IPv4 policy rules
     | 1 << (9 - 1) // IPv6 addresses
     | 1 << (11 - 1) // IPv6 routes
+    | 1 << (19 - 1) // IPv6 policy rules
     | 1 << (32 - 1); // nexthops
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELADDR: u16 = 21;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
+const RTM_NEWRULE: u16 = 32;
+const RTM_DELRULE: u16 = 33;
 const RTM_DELNEXTHOP: u16 = 105;
 const HEADER: usize = 16;
 // Offsets behind the message header in `struct rtmsg`, and its length.
@@ -39,6 +43,8 @@ const REOPEN: Duration = Duration::from_secs(5);
 pub enum Notice {
     /// A route of somebody else: matters for shadows and cuts.
     Foreign,
+    /// A policy rule changed: it may take packets past our routes.
+    Rule,
     /// A route or nexthop of ours may be gone or changed.
     Ours,
     /// A link or an address changed: the kernel may have dropped routes by itself.
@@ -52,6 +58,7 @@ fn classify(message: &[u8], protocol: u8) -> Option<Notice> {
     let ours = message.get(HEADER + RTM_PROTOCOL) == Some(&protocol);
     match kind {
         RTM_NEWLINK..=RTM_DELADDR => Some(Notice::Link),
+        RTM_NEWRULE | RTM_DELRULE => Some(Notice::Rule),
         RTM_DELNEXTHOP => Some(Notice::Ours),
         RTM_DELROUTE if ours => Some(Notice::Ours),
         RTM_NEWROUTE if ours => is_stray(message).then_some(Notice::Ours),
@@ -137,7 +144,7 @@ fn without_our_own_writing(protocol: u8) -> Vec<SockFilter> {
 
 /// Listens for ever. A channel that is full has a nudge in it already; `Ours` and `Link` have a channel each,
 /// so that the flood of one does not hide the other.
-pub async fn listen(protocol: u8, triggers: [mpsc::Sender<()>; 3]) {
+pub async fn listen(protocol: u8, triggers: [mpsc::Sender<()>; 4]) {
     let mut warned = false;
     loop {
         let error = match listen_once(protocol, &triggers).await {
@@ -154,7 +161,7 @@ pub async fn listen(protocol: u8, triggers: [mpsc::Sender<()>; 3]) {
 
 async fn listen_once(
     protocol: u8,
-    triggers: &[mpsc::Sender<()>; 3],
+    triggers: &[mpsc::Sender<()>; 4],
 ) -> std::io::Result<std::convert::Infallible> {
     let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
     // Without it more is received and passed over.
@@ -234,6 +241,9 @@ mod tests {
             classify(&message(RTM_DELNEXTHOP, 0), 230),
             Some(Notice::Ours)
         );
+        for kind in [RTM_NEWRULE, RTM_DELRULE] {
+            assert_eq!(classify(&message(kind, 0), 230), Some(Notice::Rule));
+        }
         assert_eq!(classify(&message(RTM_NEWLINK, 0), 230), Some(Notice::Link));
         assert_eq!(classify(&message(RTM_DELADDR, 0), 230), Some(Notice::Link));
     }
@@ -255,6 +265,8 @@ mod tests {
         let kinds = [
             RTM_NEWLINK,
             RTM_DELADDR,
+            RTM_NEWRULE,
+            RTM_DELRULE,
             RTM_NEWROUTE,
             RTM_DELROUTE,
             RTM_DELNEXTHOP,

@@ -3,8 +3,11 @@
 pub mod batch;
 pub mod diff;
 pub mod exclude;
+pub mod lookup;
 pub mod node_facts;
 pub mod node_selector;
+pub mod overridden;
 pub mod protected;
 pub mod resolve;
+pub mod rule;
 pub mod state;

@@ -13,13 +13,14 @@ use crate::health::{HealthView, ProbeKey, State};
 use crate::net::nexthop_id;
 use crate::net::prefix::{Family, Prefix};
 use crate::report::status::{
-    GatewayState, GatewayStatus, Problem, ProblemKind, SKIPPED_SHOWN, SetStatus, Skipped,
+    GatewayState, GatewayStatus, Problem, ProblemKind, SKIPPED_SHOWN, SetStatus, Skipped, Taken,
 };
 use crate::routing::batch::{IDLE_TIMER, Ownership};
 use crate::routing::diff::{Wanted, WantedGroup, WantedNexthop};
 use crate::routing::exclude;
 use crate::routing::node_facts::Facts;
 use crate::routing::node_selector;
+use crate::routing::overridden::{Destinations, Overridden, overridden};
 use crate::routing::protected;
 use crate::routing::state::{Kernel, Member, NexthopKind, OwnRoute, Target};
 
@@ -68,6 +69,12 @@ pub struct SetView {
     pub skipped: Vec<Skipped>,
     /// How many there are.
     pub skipped_total: usize,
+    /// Routes of others inside its destinations.
+    pub overridden: Overridden,
+    /// Whether a blackhole twin guards each destination.
+    pub leak_guard: bool,
+    /// Destinations whose packets go elsewhere, as lookups show.
+    pub bypassed: Vec<Taken>,
     /// Families without a healthy gateway, each with what is done about it.
     pub down: BTreeMap<Family, String>,
     /// What is not in force although wanted.
@@ -87,6 +94,9 @@ impl SetView {
             wanted: 0,
             skipped: Vec::new(),
             skipped_total: 0,
+            overridden: Overridden::default(),
+            leak_guard: set.leak_guard,
+            bypassed: Vec::new(),
             down: BTreeMap::new(),
             problems: Vec::new(),
             undecided: false,
@@ -228,6 +238,22 @@ pub fn resolve(inputs: &Inputs<'_>) -> Result<Resolution, Vec<exclude::Clash>> {
             }
         }
         resolution.sets.push(view);
+    }
+    let destinations: Vec<Destinations<'_>> = sets
+        .iter()
+        .map(|set| Destinations {
+            prefixes: &set.destinations,
+            except: &set.except,
+        })
+        .collect();
+    let found = overridden(
+        &destinations,
+        protected.ranges(),
+        &inputs.kernel.foreign,
+        inputs.ownership.table,
+    );
+    for (view, found) in resolution.sets.iter_mut().zip(found) {
+        view.overridden = found;
     }
     resolution.wanted = builder.finish();
     for set in &inputs.config.sets {
@@ -743,8 +769,8 @@ pub fn set_status(set: &SetView, installed: usize) -> SetStatus {
         wanted: set.wanted,
         installed,
         skipped: set.skipped.iter().take(SKIPPED_SHOWN).cloned().collect(),
-        overridden: Vec::new(),
-        bypassed: Vec::new(),
+        overridden: set.overridden.shown.clone(),
+        bypassed: set.bypassed.clone(),
     }
 }
 

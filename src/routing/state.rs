@@ -15,6 +15,8 @@ pub struct Kernel {
     pub own: Vec<OwnRoute>,
     /// Routes of others in our table and in `main`, without the `local` table's.
     pub foreign: Vec<ForeignRoute>,
+    /// Tables and destinations of routes of others in further tables; the first [`ELSEWHERE_KEPT`] that forward.
+    pub elsewhere: Vec<(u32, Prefix)>,
     /// Every nexthop object, by id, ours or not.
     pub nexthops: BTreeMap<u32, Nexthop>,
     /// Ids of nexthop objects that routes of others use, whoever made the object: deleting it would delete those routes.
@@ -36,6 +38,9 @@ impl Kernel {
         self.lent.extend(other.lent);
     }
 }
+
+/// How many routes of further tables are kept: what policy rules lead to is short but for full BGP tables.
+pub const ELSEWHERE_KEPT: usize = 4096;
 
 /// What the kernel tells routes apart by. Protocol is not part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -6,6 +6,7 @@ mod killed;
 mod links;
 mod lists;
 mod restart;
+mod rules;
 mod staying;
 mod wrapped_ip;
 
