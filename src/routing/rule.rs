@@ -509,7 +509,11 @@ impl<'a> Origins<'a> {
             link.subnets()
                 .find(|subnet| subnet.family() == family && !is_link_local(*subnet))
         })?;
-        Some(self.address_in(range))
+        let (first, last) = range.range();
+        let near = (first..=last).take(64).map(|n| family.address(n)).skip(1);
+        let mut near = near.filter(|address| !self.is_own(*address));
+        near.find(|address| self.incoming(*address).as_deref() == Some(iif))
+            .or_else(|| Some(self.address_in(range)))
     }
 }
 
