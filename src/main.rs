@@ -42,6 +42,7 @@ async fn run(command: Command) -> anyhow::Result<u8> {
         Command::Apply(args) => cli::node::apply(args).await,
         Command::Status { node, output } => cli::node::status(node, output).await,
         Command::Nodes(args) => cli::nodes::command(&args).await,
+        Command::Sync(args) => cli::sync::command(&args).await,
         Command::Cleanup { kernel, node_name } => cli::node::cleanup(kernel, node_name).await,
     }
 }

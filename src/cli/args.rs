@@ -12,6 +12,10 @@ use crate::cluster::uninstall::OnExit;
 use crate::config::duration;
 use crate::routing::batch::{LEAK_GUARD_METRIC, Ownership};
 
+mod cluster;
+
+pub use cluster::{ClusterArgs, NodesArgs, NodesOutput, ShowArgs, SyncArgs, WaitArgs};
+
 /// Keeps a node's kernel routes equal to a mounted ConfigMap, so that chosen destinations leave through NAT gateways.
 #[derive(Debug, Parser)]
 #[command(
@@ -93,8 +97,11 @@ pub enum Command {
         output: Output,
     },
     /// Show the cluster, a line per node, from a kubeconfig
-    #[command(after_help = "Exit status: 0 all Ready, 1 not, 2 error.")]
+    #[command(after_help = "Exit status: 0 all Ready, 1 not, 2 error, 3 timed out while waiting.")]
     Nodes(NodesArgs),
+    /// Make the kubelets bring the ConfigMap now, then wait until every node has it
+    #[command(after_help = "Exit status: 0 all Ready, 1 not, 2 error, 3 timed out while waiting.")]
+    Sync(SyncArgs),
     /// Remove every route and nexthop of ours from this node, and our annotations where that is allowed
     #[command(after_help = "Exit status: 0 removed, 2 error.")]
     Cleanup {
@@ -227,42 +234,6 @@ pub struct RunArgs {
     /// Taint that is removed from the node once the first apply is verified [default: off]
     #[arg(long, env = "EGRESS_ROUTES_STARTUP_TAINT", value_name = "KEY")]
     pub startup_taint: Option<String>,
-}
-
-/// How `nodes` is called.
-#[derive(Clone, Debug, Args)]
-pub struct NodesArgs {
-    /// How it is printed
-    #[arg(short, long, default_value = "table", value_name = "FORMAT")]
-    pub output: Output,
-    /// Wait until every node that should run the agent has applied the `ConfigMap`'s current revision
-    #[arg(long)]
-    pub wait: bool,
-    /// How long to wait, like `90s` or `2m`
-    #[arg(long, default_value = "2m", value_parser = positive)]
-    pub timeout: Duration,
-    /// The kubeconfig file [default: $KUBECONFIG or ~/.kube/config]
-    #[arg(long, value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
-    /// The kubeconfig's context
-    #[arg(long)]
-    pub context: Option<String>,
-    /// Where the agents and their configuration are
-    #[arg(short, long, default_value = "kube-system")]
-    pub namespace: String,
-    /// The `ConfigMap`'s name
-    #[arg(long, value_name = "NAME", default_value = "egress-routes")]
-    pub configmap: String,
-    /// The `DaemonSet`'s name
-    #[arg(long, value_name = "NAME", default_value = "egress-routes")]
-    pub daemonset: String,
-    /// Which pods are the agents
-    #[arg(
-        long,
-        value_name = "LABELS",
-        default_value = "app.kubernetes.io/name=egress-routes"
-    )]
-    pub selector: String,
 }
 
 fn table(text: &str) -> Result<u32, String> {

@@ -6,4 +6,5 @@ pub mod input;
 pub mod logs;
 pub mod node;
 pub mod nodes;
+pub mod sync;
 pub mod table;

@@ -1,257 +1,111 @@
-//! What `nodes` makes of nodes, pods and the newest revision: pure.
+//! A cluster as a table, as kubectl prints them, and as a value for programs.
+//!
+//! Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
-
-use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::jiff::Timestamp;
-use kube::core::PartialObjectMeta;
-use serde::Serialize;
+use serde_json::{Value, json};
 
-use super::Newest;
-use crate::cluster::client::PREFIX;
+use super::fleet::{Fleet, Row};
 
-/// The cluster at one look.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Cluster {
-    /// The `ConfigMap`'s.
-    pub revision: String,
-    /// Why agents refuse it, if they do.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub refused: Option<String>,
-    /// By name.
-    pub nodes: Vec<Row>,
-    /// Pods that the `DaemonSet` wants beyond those that are there.
-    #[serde(skip)]
-    missing_pods: usize,
-    /// For stderr.
-    #[serde(skip)]
-    pub hints: Vec<String>,
+/// What a table shows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    /// Also the agent's pod and the node's own state.
+    pub(super) wide: bool,
+    /// Whether there is a heading.
+    pub(super) heading: bool,
+    /// Columns of the terminal, where there is one.
+    pub(super) width: Option<usize>,
+    /// For ages.
+    pub(super) now: Timestamp,
 }
 
-/// One node.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Row {
-    /// Its name.
-    pub node: String,
-    /// The agent's own word; or `Outdated` (runs an older revision), `Pending` (has an agent that has not reported yet),
-    /// `NotRunning` (the agent's pod is not ready, what it reported may be old), `NoAgent` (there is none).
-    pub status: String,
-    /// In force on the node.
-    pub revision: Option<String>,
-    /// Installed and wanted.
-    pub routes: Option<String>,
-    /// With their state.
-    pub gateways: Option<String>,
-    /// The node's.
-    pub created: Option<Timestamp>,
-    /// What is wrong.
-    pub message: Option<String>,
-    /// Whether the agent should run there.
-    pub expected: bool,
-}
+/// The least that is left of a message, in characters.
+const LEAST: usize = 20;
+const GAP: &str = "   ";
+const NOTHING: &str = "<none>";
 
-/// What the `DaemonSet` says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Desired {
-    /// It wants so many pods.
-    Pods(usize),
-    /// It is not there.
-    NotInstalled,
-    /// It may not be read.
-    Unknown,
-}
-
-/// An agent's pod.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Agent {
-    ready: bool,
-}
-
-impl Cluster {
-    /// `pods` is `None` when they may not be listed.
-    pub fn new(
-        newest: &Newest,
-        nodes: &[PartialObjectMeta<Node>],
-        pods: Option<&[Pod]>,
-        desired: Desired,
-        hints: Vec<String>,
-    ) -> Self {
-        let agents = pods.map(agents);
-        let row = |node| Row::new(node, &newest.revision, agents.as_ref(), desired);
-        let mut rows: Vec<Row> = nodes.iter().map(row).collect();
-        rows.sort_by(|one, other| one.node.cmp(&other.node));
-        let expected = rows.iter().filter(|row| row.expected).count();
-        Self {
-            revision: newest.revision.clone(),
-            refused: newest.refused.clone(),
-            nodes: rows,
-            missing_pods: match (pods, desired) {
-                (Some(_), Desired::Pods(desired)) => desired.saturating_sub(expected),
-                _ => 0,
-            },
-            hints,
-        }
+/// Three spaces between columns, none at the end; the last column is cut to the terminal.
+pub(super) fn table(fleet: &Fleet, look: Look) -> String {
+    if fleet.nodes.is_empty() {
+        return "No nodes found\n".into();
     }
-
-    fn expected(&self) -> impl Iterator<Item = &Row> {
-        self.nodes.iter().filter(|row| row.expected)
+    let mut lines = Vec::with_capacity(fleet.nodes.len() + 1);
+    if look.heading {
+        lines.push(heading(look.wide));
     }
-
-    fn applied(&self, row: &Row) -> bool {
-        row.revision.as_deref() == Some(&self.revision)
-            && matches!(row.status.as_str(), "Ready" | "Degraded")
-    }
-
-    /// Whether every node that should run the agent has the newest revision in force. No node at all is not every node.
-    pub fn applied_everywhere(&self) -> bool {
-        self.missing_pods == 0
-            && self.expected().next().is_some()
-            && self.expected().all(|row| self.applied(row))
-    }
-
-    /// Whether all is well on every such node.
-    pub fn all_ready(&self) -> bool {
-        self.refused.is_none()
-            && self.applied_everywhere()
-            && self.expected().all(|row| row.status == "Ready")
-    }
-
-    /// One line on how far it is: `12/15 nodes have 0123456789ab, waiting for a, b, c and 2 more`.
-    pub fn progress(&self) -> String {
-        const NAMED: usize = 3;
-        let waiting: Vec<&str> = self
-            .expected()
-            .filter(|row| !self.applied(row))
-            .map(|row| row.node.as_str())
+    lines.extend(fleet.nodes.iter().map(|row| cells(row, look)));
+    let columns = lines.first().map_or(0, Vec::len);
+    let width_of = |column: usize| {
+        let cells = lines.iter().map(|line| line[column].chars().count());
+        cells.max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns.saturating_sub(1)).map(width_of).collect();
+    let before: usize = widths.iter().map(|width| width + GAP.len()).sum();
+    let room = look
+        .width
+        .map(|width| width.saturating_sub(before).max(LEAST));
+    let mut text = String::new();
+    for line in &lines {
+        let mut cells: Vec<String> = line
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
             .collect();
-        let all = self.expected().count() + self.missing_pods;
-        let mut text = format!(
-            "{}/{all} nodes have {}",
-            all - self.missing_pods - waiting.len(),
-            self.revision
-        );
-        if !waiting.is_empty() {
-            let _ = write!(
-                text,
-                ", waiting for {}",
-                waiting[..waiting.len().min(NAMED)].join(", ")
-            );
-        }
-        if waiting.len() > NAMED {
-            let _ = write!(text, " and {} more", waiting.len() - NAMED);
-        }
-        if self.missing_pods > 0 {
-            let _ = write!(text, ", {} pods are still to be created", self.missing_pods);
-        }
-        text
+        let last = line.last().map(String::as_str).unwrap_or_default();
+        cells.push(room.map_or_else(|| last.to_owned(), |room| cut(last, room)));
+        text.push_str(cells.join(GAP).trim_end());
+        text.push('\n');
     }
-
-    /// What `-o json` prints.
-    pub fn json(&self) -> serde_json::Value {
-        serde_json::json!({"revision": self.revision, "refused": self.refused, "ready": self.all_ready(), "nodes": self.nodes})
-    }
-
-    /// As kubectl prints tables: three spaces between columns, none at the end.
-    pub fn table(&self, now: Timestamp) -> String {
-        if self.nodes.is_empty() {
-            return "No nodes found\n".into();
-        }
-        let heading = [
-            "NODE", "STATUS", "REVISION", "ROUTES", "GATEWAYS", "AGE", "MESSAGE",
-        ]
-        .map(str::to_owned);
-        let lines: Vec<[String; 7]> = std::iter::once(heading)
-            .chain(self.nodes.iter().map(|row| row.cells(now)))
-            .collect();
-        let mut widths = [0; 7];
-        for line in &lines {
-            for (width, cell) in widths.iter_mut().zip(line) {
-                *width = cell.chars().count().max(*width);
-            }
-        }
-        let mut text = String::new();
-        for line in &lines {
-            let padded: Vec<String> = line
-                .iter()
-                .zip(widths)
-                .map(|(cell, width)| format!("{cell:width$}"))
-                .collect();
-            text.push_str(padded.join("   ").trim_end());
-            text.push('\n');
-        }
-        text
-    }
+    text
 }
 
-impl Row {
-    fn new(
-        node: &PartialObjectMeta<Node>,
-        newest: &str,
-        agents: Option<&BTreeMap<String, Agent>>,
-        desired: Desired,
-    ) -> Self {
-        let name = node.metadata.name.clone().unwrap_or_default();
-        let said = |key: &str| {
-            let value = node
-                .metadata
-                .annotations
-                .as_ref()?
-                .get(&format!("{PREFIX}{key}"))?;
-            Some(clean(value)).filter(|text| !text.is_empty())
-        };
-        let agent = agents.map(|agents| agents.get(&name).copied());
-        let (status, revision) = (said("status"), said("revision"));
-        // Nobody says that there should be no pod on a node that has reported.
-        let lost = matches!(agent, Some(None)) && status.is_some() && desired == Desired::Unknown;
-        let word = match (agent, status) {
-            _ if lost => "NotRunning".into(),
-            // No pod, though pods can be seen: what is written there is left from earlier.
-            (Some(None), _) | (None, None) => "NoAgent".into(),
-            (Some(Some(_)), None) => "Pending".into(),
-            (_, Some(word)) if matches!(word.as_str(), "Invalid" | "RolledBack") => word,
-            (Some(Some(Agent { ready: false })), Some(_)) => "NotRunning".into(),
-            (_, Some(_)) if revision.as_deref() != Some(newest) => "Outdated".into(),
-            (_, Some(word)) => word,
-        };
-        Self {
-            node: name,
-            status: word,
-            revision,
-            routes: said("routes"),
-            gateways: said("gateways"),
-            created: node.metadata.creation_timestamp.as_ref().map(|time| time.0),
-            message: said("message"),
-            expected: lost || agent.is_none_or(|agent| agent.is_some()),
-        }
+fn heading(wide: bool) -> Vec<String> {
+    let mut names = vec!["NODE", "STATUS", "REVISION", "ROUTES", "GATEWAYS", "AGE"];
+    if wide {
+        names.extend(["POD", "NODE-STATE"]);
     }
-
-    fn cells(&self, now: Timestamp) -> [String; 7] {
-        let or_none = |cell: &Option<String>| cell.clone().unwrap_or_else(|| "<none>".into());
-        [
-            self.node.clone(),
-            self.status.clone(),
-            or_none(&self.revision),
-            or_none(&self.routes),
-            or_none(&self.gateways),
-            self.created.map_or_else(
-                || "<unknown>".into(),
-                |created| age(now.duration_since(created).as_secs()),
-            ),
-            self.message.clone().unwrap_or_default(),
-        ]
-    }
+    names.push("MESSAGE");
+    names.into_iter().map(str::to_owned).collect()
 }
 
-/// Anybody who may patch a node can write its annotations: no line breaks and no terminal control from there.
-fn clean(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect::<String>()
-        .trim()
-        .to_owned()
+fn cells(row: &Row, look: Look) -> Vec<String> {
+    let or_none = |cell: &Option<String>| cell.clone().unwrap_or_else(|| NOTHING.into());
+    let routes = row
+        .routes
+        .map(|routes| format!("{}/{}", routes.installed, routes.wanted));
+    let gateways: Vec<String> = row
+        .gateways
+        .iter()
+        .map(|(address, state)| format!("{address}={state}"))
+        .collect();
+    let gateways = Some(gateways.join(",")).filter(|text| !text.is_empty());
+    let age = row.created.map_or_else(
+        || "<unknown>".into(),
+        |created| age(look.now.duration_since(created).as_secs()),
+    );
+    let mut cells = vec![
+        row.node.clone(),
+        row.status.clone(),
+        or_none(&row.revision),
+        or_none(&routes),
+        or_none(&gateways),
+        age,
+    ];
+    if look.wide {
+        cells.extend([or_none(&row.pod), row.node_state.clone()]);
+    }
+    cells.push(row.message.clone().unwrap_or_default());
+    cells
+}
+
+/// With `…` for what is left out.
+fn cut(text: &str, room: usize) -> String {
+    if text.chars().count() <= room {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(room - 1).collect();
+    format!("{}…", kept.trim_end())
 }
 
 /// As kubectl writes ages.
@@ -268,54 +122,95 @@ fn age(seconds: i64) -> String {
     }
 }
 
-/// By node. A pod that is not bound yet names its node in an affinity that the `DaemonSet` controller gave it.
-fn agents(pods: &[Pod]) -> BTreeMap<String, Agent> {
-    let mut found = BTreeMap::new();
-    for pod in pods {
-        let ready = ready(pod);
-        for node in node_names(pod) {
-            let agent = found.entry(node).or_insert(Agent { ready });
-            agent.ready |= ready;
-        }
-    }
-    found
-}
-
-fn ready(pod: &Pod) -> bool {
-    let conditions = pod
-        .status
-        .iter()
-        .flat_map(|status| status.conditions.iter().flatten());
-    conditions
-        .into_iter()
-        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
-}
-
-fn node_names(pod: &Pod) -> BTreeSet<String> {
-    let Some(spec) = &pod.spec else {
-        return BTreeSet::new();
-    };
-    if let Some(node) = &spec.node_name {
-        return BTreeSet::from([node.clone()]);
-    }
-    let affinity = spec
-        .affinity
-        .as_ref()
-        .and_then(|affinity| affinity.node_affinity.as_ref());
-    let required = affinity.and_then(|node| {
-        node.required_during_scheduling_ignored_during_execution
-            .as_ref()
-    });
-    let fields = required
-        .iter()
-        .flat_map(|required| &required.node_selector_terms)
-        .flat_map(|term| term.match_fields.iter().flatten());
-    fields
-        .filter(|field| field.key == "metadata.name")
-        .flat_map(|field| field.values.iter().flatten())
-        .cloned()
-        .collect()
+/// What `-o json` and `-o yaml` print; docs/schema/nodes.json describes it.
+pub(super) fn value(fleet: &Fleet, ready: bool) -> Value {
+    json!({"revision": fleet.revision, "refused": fleet.refused, "ready": ready, "nodes": fleet.nodes})
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::super::fleet::tests::{example, look_at, ready_node};
+    use super::*;
+
+    fn look(wide: bool, width: Option<usize>) -> Look {
+        Look {
+            wide,
+            heading: true,
+            width,
+            now: "2026-11-22T12:00:00Z".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn the_table_is_what_kubectl_users_know() {
+        insta::assert_snapshot!(table(&example(), look(false, None)), @r"
+    NODE       STATUS         REVISION       ROUTES      GATEWAYS                        AGE    MESSAGE
+    narrowed   Unmanaged      0123456789ab   2050/2050   10.116.0.5=up                   2d2h
+    node1      Ready          0123456789ab   2050/2050   10.116.0.5=up                   2d2h
+    node2      Degraded       0123456789ab   2048/2050   10.116.0.5=up,10.116.0.6=down   2d2h   Set `clouds`: 2 of 2050 prefixes are not in the kernel
+    node3      Outdated       ba9876543210   3/3         <none>                          2d2h
+    off        NodeNotReady   <none>         <none>      <none>                          2d2h
+    windows    NoAgent        <none>         <none>      <none>                          2d2h
+    ");
+    }
+
+    #[test]
+    fn wide_adds_the_agents_pod_and_the_nodes_own_state() {
+        insta::assert_snapshot!(table(&example(), look(true, None)), @r"
+    NODE       STATUS         REVISION       ROUTES      GATEWAYS                        AGE    POD           NODE-STATE   MESSAGE
+    narrowed   Unmanaged      0123456789ab   2050/2050   10.116.0.5=up                   2d2h   <none>        Ready
+    node1      Ready          0123456789ab   2050/2050   10.116.0.5=up                   2d2h   agent-node1   Ready
+    node2      Degraded       0123456789ab   2048/2050   10.116.0.5=up,10.116.0.6=down   2d2h   agent-node2   Ready        Set `clouds`: 2 of 2050 prefixes are not in the kernel
+    node3      Outdated       ba9876543210   3/3         <none>                          2d2h   agent-node3   Ready
+    off        NodeNotReady   <none>         <none>      <none>                          2d2h   agent-off     NotReady
+    windows    NoAgent        <none>         <none>      <none>                          2d2h   <none>        Ready
+    ");
+    }
+
+    #[test]
+    fn on_a_terminal_the_message_is_cut_to_its_width_and_a_heading_can_be_left_out() {
+        let mut narrow = look(false, Some(110));
+        insta::assert_snapshot!(table(&example(), narrow), @r"
+    NODE       STATUS         REVISION       ROUTES      GATEWAYS                        AGE    MESSAGE
+    narrowed   Unmanaged      0123456789ab   2050/2050   10.116.0.5=up                   2d2h
+    node1      Ready          0123456789ab   2050/2050   10.116.0.5=up                   2d2h
+    node2      Degraded       0123456789ab   2048/2050   10.116.0.5=up,10.116.0.6=down   2d2h   Set `clouds`: 2 of…
+    node3      Outdated       ba9876543210   3/3         <none>                          2d2h
+    off        NodeNotReady   <none>         <none>      <none>                          2d2h
+    windows    NoAgent        <none>         <none>      <none>                          2d2h
+    ");
+        narrow.heading = false;
+        assert!(table(&example(), narrow).starts_with("node1 "));
+        // However narrow it is, some of the message is left.
+        narrow.width = Some(1);
+        assert!(table(&example(), narrow).contains("2d2h   Set `clouds`: 2 of…"));
+    }
+
+    #[test]
+    fn the_value_has_types() {
+        let fleet = look_at(&[ready_node("node1")]);
+        insta::assert_snapshot!(value(&fleet, true), @r#"{"nodes":[{"agent":"running","created":"2026-11-20T10:00:00Z","gateways":{"10.116.0.5":"up"},"message":null,"node":"node1","nodeState":"Ready","pod":"agent-node1","revision":"0123456789ab","routes":{"installed":2050,"wanted":2050},"status":"Ready"}],"ready":true,"refused":null,"revision":"0123456789ab"}"#);
+    }
+
+    #[test]
+    fn ages_are_written_as_kubectl_does() {
+        for (seconds, text) in [
+            (-5, "0s"),
+            (0, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (125, "2m5s"),
+            (600, "10m"),
+            (3600, "60m"),
+            (10_800, "3h"),
+            (11_000, "3h3m"),
+            (28_800, "8h"),
+            (172_800, "2d"),
+            (180_000, "2d2h"),
+            (691_200, "8d"),
+            (63_072_000, "2y0d"),
+        ] {
+            assert_eq!(age(seconds), text, "{seconds} s");
+        }
+    }
+}

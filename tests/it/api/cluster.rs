@@ -1,4 +1,4 @@
-//! The `nodes` command, as somebody who may read nodes, the agents' pods and the ConfigMap, and nothing else.
+//! The commands that look at a cluster, as somebody who may do what docs/cluster.md lists, and nothing else.
 
 use std::io::Read as _;
 use std::process::{Command, Stdio};
@@ -16,6 +16,7 @@ const VIEWER: &str = "viewer";
 enum Also {
     Nothing,
     ReadTheDaemonSet,
+    Write,
 }
 
 /// A namespace with a ConfigMap and two agents on nodes of their own, seen by a user with few rights.
@@ -33,9 +34,10 @@ impl<'a> View<'a> {
         } else {
             "daemonsets"
         };
+        let patch = if also == Also::Write { "patch" } else { "get" };
         let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": VIEWER, "namespace": namespace}, "rules": [
-            {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
-            {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["egress-routes"], "verbs": ["get"]},
+            {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", patch]},
+            {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["egress-routes"], "verbs": ["get", patch]},
             {"apiGroups": ["apps"], "resources": [daemonsets], "verbs": ["get"]},
         ]});
         server.kubectl_with_input(&["create", "-f", "-"], &role.to_string());
@@ -57,7 +59,7 @@ impl<'a> View<'a> {
             "create",
             "clusterrole",
             &cluster_wide,
-            "--verb=get,list",
+            "--verb=list",
             "--resource=nodes",
         ]);
         server.kubectl(&[
@@ -86,6 +88,7 @@ impl<'a> View<'a> {
         std::fs::write(kubeconfig.path(), server.kubeconfig(&installed.token_file)).unwrap();
         for node in nodes {
             server.node(node);
+            kubelet_reports(server, node, "True");
             pod(server, namespace, node);
         }
         let view = Self {
@@ -103,10 +106,10 @@ impl<'a> View<'a> {
             .kubectl_with_input(&["apply", "-f", "-"], &map.to_string());
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    fn command(&self, name: &str, args: &[&str]) -> Command {
         let mut command = Command::new(AGENT);
         command
-            .arg("nodes")
+            .arg(name)
             .arg("--kubeconfig")
             .arg(self.kubeconfig.path())
             .args(["-n", self.namespace])
@@ -119,7 +122,11 @@ impl<'a> View<'a> {
     }
 
     fn nodes(&self, args: &[&str]) -> Said {
-        let output = self.command(args).output().unwrap();
+        self.run("nodes", args)
+    }
+
+    fn run(&self, name: &str, args: &[&str]) -> Said {
+        let output = self.command(name, args).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Said {
             code: output.status.code().unwrap_or(-1),
@@ -148,6 +155,41 @@ impl<'a> View<'a> {
         self.server
             .kubectl(&[&["annotate", "--overwrite", "node", node], &words[..]].concat());
     }
+}
+
+/// A node's own Ready condition, in place of a kubelet.
+fn kubelet_reports(server: &Server, node: &str, ready: &str) {
+    let status = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}, "status": {"conditions": [{"type": "Ready", "status": ready}]}});
+    let path = format!("/api/v1/nodes/{node}/status");
+    server.kubectl_with_input(&["replace", "--raw", &path, "-f", "-"], &status.to_string());
+}
+
+/// What the DaemonSet controller would report, once it has seen a DaemonSet with this `nodeSelector`.
+fn controller_wants(server: &Server, namespace: &str, pool: &str, pods: usize) {
+    let spec = json!({"spec": {"template": {"spec": {"nodeSelector": {"pool": pool, "kubernetes.io/os": null}}}}});
+    server.kubectl(&[
+        "patch",
+        "daemonset",
+        "egress-routes",
+        "-n",
+        namespace,
+        "-p",
+        &spec.to_string(),
+    ]);
+    let get = [
+        "get",
+        "daemonset",
+        "egress-routes",
+        "-n",
+        namespace,
+        "-o",
+        "json",
+    ];
+    let mut set: Value = serde_json::from_str(&server.kubectl(&get)).unwrap();
+    set["status"] = json!({"observedGeneration": set["metadata"]["generation"], "desiredNumberScheduled": pods,
+        "currentNumberScheduled": pods, "numberMisscheduled": 0, "numberReady": pods});
+    let path = format!("/apis/apps/v1/namespaces/{namespace}/daemonsets/egress-routes/status");
+    server.kubectl_with_input(&["replace", "--raw", &path, "-f", "-"], &set.to_string());
 }
 
 /// An agent's pod that runs and is ready, without a kubelet.
@@ -192,6 +234,7 @@ fn nodes_shows_a_line_per_node_to_somebody_with_few_rights() {
     assert_eq!(line("seen-2")[..3], ["seen-2", "Pending", "<none>"]);
     // Nobody says that this one should have no agent.
     server.node("seen-3");
+    kubelet_reports(server, "seen-3", "True");
     view.applied("seen-3", "Ready", &revision);
     let said = view.nodes(&[]);
     assert!(
@@ -225,15 +268,18 @@ fn wait_returns_when_the_last_node_has_the_edit_and_says_who_was_missing_when_th
     let revision = view.revision();
     assert_ne!(revision, old);
     view.applied("waited-1", "Ready", &revision);
-    let said = view.nodes(&["--wait", "--timeout", "3s"]);
-    assert_eq!(said.code, 1, "{}{}", said.out, said.err);
+    let said = view.nodes(&["waited-1", "waited-2", "--wait", "--timeout", "3s"]);
+    assert_eq!(said.code, 3, "{}{}", said.out, said.err);
     assert!(
         said.err.contains("1/2 nodes") && said.err.contains("waited-2"),
         "{}",
         said.err
     );
     let mut waiting = view
-        .command(&["--wait", "--timeout", "60s"])
+        .command(
+            "nodes",
+            &["waited-1", "waited-2", "--wait", "--timeout", "60s"],
+        )
         .spawn()
         .unwrap();
     assert!(
@@ -266,7 +312,8 @@ fn wait_returns_when_the_last_node_has_the_edit_and_says_who_was_missing_when_th
     assert!(out.contains("Degraded"), "{out}");
     view.applied("waited-2", "Ready", &revision);
     assert_eq!(
-        view.nodes(&["--wait", "--timeout", "10s"]).code,
+        view.nodes(&["waited-1", "waited-2", "--wait", "--timeout", "10s"])
+            .code,
         0,
         "{}",
         view.nodes(&[]).out
@@ -295,6 +342,198 @@ fn what_cannot_be_asked_is_an_error_that_says_what_and_where() {
         said.err.contains("it has no key `routes.yaml`") && said.out.starts_with("NODE"),
         "{}{}",
         said.out,
+        said.err
+    );
+}
+
+#[test]
+fn a_node_of_a_narrowed_daemonset_has_a_word_of_its_own_and_all_is_not_well() {
+    let Some(server) = shared() else { return };
+    let view = View::new(
+        server,
+        "narrowed",
+        &["narrowed-1", "narrowed-2"],
+        Also::ReadTheDaemonSet,
+    );
+    let revision = view.revision();
+    for node in ["narrowed-1", "narrowed-2"] {
+        view.applied(node, "Ready", &revision);
+    }
+    server.kubectl(&["label", "node", "narrowed-1", "pool=narrowed-web"]);
+    let ours = ["narrowed-1", "narrowed-2"];
+    assert_eq!(view.nodes(&ours).code, 0, "{}", view.nodes(&ours).out);
+    server.kubectl(&[
+        "delete",
+        "pod",
+        "agent-narrowed-2",
+        "-n",
+        "narrowed",
+        "--grace-period=0",
+        "--force",
+    ]);
+    controller_wants(server, "narrowed", "narrowed-web", 1);
+    let said = view.nodes(&[&ours[..], &["--wait", "--timeout", "20s"]].concat());
+    assert_eq!(said.code, 1, "{}{}", said.out, said.err);
+    let line = said.out.lines().find(|line| line.starts_with("narrowed-2"));
+    assert!(
+        line.is_some_and(|line| line.contains("Unmanaged")),
+        "{}",
+        said.out
+    );
+    assert!(
+        said.err.contains("narrowed-2") && said.err.contains("docs/cluster.md"),
+        "{}",
+        said.err
+    );
+    // Cleaned up, annotations too: it is a node like any other without an agent.
+    let gone = ["status", "revision", "routes", "gateways", "message"]
+        .map(|key| format!("egress-routes.dev/{key}-"));
+    let gone: Vec<&str> = gone.iter().map(String::as_str).collect();
+    server.kubectl(&[&["annotate", "node", "narrowed-2"], &gone[..]].concat());
+    assert_eq!(view.nodes(&ours).code, 0, "{}", view.nodes(&ours).out);
+}
+
+#[test]
+fn a_node_that_is_off_holds_up_nobody_and_counts_unless_it_may_miss() {
+    let Some(server) = shared() else { return };
+    let view = View::new(server, "off", &["off-1", "off-2"], Also::ReadTheDaemonSet);
+    let revision = view.revision();
+    view.applied("off-1", "Ready", &revision);
+    kubelet_reports(server, "off-2", "Unknown");
+    let wait = ["off-1", "off-2", "--wait", "--timeout", "60s"];
+    let said = view.nodes(&wait);
+    assert_eq!(said.code, 1, "{}{}", said.out, said.err);
+    assert!(
+        said.out.contains("NodeNotReady") && !said.err.contains("timed out"),
+        "{}{}",
+        said.out,
+        said.err
+    );
+    let said = view.nodes(&[&wait[..], &["--allow-missing"]].concat());
+    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+}
+
+#[test]
+fn nodes_are_chosen_by_name_and_label_and_printed_as_one_likes() {
+    let Some(server) = shared() else { return };
+    let view = View::new(
+        server,
+        "chosen",
+        &["chosen-1", "chosen-2"],
+        Also::ReadTheDaemonSet,
+    );
+    let revision = view.revision();
+    view.applied("chosen-1", "Ready", &revision);
+    view.applied("chosen-2", "Degraded", &revision);
+    server.kubectl(&["label", "node", "chosen-1", "pool=chosen"]);
+    let said = view.nodes(&["-l", "pool=chosen", "--no-headers"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert!(
+        said.out.starts_with("chosen-1 ") && said.out.lines().count() == 1,
+        "{}",
+        said.out
+    );
+    let said = view.nodes(&["chosen-2", "-o", "wide"]);
+    assert_eq!(said.code, 1, "{}", said.err);
+    assert!(
+        said.out.contains("agent-chosen-2") && !said.out.contains("chosen-1"),
+        "{}",
+        said.out
+    );
+    let said = view.nodes(&["chosen-1", "-o", "yaml"]);
+    let yaml: Value = serde_yaml::from_str(&said.out).unwrap();
+    assert_eq!(
+        yaml["nodes"][0]["routes"],
+        json!({"wanted": 3, "installed": 3})
+    );
+    assert_eq!(yaml["nodes"][0]["gateways"], json!({"10.116.0.5": "up"}));
+    assert_eq!(yaml["ready"], true);
+    let said = view.nodes(&["chosen-3"]);
+    assert_eq!(
+        (said.code, said.err.trim()),
+        (2, "error: there is no node `chosen-3`")
+    );
+    assert_eq!(view.nodes(&["-l", "pool in (", "--wait"]).code, 2);
+}
+
+#[test]
+fn an_api_server_that_no_proxy_names_is_asked_directly() {
+    let Some(server) = shared() else { return };
+    let view = View::new(server, "direct", &["direct-1"], Also::Nothing);
+    view.applied("direct-1", "Ready", &view.revision());
+    // Loopback is never proxied; nothing answers at this proxy.
+    let proxied = |no: &str| {
+        let mut command = view.command("nodes", &["direct-1"]);
+        command
+            .env("HTTPS_PROXY", "http://127.0.0.1:9")
+            .env("NO_PROXY", no);
+        command.output().unwrap().status.code()
+    };
+    assert_eq!(proxied("127.0.0.0/8"), Some(0));
+    assert_eq!(proxied(""), Some(0));
+}
+
+#[test]
+fn sync_annotates_the_agents_pods_until_the_last_node_follows() {
+    let Some(server) = shared() else { return };
+    let view = View::new(server, "synced", &["synced-1", "synced-2"], Also::Write);
+    let revision = view.revision();
+    view.applied("synced-1", "Ready", &revision);
+    view.applied("synced-2", "Ready", "ba9876543210");
+    let nudged = |node: &str| {
+        let get = [
+            "get",
+            "pod",
+            "-n",
+            "synced",
+            &format!("agent-{node}"),
+            "-o",
+            "json",
+        ];
+        let pod: Value = serde_json::from_str(&server.kubectl(&get)).unwrap();
+        pod["metadata"]["annotations"]["egress-routes.dev/sync"]
+            .as_str()
+            .map(str::to_owned)
+    };
+    let mut waiting = view.command("sync", &["--timeout", "60s"]).spawn().unwrap();
+    let limit = Duration::from_secs(20);
+    assert!(
+        wait_until(limit, || nudged("synced-2").is_some()),
+        "not annotated"
+    );
+    let (ready, behind) = (nudged("synced-1"), nudged("synced-2"));
+    assert!(ready.is_some());
+    // A kubelet that had not seen the ConfigMap yet gets another chance; nobody else is bothered.
+    assert!(
+        wait_until(limit, || nudged("synced-2") != behind),
+        "annotated but once"
+    );
+    assert_eq!(nudged("synced-1"), ready);
+    view.applied("synced-2", "Ready", &revision);
+    assert!(
+        wait_until(limit, || waiting.try_wait().unwrap().is_some()),
+        "it still waits"
+    );
+    let said = waiting.wait_with_output().unwrap();
+    // Nodes that other tests left count as unmanaged here.
+    assert!(matches!(said.status.code(), Some(0 | 1)), "{said:?}");
+    let out = String::from_utf8_lossy(&said.stdout);
+    let ready = |node: &str| {
+        out.lines()
+            .any(|line| line.starts_with(node) && line.contains(" Ready "))
+    };
+    assert!(ready("synced-1") && ready("synced-2"), "{out}");
+}
+
+#[test]
+fn sync_names_the_right_that_it_lacks() {
+    let Some(server) = shared() else { return };
+    let view = View::new(server, "lacking", &["lacking-1"], Also::ReadTheDaemonSet);
+    let said = view.run("sync", &[]);
+    assert_eq!(said.code, 2, "{}", said.out);
+    assert!(
+        said.err.contains("needs `patch` on pods in `lacking`"),
+        "{}",
         said.err
     );
 }

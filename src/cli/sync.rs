@@ -1,0 +1,16 @@
+//! `sync`: makes the kubelets bring the `ConfigMap` now, then waits as `nodes --wait`.
+
+use crate::cli::args::SyncArgs;
+use crate::cli::nodes::{Goal, Nudge, Observer, Which, wait};
+
+/// `sync`: as `nodes --wait`.
+pub async fn command(args: &SyncArgs) -> anyhow::Result<u8> {
+    let observer = Observer::connect(&args.cluster, Which::default()).await?;
+    run(&observer, args, Goal::Applied).await
+}
+
+/// Nudges all agents, then waits for the goal.
+pub async fn run(observer: &Observer, args: &SyncArgs, goal: Goal) -> anyhow::Result<u8> {
+    let nudge = Nudge::all(observer).await?;
+    wait(observer, args.waiting, args.show, goal, Some(nudge)).await
+}
