@@ -16,7 +16,7 @@ use crate::cluster::client::PREFIX;
 /// What a `ConfigMap` holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Newest {
-    /// By the rule of contract section 2.
+    /// By the rule of docs/configuration.md; empty without `routes.yaml`.
     pub revision: String,
     /// Why agents will refuse it, if they will.
     pub refused: Option<String>,
@@ -193,7 +193,7 @@ impl Row {
         let (status, revision) = (reported("status"), reported("revision"));
         let agent = agents.presence(&name, labels, status.is_some());
         let node_ready = node.state.split(',').any(|word| word == READY);
-        let is_newest = revision.as_deref() == Some(newest);
+        let is_newest = revision.as_deref().unwrap_or_default() == newest;
         Self {
             status: word(agent, status, node_ready, is_newest),
             agent,

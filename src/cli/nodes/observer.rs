@@ -80,6 +80,13 @@ impl Observer {
                 "hint: agents refuse the ConfigMap as it is: {reason}"
             ));
         }
+        if newest.revision.is_empty() {
+            let Self { args, .. } = self;
+            hints.push(format!(
+                "hint: the ConfigMap `{}/{}` configures nothing: it has no key `routes.yaml`",
+                args.namespace, args.configmap
+            ));
+        }
         let nodes = self.chosen(nodes)?;
         let agents = Agents::new(pods.as_deref(), installed);
         let mut fleet = Fleet::new(&newest, &nodes, &agents, hints);
@@ -260,12 +267,12 @@ pub fn keys(map: &ConfigMap) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
-/// What agents will make of a `ConfigMap`.
+/// What agents will make of a `ConfigMap`. Without the key, nodes that have nothing are not configured, and the others keep what they have.
 fn newest(map: &ConfigMap) -> Newest {
     let Some(files) = Files::from_keys(&keys(map)) else {
         return Newest {
             revision: String::new(),
-            refused: Some("it has no key `routes.yaml`".into()),
+            refused: None,
         };
     };
     let refused = config::parse(&files)

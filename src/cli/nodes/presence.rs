@@ -93,10 +93,9 @@ impl Agents {
         match wanted {
             Some(true) if self.lacks_pods() => Presence::Missing,
             Some(_) if reported => Presence::Unmanaged,
-            Some(_) => Presence::Absent,
             // Nobody can say whether there should be a pod: those that have reported need one; without any pods to see, all do.
             None if self.pods.is_none() || reported => Presence::Missing,
-            None => Presence::Absent,
+            Some(_) | None => Presence::Absent,
         }
     }
 

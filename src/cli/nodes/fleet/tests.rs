@@ -239,3 +239,21 @@ fn an_annotation_cannot_write_to_the_terminal() {
     assert_eq!(words(&fleet), ["Ready [2J"]);
     assert_eq!(fleet.nodes[0].gateways, BTreeMap::new());
 }
+
+#[test]
+fn without_routes_yaml_a_node_that_has_nothing_is_ready_and_one_that_has_something_is_not() {
+    let newest = Newest {
+        revision: String::new(),
+        refused: None,
+    };
+    let nodes = [
+        reports("node1", "Ready", "", ""),
+        reports("node2", "Invalid", NEWEST, "10.116.0.5=up"),
+    ];
+    let pods = ["node1", "node2"].map(|name| pod(name, true));
+    let agents = Agents::new(Some(&pods), wants(2));
+    let fleet = Fleet::new(&newest, &nodes, &agents, Vec::new());
+    assert_eq!(words(&fleet), ["Ready", "Invalid"]);
+    assert!(!fleet.all_ready(false));
+    assert!(Fleet::new(&newest, &nodes[..1], &agents, Vec::new()).all_ready(false));
+}
