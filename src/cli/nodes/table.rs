@@ -180,7 +180,7 @@ mod tests {
     windows    NoAgent        <none>         <none>      <none>                          2d2h
     ");
         narrow.heading = false;
-        assert!(table(&example(), narrow).starts_with("node1 "));
+        assert!(table(&example(), narrow).starts_with("narrowed   Unmanaged"));
         // However narrow it is, some of the message is left.
         narrow.width = Some(1);
         assert!(table(&example(), narrow).contains("2d2h   Set `clouds`: 2 of…"));
