@@ -8,6 +8,7 @@
 //! echo serve PORT [UDP-ADDRESS...]      TCP on every address; UDP on the addresses named
 //! echo ask  MS PORT ADDRESS...          "ADDRESS SOURCE" or "ADDRESS - why", at most MS per address; exit 1 if one failed
 //! echo udp  MS PORT ADDRESS...          the same by UDP
+//! echo http PORT                        HTTP on every address: the source address that it sees, as text
 //! echo hold MS PORT ADDRESS...          "ADDRESS SOURCE" each and "held N of M"; then for each line read from stdin
 //!                                       "alive N broken M" and the addresses of those that broke since, all given MS to return a line
 //! echo watch MS PORT ADDRESS...         a UDP datagram to each address every MS; "ADDRESS SOURCE after N ms" when a source is new,
@@ -49,6 +50,7 @@ fn run(args: &[String]) -> Result<bool, String> {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["serve", port, udp @ ..] => serve(number(port)?, &addresses(udp)?).map(|()| true),
+        ["http", port] => http(number(port)?).map(|()| true),
         ["ask", ms, port, to @ ..] => Ok(ask(&addresses(to)?, number(port)?, millis(ms)?, ask_tcp)),
         ["udp", ms, port, to @ ..] => Ok(ask(&addresses(to)?, number(port)?, millis(ms)?, ask_udp)),
         ["hold", ms, port, to @ ..] => hold(&addresses(to)?, number(port)?, millis(ms)?),
@@ -56,7 +58,7 @@ fn run(args: &[String]) -> Result<bool, String> {
             watch(&addresses(to)?, number(port)?, millis(ms)?).map(|()| true)
         }
         _ => Err(
-            "usage: echo serve PORT [UDP-ADDRESS...] | ask|udp|hold|watch MS PORT ADDRESS..."
+            "usage: echo serve PORT [UDP-ADDRESS...] | http PORT | ask|udp|hold|watch MS PORT ADDRESS..."
                 .into(),
         ),
     }
@@ -104,6 +106,29 @@ fn serve(port: u16, udp: &[IpAddr]) -> Result<(), String> {
         let _ = thread::Builder::new()
             .stack_size(STACK_BYTES)
             .spawn(move || answer(stream));
+    }
+    Ok(())
+}
+
+fn http(port: u16) -> Result<(), String> {
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
+        .map_err(|why| format!("binding TCP port {port}: {why}"))?;
+    say("ready");
+    for mut stream in listener.incoming().flatten() {
+        let Ok(from) = stream.peer_addr() else {
+            continue;
+        };
+        let source = from.ip().to_canonical().to_string();
+        // The request's head; whatever it asks for, the answer is the same.
+        let head = BufReader::new(&stream).lines().map_while(Result::ok);
+        head.take_while(|line| !line.is_empty()).for_each(drop);
+        let length = source.len();
+        let _ = stream.write_all(
+            format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{source}"
+            )
+            .as_bytes(),
+        );
     }
     Ok(())
 }

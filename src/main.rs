@@ -40,6 +40,7 @@ async fn run(command: Command) -> anyhow::Result<u8> {
         Command::Check(args) => cli::check::command(&args),
         Command::Diff(args) => cli::node::diff_command(args).await,
         Command::Apply(args) => cli::node::apply(args).await,
+        Command::Explain(args) => cli::explain::command(args).await,
         Command::Status { node, output } => cli::node::status(node, output).await,
         Command::Nodes(args) => cli::nodes::command(&args).await,
         Command::Sync(args) => cli::sync::command(&args).await,

@@ -2,7 +2,7 @@
 //!
 //! Pure. Doing what was said is `commands`' and `agent`'s.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -84,6 +84,9 @@ pub enum Command {
     /// Apply once and read back; for a node without the agent
     #[command(after_help = "Exit status: 0 all in, 1 something refused or failed, 2 error.")]
     Apply(OneShotArgs),
+    /// Show which way packets to an address take on this node, and why, by the kernel's own lookup
+    #[command(after_help = "Exit status: 0 by a gateway of its set, 1 not, 2 error.")]
+    Explain(ExplainArgs),
     /// Show this node: sets, gateways with health, routes wanted and installed, problems
     #[command(
         after_help = "Exit status: 0 Ready, 1 not, 2 error.\nAsks the agent of this network namespace; without one, compares configuration and kernel itself."
@@ -178,6 +181,36 @@ pub struct CheckArgs {
     /// How it is printed
     #[arg(short, long, default_value = "table", value_name = "FORMAT")]
     pub output: Output,
+}
+
+/// How `explain` is called.
+#[derive(Clone, Debug, Args)]
+pub struct ExplainArgs {
+    /// The destination
+    pub address: IpAddr,
+    /// The source: one of the node's addresses, or of a pod on it
+    #[arg(long, value_name = "IP")]
+    pub from: Option<IpAddr>,
+    /// The packet's mark, like 0x80 or 128
+    #[arg(long, default_value = "0", value_parser = mark, value_name = "N", hide_default_value = true)]
+    pub mark: u32,
+    /// Fetch this http:// URL from the address, and print the source address that the far side saw
+    #[arg(long, value_name = "URL")]
+    pub echo: Option<String>,
+    /// How it is printed
+    #[arg(short, long, default_value = "table", value_name = "FORMAT")]
+    pub output: Output,
+    /// What is ours and where the configuration is.
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+fn mark(text: &str) -> Result<u32, String> {
+    let number = match text.strip_prefix("0x") {
+        Some(hex) => u32::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    number.map_err(|_| "expected a number, like 0x80 or 128".to_owned())
 }
 
 /// `diff` and `apply`.

@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod check;
+pub mod explain;
 pub mod input;
 pub mod logs;
 pub mod node;

@@ -243,7 +243,7 @@ fn taken_out() -> Health {
     }
 }
 
-async fn facts(node: Option<&str>) -> Facts {
+pub(super) async fn facts(node: Option<&str>) -> Facts {
     let Ok(api) = Api::in_cluster(node, &Metrics::new()) else {
         return Facts::NoCluster;
     };

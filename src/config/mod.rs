@@ -325,6 +325,16 @@ fn refuse_clash(
     }
 }
 
+/// Where a set names a prefix first: `FILE:LINE:COLUMN`, as given.
+pub fn where_is(files: &Files, set: &str, prefix: Prefix) -> Option<String> {
+    let text = text_of(&files.routes_yaml).ok()?;
+    let root = yaml::decode(text).ok()?;
+    Some(match place(&root, files, set, prefix)?.1 {
+        Place::Inline(_, at) => Source::of(files, ROUTES_YAML, text).place(at),
+        Place::List(source, at) => source.place(at),
+    })
+}
+
 /// The index in `routes` of the set, and where it names the prefix first.
 fn place<'f>(
     root: &Node<'_>,

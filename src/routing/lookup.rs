@@ -5,13 +5,13 @@
 //! another one each time; what was found is asked again first, so that it is reported until it is gone.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
 use crate::net::prefix::{Family, Prefix};
 use crate::net::prefix_set::Nest;
 use crate::report::status::{Problem, ProblemKind, SKIPPED_SHOWN, Taken};
-use crate::routing::batch::Ownership;
+use crate::routing::batch::{MAIN_TABLE, Ownership};
 use crate::routing::diff::{Wanted, WantedNexthop};
 use crate::routing::resolve::SetView;
 use crate::routing::rule::{Action, Origins, Packet, Rule, Rules, common, nth};
@@ -84,7 +84,6 @@ impl Question {
 
 /// Appends a lookup for `ip -batch`.
 pub fn render(packet: &Packet, out: &mut String) {
-    use std::fmt::Write as _;
     // Writing to a String cannot fail.
     let _ = writeln!(out, "route get fibmatch {}{packet}", packet.to);
 }
@@ -139,6 +138,23 @@ impl fmt::Display for Match {
             write!(f, " dev {dev}")?;
         }
         Ok(())
+    }
+}
+
+impl Match {
+    /// With its table, where that is another than `main`, and what tells it apart from others.
+    pub fn in_table(&self) -> String {
+        let mut words = format!("{self} proto {} metric {}", self.protocol, self.metric);
+        match self.table {
+            // The kernel may answer with either of two tables for the node's own addresses.
+            _ if self.local => {}
+            None => {}
+            Some(MAIN_TABLE) => words.push_str(" table main"),
+            Some(table) => {
+                let _ = write!(words, " table {table}");
+            }
+        }
+        words
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod commands;
 mod configuration;
+mod explain;
 mod killed;
 mod links;
 mod lists;
