@@ -27,6 +27,8 @@ fn main() -> ExitCode {
     };
     match runtime.block_on(run(cli.command)) {
         Ok(status) => ExitCode::from(status),
+        // As a program that SIGPIPE ends.
+        Err(error) if logs::is_broken_pipe(&error) => ExitCode::from(141),
         Err(error) => {
             logs::complain(&error);
             ExitCode::from(2)
@@ -41,9 +43,9 @@ async fn run(command: Command) -> anyhow::Result<u8> {
         Command::Diff(args) => cli::node::diff_command(args).await,
         Command::Apply(args) => cli::node::apply(args).await,
         Command::Explain(args) => cli::explain::command(args).await,
-        Command::Status { node, output } => cli::node::status(node, output).await,
+        Command::Status { node, output } => cli::status::command(node, output).await,
         Command::Nodes(args) => cli::nodes::command(&args).await,
         Command::Sync(args) => cli::sync::command(&args).await,
-        Command::Cleanup { kernel, node_name } => cli::node::cleanup(kernel, node_name).await,
+        Command::Cleanup(args) => cli::node::cleanup(args).await,
     }
 }

@@ -83,10 +83,10 @@ pub enum Command {
     Diff(OneShotArgs),
     /// Apply once and read back; for a node without the agent
     #[command(after_help = "Exit status: 0 all in, 1 something refused or failed, 2 error.")]
-    Apply(OneShotArgs),
     /// Show which way packets to an address take on this node, and why, by the kernel's own lookup
     #[command(after_help = "Exit status: 0 by a gateway of its set, 1 not, 2 error.")]
     Explain(ExplainArgs),
+    Apply(ApplyArgs),
     /// Show this node: sets, gateways with health, routes wanted and installed, problems
     #[command(
         after_help = "Exit status: 0 Ready, 1 not, 2 error.\nAsks the agent of this network namespace; without one, compares configuration and kernel itself."
@@ -107,14 +107,7 @@ pub enum Command {
     Sync(SyncArgs),
     /// Remove every route and nexthop of ours from this node, and our annotations where that is allowed
     #[command(after_help = "Exit status: 0 removed, 2 error.")]
-    Cleanup {
-        /// What is ours.
-        #[command(flatten)]
-        kernel: KernelArgs,
-        /// This node's name, for its annotations
-        #[arg(long, env = "NODE_NAME", value_name = "NAME")]
-        node_name: Option<String>,
-    },
+    Cleanup(CleanupArgs),
 }
 
 /// How a report is printed.
@@ -214,13 +207,45 @@ fn mark(text: &str) -> Result<u32, String> {
 }
 
 /// `diff` and `apply`.
+/// `diff`, and most of `apply`.
 #[derive(Clone, Debug, Args)]
 pub struct OneShotArgs {
-    /// A directory or a routes.yaml, instead of --config
-    pub path: Option<PathBuf>,
+    /// A directory, a file, or `-` for standard input, instead of --config
+    pub path: Option<String>,
     /// What is ours and where the configuration is.
     #[command(flatten)]
     pub node: NodeArgs,
+    /// How it is printed
+    #[arg(short, long, default_value = "table", value_name = "FORMAT")]
+    pub output: Output,
+}
+
+/// `apply`.
+#[derive(Clone, Debug, Args)]
+pub struct ApplyArgs {
+    /// The same as `diff`'s.
+    #[command(flatten)]
+    pub one_shot: OneShotArgs,
+    /// Apply although an agent runs here, which will undo it
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `cleanup`.
+#[derive(Clone, Debug, Args)]
+pub struct CleanupArgs {
+    /// What is ours.
+    #[command(flatten)]
+    pub kernel: KernelArgs,
+    /// This node's name, for its annotations
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Remove although an agent runs here, which will put its routes back
+    #[arg(long)]
+    pub force: bool,
+    /// How it is printed
+    #[arg(short, long, default_value = "table", value_name = "FORMAT")]
+    pub output: Output,
 }
 
 /// `run`.

@@ -12,7 +12,7 @@ use crate::cli::args::{CheckArgs, Output};
 use crate::cli::input::{self, Input, Inputs};
 use crate::cli::logs;
 use crate::config::{
-    self, Checked, Files, HealthCheck, NodeSelector, Probe, Problem, RouteSet, Strategy, Warning,
+    self, Checked, HealthCheck, NodeSelector, Probe, Problem, RouteSet, Strategy, Warning,
     WarningKind, WhenDown,
 };
 use crate::net::prefix::{Family, Prefix};
@@ -124,15 +124,37 @@ struct SetEntry {
     except: usize,
 }
 
+/// A problem with its place, as `-o json` prints it.
 #[derive(Debug, Serialize)]
-struct ProblemEntry {
+pub(super) struct ProblemEntry {
     kind: ProblemKind,
     set: Option<String>,
     text: String,
-    file: String,
-    line: u32,
-    column: u32,
+    file: Option<String>,
+    line: Option<u32>,
+    column: Option<u32>,
     path: Option<String>,
+}
+
+impl ProblemEntry {
+    /// One that has no place in a file.
+    pub(super) fn of_node(text: &str) -> Self {
+        Self {
+            kind: ProblemKind::ConfigRefused,
+            set: None,
+            text: text.to_owned(),
+            file: None,
+            line: None,
+            column: None,
+            path: None,
+        }
+    }
+}
+
+/// Problems with the names of the sets that they are in; `sets` are those of the file, in its order.
+pub(super) fn entries(problems: &[Problem], sets: &[String]) -> Vec<ProblemEntry> {
+    let entry = |problem| problem_entry(problem, sets);
+    problems.iter().map(entry).collect()
 }
 
 #[derive(Debug, Serialize)]
@@ -202,7 +224,7 @@ fn entry(input: Input) -> Entry {
     let files = match input.files {
         Ok(files) => files,
         Err(problems) => {
-            entry.problems = problems.iter().map(|p| problem_entry(p, &[])).collect();
+            entry.problems = entries(&problems, &[]);
             entry.pictures = problems;
             return entry;
         }
@@ -212,20 +234,12 @@ fn entry(input: Input) -> Entry {
         Err(problems) => {
             entry.revision = Some(problems.revision.to_string());
             entry.more_problems = problems.more;
-            let sets = set_names(&files);
-            entry.problems = problems
-                .kept
-                .iter()
-                .map(|problem| problem_entry(problem, &sets))
-                .collect();
+            let sets = config::set_names(&files.routes_yaml);
+            entry.problems = entries(&problems.kept, &sets);
             entry.pictures = problems.kept;
         }
     }
     entry
-}
-
-fn set_names(files: &Files) -> Vec<String> {
-    config::set_names(&files.routes_yaml)
 }
 
 fn problem_entry(problem: &Problem, sets: &[String]) -> ProblemEntry {
@@ -242,9 +256,9 @@ fn problem_entry(problem: &Problem, sets: &[String]) -> ProblemEntry {
             .and_then(|index: usize| sets.get(index).cloned())
             .filter(|name| !name.is_empty()),
         text: problem.message.clone(),
-        file: problem.file.clone(),
-        line: problem.line,
-        column: problem.column,
+        file: Some(problem.file.clone()),
+        line: Some(problem.line),
+        column: Some(problem.column),
         path: problem.path.clone(),
     }
 }

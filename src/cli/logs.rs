@@ -1,6 +1,6 @@
 //! Logs, to stderr: set up once, and the last word of a command that fails.
 
-use std::io::{IsTerminal as _, Write as _, stderr};
+use std::io::{IsTerminal, Write as _, stderr};
 
 use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
@@ -37,11 +37,44 @@ pub fn start(level: &str, format: LogFormat) -> anyhow::Result<()> {
 
 /// Whether stderr wants colours; `NO_COLOR` is honoured when it is not empty.
 pub fn colours() -> bool {
-    stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    colours_on(&stderr())
+}
+
+/// The same for any stream.
+pub fn colours_on(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// An error that ends a command: its chain in one line.
 pub fn complain(error: &anyhow::Error) {
     // A closed stderr is no reason to do more than the exit status says.
-    let _ = writeln!(stderr(), "error: {error:#}");
+    let _ = writeln!(stderr(), "error: {}", chain(error));
+}
+
+/// An error and its causes in one line; a cause that the sentence before it contains already is left out.
+pub fn chain(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        if line.is_empty() {
+            line = text;
+        } else if !line.contains(text.trim()) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+    }
+    line
+}
+
+/// Whether an error is that nobody reads the output any more.
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let io = cause
+            .downcast_ref::<std::io::Error>()
+            .map(std::io::Error::kind);
+        let json = cause
+            .downcast_ref::<serde_json::Error>()
+            .and_then(serde_json::Error::io_error_kind);
+        io.or(json) == Some(std::io::ErrorKind::BrokenPipe)
+    })
 }

@@ -1,17 +1,19 @@
-//! `diff`, `apply`, `status` and `cleanup`: one node, now.
+//! `diff`, `apply` and `cleanup`: one node, now. What `status` does without an agent begins here too.
 //!
 //! The same decisions as the agent's, made once. Health is what the kernel shows of an earlier agent's
 //! verdicts; nothing is probed.
 
-use std::io::{Write as _, stderr, stdout};
-use std::path::Path;
+use std::io::{IsTerminal as _, Write as _, stderr, stdout};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use serde::Serialize;
 use tokio::time::timeout;
 
-use crate::cli::args::{KernelArgs, NodeArgs, OneShotArgs, Output};
-use crate::cli::logs;
+use crate::cli::args::{ApplyArgs, CleanupArgs, NodeArgs, OneShotArgs, Output};
+use crate::cli::changes::{Change, Summary, folded};
+use crate::cli::check::{ProblemEntry, entries};
+use crate::cli::{input, logs};
 use crate::cluster::annotations;
 use crate::cluster::client::{self, Api};
 use crate::config;
@@ -20,75 +22,159 @@ use crate::kernel::apply::{Applier, CHURN};
 use crate::kernel::ip::{Ip, RouteTable as _};
 use crate::net::nexthop_id;
 use crate::report::metrics::Metrics;
-use crate::report::status::{Agent, Overall, Problem, ProblemKind, Status};
+use crate::report::status::{Problem, ProblemKind};
 use crate::routing::batch::Ownership;
 use crate::routing::diff::{diff, marks_to};
+use crate::routing::leftovers;
 use crate::routing::node_facts::Facts;
-use crate::routing::resolve::{
-    Inputs, Resolution, problems, resolve, set_status, taken_out_before,
-};
+use crate::routing::resolve::{Inputs, Resolution, problems, resolve, taken_out_before};
 use crate::routing::state::Kernel;
 use crate::serve::socket;
-use crate::source;
 
 /// How long the API may take to say what it knows of this node.
 const FACTS: Duration = Duration::from_secs(5);
-
-/// What a report without an agent begins with.
-const NO_AGENT: &str = "no agent runs here: gateways are not probed, and routes are not kept up";
+/// The bit of `CAP_NET_ADMIN` in a set of capabilities.
+const NET_ADMIN: u64 = 1 << 12;
+/// Most warnings of one kind.
+const SHOWN: usize = 20;
 
 /// All that a decision needs.
-struct Here {
-    revision: String,
-    resolution: Resolution,
-    kernel: Kernel,
-    applier: Applier<Ip>,
+pub(super) struct Here {
+    pub(super) revision: String,
+    pub(super) resolution: Resolution,
+    pub(super) kernel: Kernel,
+    pub(super) applier: Applier<Ip>,
 }
 
-/// The configuration was refused; all that is wrong with it has been printed.
-struct Refused {
-    revision: String,
+/// The configuration was refused.
+pub(super) struct Refused {
+    pub(super) revision: String,
     /// The first of it, in one line.
-    why: String,
+    pub(super) why: String,
+    /// All that is wrong with it, with pictures for people.
+    pictures: Vec<String>,
+    entries: Vec<ProblemEntry>,
+}
+
+impl Refused {
+    /// To stderr, or as JSON to stdout.
+    fn report(&self, output: Output) -> anyhow::Result<()> {
+        if output == Output::Json {
+            return print_json(&RefusedReport {
+                revision: &self.revision,
+                problems: &self.entries,
+            });
+        }
+        let mut err = stderr().lock();
+        for picture in &self.pictures {
+            let _ = writeln!(err, "{picture}");
+        }
+        let _ = writeln!(err, "refused: nothing is changed");
+        Ok(())
+    }
+}
+
+#[derive(Serialize)]
+struct RefusedReport<'a> {
+    revision: &'a str,
+    problems: &'a [ProblemEntry],
+}
+
+#[derive(Serialize)]
+struct DiffReport {
+    revision: String,
+    changes: Vec<Change>,
+    summary: Summary,
+    problems: Vec<Problem>,
+}
+
+#[derive(Serialize)]
+struct ApplyReport {
+    revision: String,
+    wanted: usize,
+    installed: usize,
+    written: usize,
+    removed: usize,
+    nexthops: usize,
+    problems: Vec<Problem>,
+}
+
+#[derive(Serialize)]
+struct CleanupReport {
+    removed: usize,
+    left: usize,
+    problems: Vec<Problem>,
 }
 
 /// `diff`: 0 nothing to change, 1 changes; a refused configuration is an error.
 pub async fn diff_command(args: OneShotArgs) -> anyhow::Result<u8> {
-    let Ok(here) = look(&args.node, args.path.as_deref()).await? else {
-        return Ok(2);
+    let here = match look(&args.node, args.path.as_deref()).await? {
+        Ok(here) => here,
+        Err(refused) => return refused.report(args.output).map(|()| 2),
     };
-    let plan = diff(
-        &here.resolution.wanted,
-        &here.kernel,
-        &here.applier.ownership,
-        true,
-    );
-    let mut out = std::io::BufWriter::new(stdout().lock());
-    for line in plan.in_words(&here.resolution.wanted, &here.kernel) {
-        writeln!(out, "{line}").context("writing the output")?;
+    let ownership = here.applier.ownership;
+    let wanted = &here.resolution.wanted;
+    let plan = diff(wanted, &here.kernel, &ownership, true);
+    let changes: Vec<Change> = plan
+        .in_words(wanted, &here.kernel)
+        .filter_map(|line| Change::of_line(&line))
+        .collect();
+    let summary = Summary::of(&changes);
+    let conflicts = plan.conflicts.iter().take(SHOWN);
+    let conflicts = conflicts.map(|c| Problem::of_node(ProblemKind::Shadowed, c.to_string()));
+    let mut all: Vec<Problem> = conflicts.collect();
+    all.extend(left_by_others(&here));
+    let problems = problems(&here.resolution.sets, &all);
+    if args.output == Output::Json {
+        print_json(&DiffReport {
+            revision: here.revision,
+            changes,
+            summary,
+            problems,
+        })?;
+    } else {
+        print_changes(&changes, summary)?;
+        warn_all(&here.resolution, &problems);
     }
-    out.flush().context("writing the output")?;
-    for conflict in plan.conflicts.iter().take(20) {
-        warn(&conflict.to_string());
-    }
-    tell_problems(&here.resolution);
     Ok(u8::from(!plan.is_empty()))
 }
 
-/// `apply`: 0 all in, 1 something refused or failed.
-pub async fn apply(args: OneShotArgs) -> anyhow::Result<u8> {
-    if socket::ask().await.is_ok_and(|agent| agent.is_some()) {
-        warn("an agent runs here and goes on with its own configuration");
-    }
-    let Ok(here) = look(&args.node, args.path.as_deref()).await? else {
-        return Ok(1);
+/// A pipe gets each line, a terminal what a person can read.
+fn print_changes(changes: &[Change], summary: Summary) -> anyhow::Result<()> {
+    let mut out = std::io::BufWriter::new(stdout().lock());
+    let print = |out: &mut std::io::BufWriter<std::io::StdoutLock<'_>>| {
+        if stdout().is_terminal() {
+            for line in folded(changes) {
+                writeln!(out, "{line}")?;
+            }
+        } else {
+            for change in changes {
+                writeln!(out, "{change}")?;
+            }
+        }
+        writeln!(out, "{summary}")?;
+        out.flush()
     };
+    print(&mut out).context("writing the output")
+}
+
+/// `apply`: 0 all in, 1 something refused or failed.
+pub async fn apply(args: ApplyArgs) -> anyhow::Result<u8> {
+    let ApplyArgs {
+        one_shot: args,
+        force,
+    } = args;
+    require_net_admin()?;
+    alone_or_forced(force, "its own configuration would be back in seconds").await?;
     let Here {
         revision,
         resolution,
         kernel,
         mut applier,
-    } = here;
+    } = match look(&args.node, args.path.as_deref()).await? {
+        Ok(here) => here,
+        Err(refused) => return refused.report(args.output).map(|()| 1),
+    };
     let mark = nexthop_id::applied(&revision);
     let marks = marks_to(Some(mark), &kernel, &applier.ownership);
     let outcome = applier.apply(&resolution.wanted, kernel, &marks).await?;
@@ -106,67 +192,103 @@ pub async fn apply(args: OneShotArgs) -> anyhow::Result<u8> {
     let installed: usize = outcome.installed(&resolution.wanted).values().sum();
     let wanted: usize = resolution.sets.iter().map(|set| set.wanted).sum();
     let changed = outcome.changed;
-    writeln!(
-        stdout(),
-        "revision {revision}: {installed}/{wanted} routes in the kernel ({} written, {} removed, {} nexthop objects written)",
-        changed.replaced,
-        changed.deleted,
-        changed.nexthops
-    )
-    .context("writing the output")?;
-    tell_problems(&resolution);
-    let problems = outcome.problems();
-    problems.iter().for_each(|problem| warn(&problem.text));
-    let left = !outcome.left.is_empty()
-        || !crate::routing::resolve::problems(&resolution.sets, &problems).is_empty()
-        || installed < wanted;
-    Ok(u8::from(left))
-}
-
-/// `status`: 0 Ready, 1 not.
-pub async fn status(args: NodeArgs, output: Output) -> anyhow::Result<u8> {
-    let (status, note) = match socket::ask().await? {
-        Some(status) => (status, None),
-        None => (
-            look_without_agent(&args).await?,
-            Some("no agent runs here; gateways are not probed"),
-        ),
-    };
-    let mut out = std::io::BufWriter::new(stdout().lock());
-    match output {
-        Output::Json => {
-            serde_json::to_writer_pretty(&mut out, &status).context("writing the output")?;
-            writeln!(out)
-        }
-        Output::Table => write!(out, "{}", super::table::of(&status)),
+    let problems = problems(&resolution.sets, &outcome.problems());
+    let complete = outcome.left.is_empty() && problems.is_empty() && installed >= wanted;
+    if args.output == Output::Json {
+        print_json(&ApplyReport {
+            revision,
+            wanted,
+            installed,
+            written: changed.replaced,
+            removed: changed.deleted,
+            nexthops: changed.nexthops,
+            problems,
+        })?;
+    } else {
+        writeln!(
+            stdout(),
+            "revision {revision}: {installed}/{wanted} routes in the kernel ({} written, {} removed, {} nexthop objects written)",
+            changed.replaced,
+            changed.deleted,
+            changed.nexthops
+        )
+        .context("writing the output")?;
+        warn_all(&resolution, &problems);
     }
-    .and_then(|()| out.flush())
-    .context("writing the output")?;
-    note.map(warn);
-    Ok(u8::from(status.status != Overall::Ready))
+    Ok(u8::from(!complete))
 }
 
 /// `cleanup`: 0 removed; an error when anything is left.
-pub async fn cleanup(kernel: KernelArgs, node: Option<String>) -> anyhow::Result<u8> {
-    if socket::ask().await.is_ok_and(|agent| agent.is_some()) {
-        warn("an agent runs here and will put its routes back; end it first");
-    }
-    let mut applier = applier(kernel.ownership());
+pub async fn cleanup(args: CleanupArgs) -> anyhow::Result<u8> {
+    require_net_admin()?;
+    alone_or_forced(args.force, "it would put its routes back").await?;
+    let mut applier = applier(args.kernel.ownership());
     let outcome = applier.remove_all().await?;
     let left = outcome.left.delete.len() + outcome.left.dropped.len() + outcome.left.unused.len();
-    anyhow::ensure!(
-        left == 0 && !outcome.kernel.uncertain_v6,
-        "{left} routes or nexthops could not be removed: {}",
-        Problem::join(&outcome.problems())
-    );
-    writeln!(stdout(), "{} routes removed", outcome.changed.deleted)
+    let gone = left == 0 && !outcome.kernel.uncertain_v6;
+    let problems = outcome.problems();
+    if args.output == Output::Json {
+        let removed = outcome.changed.deleted;
+        print_json(&CleanupReport {
+            removed,
+            left,
+            problems,
+        })?;
+        if !gone {
+            return Ok(2);
+        }
+    } else {
+        let why = match Problem::join(&problems) {
+            none if none.is_empty() => String::new(),
+            why => format!(": {why}"),
+        };
+        anyhow::ensure!(gone, "{left} routes or nexthops could not be removed{why}");
+        let plural = if outcome.changed.deleted == 1 {
+            ""
+        } else {
+            "s"
+        };
+        writeln!(
+            stdout(),
+            "{} route{plural} removed",
+            outcome.changed.deleted
+        )
         .context("writing the output")?;
-    if let Ok(api) = Api::in_cluster(node.as_deref(), &Metrics::new())
+    }
+    if let Ok(api) = Api::in_cluster(args.node_name.as_deref(), &Metrics::new())
         && let Err(error) = annotations::clear_annotations(&api, FACTS).await
     {
-        warn(&format!("the annotations stay: {error:#}"));
+        warn(&format!("the annotations stay: {}", logs::chain(&error)));
     }
     Ok(0)
+}
+
+/// Beside an agent, what a command writes does not last.
+async fn alone_or_forced(force: bool, why: &str) -> anyhow::Result<()> {
+    // One that does not answer holds the socket all the same.
+    if matches!(socket::ask().await, Ok(None)) {
+        return Ok(());
+    }
+    if force {
+        warn(&format!("an agent runs here: {why}"));
+        return Ok(());
+    }
+    bail!("an agent runs here: {why}; end it first, or use --force")
+}
+
+/// Every write would fail one by one, and `ip` does not always say why.
+fn require_net_admin() -> anyhow::Result<()> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+    match effective {
+        Some(bits) if bits & NET_ADMIN == 0 => {
+            bail!("changing routes needs root or the capability NET_ADMIN")
+        }
+        _ => Ok(()),
+    }
 }
 
 fn applier(ownership: Ownership) -> Applier<Ip> {
@@ -178,18 +300,27 @@ fn applier(ownership: Ownership) -> Applier<Ip> {
 }
 
 /// Reads everything and decides.
-async fn look(args: &NodeArgs, path: Option<&Path>) -> anyhow::Result<Result<Here, Refused>> {
-    let path = path.unwrap_or(&args.config);
-    let snapshot = source::read(path)?;
-    let checked = match config::parse(&snapshot.files) {
-        Ok(checked) => checked,
-        Err(problems) => {
-            print_problems(&problems);
-            return Ok(Err(Refused {
-                revision: problems.revision.to_string(),
-                why: problems.summary(),
-            }));
-        }
+pub(super) async fn look(
+    args: &NodeArgs,
+    path: Option<&str>,
+) -> anyhow::Result<Result<Here, Refused>> {
+    let default = args.config.to_string_lossy();
+    let path = path.unwrap_or(&default);
+    let (input, warnings) =
+        input::read_one(path, &mut std::io::stdin().lock()).map_err(anyhow::Error::msg)?;
+    for warning in input.warnings.iter().chain(&warnings) {
+        warn(&warning.to_string());
+    }
+    let checked = match input.files {
+        Err(problems) => return Ok(Err(refused(String::new(), &problems, 0, &[]))),
+        Ok(files) => match config::parse(&files) {
+            Ok(checked) => checked,
+            Err(problems) => {
+                let sets = config::set_names(&files.routes_yaml);
+                let revision = problems.revision.to_string();
+                return Ok(Err(refused(revision, &problems.kept, problems.more, &sets)));
+            }
+        },
     };
     let applier = applier(args.kernel.ownership());
     applier.table.check_version().await?;
@@ -210,27 +341,53 @@ async fn look(args: &NodeArgs, path: Option<&Path>) -> anyhow::Result<Result<Her
         .into_iter()
         .map(|key| (key, taken_out()))
         .collect();
+    let revision = checked.revision.to_string();
     match resolve(&Inputs {
         health: &health,
         ..before
     }) {
         Ok(resolution) => Ok(Ok(Here {
-            revision: checked.revision.to_string(),
+            revision,
             resolution,
             kernel,
             applier,
         })),
         Err(clashes) => {
-            clashes
+            let lines: Vec<String> = clashes
                 .iter()
-                .take(20)
-                .for_each(|clash| warn(&clash.to_string()));
-            let why = clashes.first().map(ToString::to_string).unwrap_or_default();
+                .take(SHOWN)
+                .map(ToString::to_string)
+                .collect();
             Ok(Err(Refused {
-                revision: checked.revision.to_string(),
-                why,
+                revision,
+                why: lines.first().cloned().unwrap_or_default(),
+                entries: lines
+                    .iter()
+                    .map(|line| ProblemEntry::of_node(line))
+                    .collect(),
+                pictures: lines,
             }))
         }
+    }
+}
+
+fn refused(
+    revision: String,
+    problems: &[config::Problem],
+    more: usize,
+    sets: &[String],
+) -> Refused {
+    let colour = logs::colours();
+    let mut pictures: Vec<String> = problems.iter().map(|p| p.picture(colour)).collect();
+    if more > 0 {
+        pictures.push(format!("and {more} more"));
+    }
+    let first: Vec<String> = problems.iter().take(5).map(ToString::to_string).collect();
+    Refused {
+        revision,
+        why: first.join("; "),
+        pictures,
+        entries: entries(problems, sets),
     }
 }
 
@@ -253,86 +410,37 @@ pub(super) async fn facts(node: Option<&str>) -> Facts {
     facts.borrow().clone()
 }
 
-async fn look_without_agent(args: &NodeArgs) -> anyhow::Result<Status> {
-    let here = match look(args, None).await? {
-        Ok(here) => here,
-        Err(Refused { revision, why }) => {
-            return Ok(Status {
-                node: socket::node_name(args.node_name.as_deref()),
-                agent: Agent::Absent,
-                problems: vec![
-                    Problem::of_node(ProblemKind::NoAgent, NO_AGENT),
-                    Problem::of_node(ProblemKind::ConfigRefused, &why),
-                ],
-                status: Overall::Invalid,
-                revision: String::new(),
-                message: Some(format!("configuration refused: {why}")),
-                sets: Vec::new(),
-                rejected_revision: Some(revision),
-                last_applied_at: None,
-            });
-        }
-    };
-    let Here {
-        revision,
-        resolution,
-        kernel,
-        applier,
-    } = here;
-    let left = diff(&resolution.wanted, &kernel, &applier.ownership, true);
-    let outcome = crate::kernel::apply::Outcome {
-        kernel,
-        left,
-        ..Default::default()
-    };
-    let installed = outcome.installed(&resolution.wanted);
-    let mut others = vec![Problem::of_node(ProblemKind::NoAgent, NO_AGENT)];
-    let conflicts = outcome.left.conflicts.iter();
-    others.extend(conflicts.map(|c| Problem::of_node(ProblemKind::Shadowed, c.to_string())));
-    if !outcome.left.is_empty() {
-        let text = format!(
-            "{} route(s) are not in the kernel; `egress-routes diff` lists them",
-            outcome.left.replace.len()
-        );
-        others.push(Problem::of_node(ProblemKind::NotInstalled, text));
-    }
-    let problems = problems(&resolution.sets, &others);
-    let count = |set: &crate::routing::resolve::SetView| {
-        set.groups.values().filter_map(|id| installed.get(id)).sum()
-    };
-    Ok(Status {
-        node: socket::node_name(args.node_name.as_deref()),
-        agent: Agent::Absent,
-        status: Overall::Degraded,
-        revision,
-        message: Some(Problem::join(&problems)),
-        problems,
-        sets: resolution
-            .sets
-            .iter()
-            .map(|set| set_status(set, count(set)))
-            .collect(),
-        rejected_revision: None,
-        last_applied_at: None,
-    })
-}
-
-fn print_problems(problems: &config::Problems) {
-    let colour = logs::colours();
-    let mut err = stderr().lock();
-    for problem in &problems.kept {
-        let _ = writeln!(err, "{}", problem.picture(colour));
-    }
-    if problems.more > 0 {
-        let _ = writeln!(err, "and {} more", problems.more);
-    }
-}
-
-fn tell_problems(resolution: &Resolution) {
-    resolution.notes.iter().for_each(|note| warn(note));
-    problems(&resolution.sets, &[])
+/// What another program left in the way of ours, which only a person may delete.
+fn left_by_others(here: &Here) -> Vec<Problem> {
+    let routes = leftovers::of(
+        &here.resolution.wanted,
+        &here.kernel,
+        &here.applier.ownership,
+    );
+    let mut left: Vec<Problem> = routes
         .iter()
-        .for_each(|problem| warn(&problem.text));
+        .take(SHOWN)
+        .map(|route| {
+            let text = format!(
+                "the route {route} of another program wins against ours; where nothing needs it any more: {}",
+                leftovers::delete_command(route)
+            );
+            Problem::of_node(ProblemKind::Shadowed, text)
+        })
+        .collect();
+    if routes.len() > SHOWN {
+        let text = format!(
+            "{} more such routes of other programs win against ours",
+            routes.len() - SHOWN
+        );
+        left.push(Problem::of_node(ProblemKind::Shadowed, text));
+    }
+    left
+}
+
+fn warn_all(resolution: &Resolution, problems: &[Problem]) {
+    resolution.notes.iter().for_each(|note| warn(note));
+    problems.iter().for_each(|problem| warn(&problem.text));
     for set in resolution.sets.iter().filter(|s| s.skipped_total > 0) {
         let examples = set
             .skipped
@@ -341,14 +449,28 @@ fn tell_problems(resolution: &Resolution) {
             .map(|s| format!("{} ({})", s.destination, s.reason))
             .collect::<Vec<_>>()
             .join("; ");
+        let plural = if set.skipped_total == 1 {
+            " is"
+        } else {
+            "s are"
+        };
         warn(&format!(
-            "set `{}`: {} destination(s) are not routed as written: {examples}",
+            "set `{}`: {} destination{plural} not routed as written: {examples}",
             set.name, set.skipped_total
         ));
     }
 }
 
+/// A report for programs.
+pub(super) fn print_json(report: &impl Serialize) -> anyhow::Result<()> {
+    let mut out = std::io::BufWriter::new(stdout().lock());
+    serde_json::to_writer_pretty(&mut out, report).context("writing the output")?;
+    writeln!(out)
+        .and_then(|()| out.flush())
+        .context("writing the output")
+}
+
 /// To stderr; a closed one is no reason to fail.
-fn warn(line: &str) {
+pub(super) fn warn(line: &str) {
     let _ = writeln!(stderr(), "warning: {line}");
 }

@@ -3,6 +3,7 @@
 pub mod batch;
 pub mod diff;
 pub mod exclude;
+pub mod leftovers;
 pub mod lookup;
 pub mod node_facts;
 pub mod node_selector;

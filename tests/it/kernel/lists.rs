@@ -176,7 +176,12 @@ fn comes_and_goes(files: &[(String, String)]) -> u64 {
     let during = node.everything();
     let count = node.own().len() as u64;
     let diff = node.command("diff");
-    assert_eq!((diff.code, diff.out.as_str()), (0, ""), "{}", diff.err);
+    assert_eq!(
+        (diff.code, diff.out.as_str()),
+        (0, "nothing to change\n"),
+        "{}",
+        diff.err
+    );
     let ip = WrappedIp::new(node.path(), "cat");
     let again = [
         AGENT,
