@@ -144,6 +144,14 @@ fn cloud_init_holds_the_rules_of_the_file_beside_it_and_starts_what_it_writes() 
             .any(|file| file.path == started && file.permissions == "0755"),
         "{started}"
     );
+    for other in ["ExecReload=", "ExecStopPost="] {
+        let program = unit
+            .content
+            .lines()
+            .find_map(|line| line.strip_prefix(other));
+        let written = |path: &str| cloud_init.write_files.iter().any(|file| file.path == path);
+        assert!(program.is_some_and(written), "{other}{program:?}");
+    }
     let unit = Path::new(&unit.path).file_name().unwrap().to_str().unwrap();
     assert_eq!(
         cloud_init.runcmd.last().unwrap(),
@@ -206,6 +214,146 @@ fn a_gateway_forwards_nothing_for_the_public_side_and_nothing_that_it_could_not_
         PUBLIC,
         "the node itself still gets through"
     );
+}
+
+#[test]
+fn without_its_rules_a_gateway_forwards_nothing_whoever_removed_them() {
+    let (lab, dir) = machine();
+    // A machine on the public side that uses the gateway as its router, as in an open one.
+    lab.batch(
+        "sv",
+        &format!("route add 10.116.0.0/24 via {PUBLIC}\nroute add fd00:116::/64 via {PUBLIC6}\n"),
+    );
+    let _inside = lab.echo_server("nd", &[]);
+    let open = |lab: &Lab| ["10.116.0.2", "fd00:116::2"].map(|to| lab.source("sv", to));
+    assert_eq!(start(&lab, dir.path()).code, 0);
+    assert_eq!(open(&lab), ["-", "-"]);
+
+    // By `nft flush ruleset`, or in the middle of a reload of nftables: forwarding itself is still on.
+    lab.must("gw", &["nft", "flush", "ruleset"]);
+    let forwards = || {
+        let files = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
+        files.map(|file| lab.must("gw", &["cat", &format!("/proc/sys/{file}")]))
+    };
+    assert_eq!(forwards(), ["1\n", "1\n"]);
+    assert_eq!(open(&lab), ["-", "-"]);
+    assert_eq!(
+        (lab.source("nd", TO), lab.source("nd", TO6)),
+        ("-".into(), "-".into())
+    );
+
+    // The same machine without the marks' rules is an open router: what the two lines above prove is not for another reason.
+    for family in ["-4", "-6"] {
+        for _ in 0..2 {
+            lab.ip("gw", &format!("{family} rule del priority 90"));
+        }
+    }
+    assert_eq!(open(&lab), ["192.0.2.1", "2001:db8:f::1"]);
+
+    // As systemd does when nftables stops: forwarding first.
+    let said = lab.run("gw", &[dir.path().join("stop")]);
+    assert_eq!(
+        (said.code, forwards()),
+        (0, ["0\n", "0\n"].map(Into::into)),
+        "{}",
+        said.err
+    );
+    assert_eq!(open(&lab), ["-", "-"]);
+    assert_eq!(start(&lab, dir.path()).code, 0);
+    assert_eq!(open(&lab), ["-", "-"]);
+    assert_eq!(
+        (lab.source("nd", TO), lab.source("nd", TO6)),
+        (PUBLIC.into(), PUBLIC6.into())
+    );
+}
+
+#[test]
+fn a_chosen_source_address_is_what_the_internet_sees_and_one_that_is_not_there_is_refused() {
+    let (lab, dir) = machine();
+    let chosen = [("SNAT", "192.0.2.77"), ("SNAT6", "2001:db8:f::77")];
+    let start_as = || lab.run_with_env("gw", &[dir.path().join("start")], &chosen);
+    let said = start_as();
+    assert_eq!(said.code, 1);
+    assert!(
+        said.err
+            .contains("192.0.2.77 is no address of this machine"),
+        "{}",
+        said.err
+    );
+    lab.batch(
+        "gw",
+        "addr add 192.0.2.77/24 dev wan-0\naddr add 2001:db8:f::77/64 dev wan-0 nodad\n",
+    );
+    let said = start_as();
+    assert_eq!(
+        (said.code, said.out.as_str()),
+        (
+            0,
+            "egress-gateway: forwarding from ens7.20 to wan-0, IPv4 as 192.0.2.77, IPv6 as 2001:db8:f::77\n"
+        ),
+        "{}",
+        said.err
+    );
+    assert_eq!(lab.source("nd", TO), "192.0.2.77");
+    assert_eq!(lab.source("nd", TO6), "2001:db8:f::77");
+    // Started again without, it is the machine's own.
+    assert_eq!(start(&lab, dir.path()).code, 0);
+    assert_eq!(lab.source("nd", TO), PUBLIC);
+}
+
+#[test]
+fn by_an_anchor_gateway_only_forwarded_traffic_leaves_and_with_the_anchor_address() {
+    let (lab, dir) = machine();
+    // As a droplet has it: a second, private network on the public interface, behind whose router the reserved address is.
+    lab.host("anchor");
+    lab.plug("anchor", "eth0", "net", &["10.19.0.1/16", "192.0.2.50/24"]);
+    lab.ip("anchor", "route add default via 192.0.2.1");
+    lab.sysctl("anchor", "net.ipv4.ip_forward", "1");
+    lab.nft(
+        "anchor",
+        "table ip nat {\nchain post { type nat hook postrouting priority srcnat\nip saddr 10.19.0.0/16 snat to 192.0.2.50\n}\n}",
+    );
+    lab.ip("gw", "addr add 10.19.0.5/16 dev wan-0");
+    let metadata = "#!/bin/sh\n[ \"$*\" = '-fsS --max-time 5 http://169.254.169.254/metadata/v1/interfaces/public/0/anchor_ipv4/gateway' ] && echo 10.19.0.1\n";
+    fs::write(dir.path().join("curl"), metadata).unwrap();
+    fs::set_permissions(dir.path().join("curl"), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!(
+        "{}:{}",
+        dir.path().display(),
+        std::env::var("PATH").unwrap()
+    );
+    let env = [("ANCHOR_GATEWAY", "metadata"), ("PATH", path.as_str())];
+    for _ in 0..2 {
+        let said = lab.run_with_env("gw", &[dir.path().join("start")], &env);
+        assert_eq!(
+            (said.code, said.out.as_str()),
+            (
+                0,
+                "egress-gateway: forwarding from ens7.20 to wan-0, IPv4 as 10.19.0.5\n"
+            ),
+            "{}",
+            said.err
+        );
+        assert_eq!(lab.source("nd", TO), "192.0.2.50");
+        assert_eq!(
+            lab.source("gw", TO),
+            PUBLIC,
+            "the machine itself is as before"
+        );
+    }
+    assert_eq!(lab.source("nd", TO6), PUBLIC6);
+    // Somebody removes the rules: lost, rather than seen with another address.
+    lab.must(
+        "gw",
+        &[
+            "sh",
+            "-c",
+            "while ip rule del priority 91 2>/dev/null; do :; done",
+        ],
+    );
+    assert_ne!(lab.source("nd", TO), PUBLIC);
+    assert_eq!(start(&lab, dir.path()).code, 0);
+    assert_eq!(lab.source("nd", TO), PUBLIC);
 }
 
 #[test]
