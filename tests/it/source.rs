@@ -12,6 +12,9 @@ use egress_routes::source::{Kind, Reason, SourceError, read};
 
 use crate::lab::Volume;
 
+/// What a test finds in its environment when it has to be the reader that another process started: the directory to read.
+const INSIDE: &str = "EGRESS_ROUTES_TEST_DIR";
+
 fn routes(comment: &str) -> String {
     format!(
         "# {comment}\nroutes:\n- name: a\n  gateways: [10.116.0.5]\n  destinationFiles: [aws.txt]\n"
@@ -120,16 +123,20 @@ fn a_plain_directory_and_a_single_file_are_read_too() {
 
 #[test]
 fn a_file_that_is_mounted_by_itself_is_told_from_a_plain_one() {
+    if let Some(dir) = std::env::var_os(INSIDE) {
+        assert_eq!(read(Path::new(&dir)).unwrap().kind, Kind::Single);
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let (file, elsewhere) = (dir.path().join("routes.yaml"), dir.path().join("elsewhere"));
     fs::write(&file, "").unwrap();
     fs::write(&elsewhere, "routes: []\n").unwrap();
     // A mount namespace of its own, so that nothing stays behind.
-    let script = "mount --bind \"$2\" \"$1\" && exec \"$3\" --exact source::reads_as_a_single_file --ignored --nocapture";
+    let script = "mount --bind \"$2\" \"$1\" && exec \"$3\" --exact source::a_file_that_is_mounted_by_itself_is_told_from_a_plain_one --nocapture";
     let run = Command::new("unshare")
         .args(["-m", "sh", "-ec", script, "sh"])
         .args([&file, &elsewhere, &std::env::current_exe().unwrap()])
-        .env("EGRESS_ROUTES_TEST_DIR", dir.path())
+        .env(INSIDE, dir.path())
         .output()
         .unwrap();
     let out = String::from_utf8_lossy(&run.stdout);
@@ -138,15 +145,6 @@ fn a_file_that_is_mounted_by_itself_is_told_from_a_plain_one() {
         "{out}{}",
         String::from_utf8_lossy(&run.stderr)
     );
-}
-
-#[test]
-#[ignore = "run by the test above in a mount namespace of its own"]
-fn reads_as_a_single_file() {
-    let Some(dir) = std::env::var_os("EGRESS_ROUTES_TEST_DIR") else {
-        return;
-    };
-    assert_eq!(read(Path::new(&dir)).unwrap().kind, Kind::Single);
 }
 
 #[test]
@@ -291,6 +289,11 @@ fn an_enormous_file_is_cut_just_beyond_the_limit() {
 
 #[test]
 fn a_file_without_read_permission_is_said_to_be_so() {
+    if let Some(dir) = std::env::var_os(INSIDE) {
+        let files = read(Path::new(&dir)).unwrap().files;
+        println!("{:?}", files.lists["aws.txt"]);
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::write(dir.path().join("routes.yaml"), routes("x")).unwrap();
@@ -312,11 +315,10 @@ fn a_file_without_read_permission_is_said_to_be_so() {
         .arg(std::env::current_exe().unwrap())
         .args([
             "--exact",
-            "source::reads_without_permission",
-            "--ignored",
+            "source::a_file_without_read_permission_is_said_to_be_so",
             "--nocapture",
         ])
-        .env("EGRESS_ROUTES_TEST_DIR", dir.path())
+        .env(INSIDE, dir.path())
         .output()
         .unwrap();
     let out = String::from_utf8_lossy(&run.stdout);
@@ -324,17 +326,5 @@ fn a_file_without_read_permission_is_said_to_be_so() {
         run.status.success() && out.contains(&format!("{unread:?}")),
         "{out}{}",
         String::from_utf8_lossy(&run.stderr)
-    );
-}
-
-#[test]
-#[ignore = "run by the test above without the privilege to read everything"]
-fn reads_without_permission() {
-    let Some(dir) = std::env::var_os("EGRESS_ROUTES_TEST_DIR") else {
-        return;
-    };
-    println!(
-        "{:?}",
-        read(Path::new(&dir)).unwrap().files.lists["aws.txt"]
     );
 }

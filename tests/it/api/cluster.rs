@@ -208,7 +208,7 @@ fn pod(server: &Server, namespace: &str, node: &str) {
 
 #[test]
 fn nodes_shows_a_line_per_node_to_somebody_with_few_rights() {
-    let Some(server) = shared() else { return };
+    let server = shared();
     let view = View::new(server, "seen", &["seen-1", "seen-2"], Also::Nothing);
     let revision = view.revision();
     view.applied("seen-1", "Ready", &revision);
@@ -254,7 +254,7 @@ fn nodes_shows_a_line_per_node_to_somebody_with_few_rights() {
 
 #[test]
 fn wait_returns_when_the_last_node_has_the_edit_and_says_who_was_missing_when_the_time_is_over() {
-    let Some(server) = shared() else { return };
+    let server = shared();
     let view = View::new(
         server,
         "waited",
@@ -322,7 +322,7 @@ fn wait_returns_when_the_last_node_has_the_edit_and_says_who_was_missing_when_th
 
 #[test]
 fn what_cannot_be_asked_is_an_error_that_says_what_and_where() {
-    let Some(server) = shared() else { return };
+    let server = shared();
     let view = View::new(server, "errors", &[], Also::ReadTheDaemonSet);
     server.kubectl(&["delete", "configmap", "egress-routes", "-n", "errors"]);
     let said = view.nodes(&[]);
@@ -348,7 +348,7 @@ fn what_cannot_be_asked_is_an_error_that_says_what_and_where() {
 
 #[test]
 fn a_node_of_a_narrowed_daemonset_has_a_word_of_its_own_and_all_is_not_well() {
-    let Some(server) = shared() else { return };
+    let server = shared();
     let view = View::new(
         server,
         "narrowed",
@@ -395,7 +395,7 @@ fn a_node_of_a_narrowed_daemonset_has_a_word_of_its_own_and_all_is_not_well() {
 
 #[test]
 fn a_node_that_is_off_holds_up_nobody_and_counts_unless_it_may_miss() {
-    let Some(server) = shared() else { return };
+    let server = shared();
     let view = View::new(server, "off", &["off-1", "off-2"], Also::ReadTheDaemonSet);
     let revision = view.revision();
     view.applied("off-1", "Ready", &revision);
@@ -415,7 +415,7 @@ fn a_node_that_is_off_holds_up_nobody_and_counts_unless_it_may_miss() {
 
 #[test]
 fn nodes_are_chosen_by_name_and_label_and_printed_as_one_likes() {
-    let Some(server) = shared() else { return };
+    let server = shared();
     let view = View::new(
         server,
         "chosen",
@@ -458,7 +458,7 @@ fn nodes_are_chosen_by_name_and_label_and_printed_as_one_likes() {
 
 #[test]
 fn an_api_server_that_no_proxy_names_is_asked_directly() {
-    let Some(server) = shared() else { return };
+    let server = shared();
     let view = View::new(server, "direct", &["direct-1"], Also::Nothing);
     view.applied("direct-1", "Ready", &view.revision());
     // Loopback is never proxied; nothing answers at this proxy.
@@ -475,7 +475,7 @@ fn an_api_server_that_no_proxy_names_is_asked_directly() {
 
 #[test]
 fn sync_annotates_the_agents_pods_until_the_last_node_follows() {
-    let Some(server) = shared() else { return };
+    let server = shared();
     let view = View::new(server, "synced", &["synced-1", "synced-2"], Also::Write);
     let revision = view.revision();
     view.applied("synced-1", "Ready", &revision);
@@ -527,7 +527,7 @@ fn sync_annotates_the_agents_pods_until_the_last_node_follows() {
 
 #[test]
 fn sync_names_the_right_that_it_lacks() {
-    let Some(server) = shared() else { return };
+    let server = shared();
     let view = View::new(server, "lacking", &["lacking-1"], Also::ReadTheDaemonSet);
     let said = view.run("sync", &[]);
     assert_eq!(said.code, 2, "{}", said.out);

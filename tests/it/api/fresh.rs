@@ -19,7 +19,7 @@ async fn known(watching: &client::Watching) {
 
 #[tokio::test]
 async fn a_fresh_read_has_the_label_that_was_given_a_moment_ago_and_publishes_it() {
-    let Some(server) = shared() else { return };
+    let server = shared();
     server.node("fresh");
     let installed = server.install("freshly");
     let watching = client::watch(installed.agent("fresh", &Metrics::new()).await);
@@ -39,7 +39,7 @@ async fn a_fresh_read_has_the_label_that_was_given_a_moment_ago_and_publishes_it
 
 #[tokio::test]
 async fn a_server_that_refuses_has_answered_and_one_that_is_away_has_not() {
-    let Some(assets) = assets() else { return };
+    let assets = assets();
     let server = Server::start(&assets);
     server.node("asked");
     let installed = server.install("asking");

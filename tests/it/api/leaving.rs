@@ -22,7 +22,7 @@ async fn recognised(installed: &Installed<'_>, node: &str) -> Installation {
 
 #[tokio::test]
 async fn while_the_daemonset_is_there_the_routes_stay() {
-    let Some(server) = shared() else { return };
+    let server = shared();
     let installation = recognised(&server.install("replaced"), "any").await;
     assert_eq!(
         installation.verdict(|| false).await,
@@ -32,7 +32,7 @@ async fn while_the_daemonset_is_there_the_routes_stay() {
 
 #[tokio::test]
 async fn a_deleted_daemonset_takes_the_routes_with_it() {
-    let Some(server) = shared() else { return };
+    let server = shared();
     let installed = server.install("deleted");
     let installation = recognised(&installed, "any").await;
     server.kubectl(&[
@@ -49,7 +49,7 @@ async fn a_deleted_daemonset_takes_the_routes_with_it() {
 
 #[tokio::test]
 async fn a_daemonset_that_waits_for_its_pods_to_go_is_being_deleted() {
-    let Some(server) = shared() else { return };
+    let server = shared();
     let installed = server.install("going");
     let installation = recognised(&installed, "any").await;
     // As `kubectl delete --cascade=foreground` of a newer kubectl does. Without a garbage collector here it stays like that.
@@ -72,7 +72,7 @@ async fn a_daemonset_that_waits_for_its_pods_to_go_is_being_deleted() {
 
 #[tokio::test]
 async fn when_rights_and_service_account_went_as_well_the_routes_go_unless_a_successor_waits() {
-    let Some(server) = shared() else { return };
+    let server = shared();
     let installed = server.install("uninstalled");
     let installation = recognised(&installed, "any").await;
     installed.delete();
@@ -88,7 +88,7 @@ async fn when_rights_and_service_account_went_as_well_the_routes_go_unless_a_suc
 
 #[tokio::test]
 async fn rights_that_are_back_in_a_moment_are_no_uninstall() {
-    let Some(server) = shared() else { return };
+    let server = shared();
     let installed = server.install("reapplied");
     let installation = recognised(&installed, "any").await;
     server.kubectl(&[
@@ -107,7 +107,7 @@ async fn rights_that_are_back_in_a_moment_are_no_uninstall() {
 
 #[tokio::test]
 async fn a_server_that_is_away_is_never_a_reason_to_clean_up() {
-    let Some(assets) = assets() else { return };
+    let assets = assets();
     let server = Server::start(&assets);
     let installation = recognised(&server.install("away"), "any").await;
     server.stop();
@@ -119,7 +119,7 @@ async fn a_server_that_is_away_is_never_a_reason_to_clean_up() {
 
 #[tokio::test]
 async fn our_annotations_go_and_nobody_elses() {
-    let Some(server) = shared() else { return };
+    let server = shared();
     server.node("cleared");
     server.kubectl(&["annotate", "node", "cleared", "example.com/foreign=stays"]);
     let installed = server.install("clears");
@@ -185,7 +185,7 @@ async fn other_writer(
 
 #[tokio::test]
 async fn the_startup_taint_goes_and_every_other_taint_stays_while_somebody_else_writes_the_list() {
-    let Some(server) = shared() else { return };
+    let server = shared();
     let installed = server.install("taints");
     let taints = json!([
         {"key": "other/first", "value": "x", "effect": "NoExecute"},

@@ -76,24 +76,18 @@ pub struct Server {
     inside: Option<(Lab, &'static str)>,
 }
 
-/// The directory of the programs; `None` when there is none, which is said on stderr even where test output is captured.
-pub fn assets() -> Option<PathBuf> {
+/// The directory of the programs. Without one the test fails; `hack/test` leaves these tests out then, and counts them as skipped.
+pub fn assets() -> PathBuf {
     let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
-    if assets.is_none() {
-        let name = std::thread::current().name().unwrap_or("a test").to_owned();
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED, because KUBEBUILDER_ASSETS names no directory with etcd and kube-apiserver: {name}"
-        );
-    }
-    assets
+    assets.expect(
+        "set KUBEBUILDER_ASSETS to a directory with etcd, kube-apiserver and kubectl, or leave these tests out by `--skip api::`",
+    )
 }
 
-/// The server that all tests of this process share; `None`: skipped.
-pub fn shared() -> Option<&'static Server> {
+/// The server that all tests of this process share.
+pub fn shared() -> &'static Server {
     static SHARED: OnceLock<Server> = OnceLock::new();
-    let assets = assets()?;
-    Some(SHARED.get_or_init(|| Server::start(&assets)))
+    SHARED.get_or_init(|| Server::start(&assets()))
 }
 
 fn free_port() -> u16 {
@@ -500,7 +494,7 @@ pub async fn eventually(limit: Duration, mut condition: impl AsyncFnMut() -> boo
 
 #[test]
 fn a_server_ends_with_its_programs_and_leaves_no_directory() {
-    let Some(assets) = assets() else { return };
+    let assets = assets();
     let server = Server::start(&assets);
     let dir = server.dir.clone();
     let name = dir
