@@ -83,10 +83,10 @@ pub enum Command {
     Diff(OneShotArgs),
     /// Apply once and read back; for a node without the agent
     #[command(after_help = "Exit status: 0 all in, 1 something refused or failed, 2 error.")]
+    Apply(ApplyArgs),
     /// Show which way packets to an address take on this node, and why, by the kernel's own lookup
     #[command(after_help = "Exit status: 0 by a gateway of its set, 1 not, 2 error.")]
     Explain(ExplainArgs),
-    Apply(ApplyArgs),
     /// Show this node: sets, gateways with health, routes wanted and installed, problems
     #[command(
         after_help = "Exit status: 0 Ready, 1 not, 2 error.\nAsks the agent of this network namespace; without one, compares configuration and kernel itself."
