@@ -1,5 +1,6 @@
 //! The agent against a real kernel: what an operator's edit, a link, another program or a `kill -9` does to the routes.
 
+mod churn;
 mod command_line;
 mod commands;
 mod configuration;

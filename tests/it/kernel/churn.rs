@@ -1,0 +1,115 @@
+//! IPv6 routes of others that come and go all the time: the kernel's dumps then double and omit entries.
+
+use super::*;
+
+/// A hundred IPv6 routes of somebody else, added and removed every 50 ms, until the guard is dropped.
+fn churn(node: &Node) -> Running {
+    let lines = |verb: &str| -> String {
+        let line =
+            |n| format!("route {verb} 2a0f:{n:x}::/48 via fd00:116::9 dev eth1 proto bird\n");
+        (1..=100).map(line).collect()
+    };
+    let (add, del) = (
+        node.file("churn.add", &lines("add")),
+        node.file("churn.del", &lines("del")),
+    );
+    let forever =
+        format!("while :; do ip -6 -batch {add}; sleep 0.05; ip -6 -batch {del}; sleep 0.05; done");
+    node.lab.spawn("nd", &["sh", "-c", &forever])
+}
+
+#[test]
+fn while_other_ipv6_routes_come_and_go_no_route_of_ours_is_deleted_or_written_and_nothing_is_said_of_repairs()
+ {
+    let seconds: u64 = std::env::var("EGRESS_ROUTES_TEST_CHURN_SECONDS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(8);
+    let mut node = Node::new();
+    let wanted = prefixes6(2000);
+    let yaml =
+        |gateways: &str| routes(&[set("a", gateways, "", "    destinationFiles: [list.txt]\n")]);
+    let version = |node: &mut Node, list: &BTreeSet<String>| {
+        let yaml = yaml(&format!("'{G1_V6}'"));
+        node.volume
+            .write(&[("routes.yaml", yaml), ("list.txt", listed(list))]);
+    };
+    version(&mut node, &wanted);
+    let agent = node.agent_in_force(&["--resync", "1s"]);
+    node.owns(&wanted);
+    let before = agent.said();
+    let monitor = node
+        .lab
+        .spawn("nd", &["ip", "-6", "-N", "monitor", "route"]);
+    let listens = || {
+        node.lab.ip("nd", "-6 route replace 2a0e::/48 dev eth0");
+        node.lab.ip("nd", "-6 route del 2a0e::/48 dev eth0");
+        monitor.said().contains("2a0e::/48")
+    };
+    assert!(wait_until(LIMIT, listens));
+    let others = churn(&node);
+    std::thread::sleep(Duration::from_secs(seconds)); // how long it goes on is the test
+    let said = monitor.said();
+    let (all, ours): (usize, Vec<&str>) = (
+        said.lines().count(),
+        said.lines().filter(|l| l.contains("proto 230")).collect(),
+    );
+    println!(
+        "{seconds} s: {all} changes of others, {} of ours",
+        ours.len()
+    );
+    assert!(all > 200, "that was no churn: {all}");
+    assert_eq!(ours, Vec::<&str>::new(), "{}", agent.said());
+    let since = agent.said()[before.len()..].to_owned();
+    println!("the agent's log meanwhile:\n{since}");
+    assert!(!since.contains("Routes"), "{since}");
+    assert_eq!(node.becomes("Ready")["sets"][0]["installed"], 2000);
+
+    // An edit goes in all the same, and what it removes goes at the latest when the others are quiet.
+    let mut edited = prefixes6(2010);
+    edited.remove("2a00:1::/48");
+    version(&mut node, &edited);
+    let added = |node: &Node| {
+        node.lab
+            .ip("nd", "-6 route show 2a00:7da::/48")
+            .contains("proto 230")
+    };
+    assert!(wait_until(LIMIT, || added(&node)), "{}", agent.said());
+    drop(others);
+    node.owns(&edited);
+}
+
+#[test]
+fn one_shot_commands_are_as_careful() {
+    let mut node = Node::new();
+    let wanted = prefixes6(2000);
+    let yaml = routes(&[set(
+        "a",
+        &format!("'{G1_V6}'"),
+        "",
+        "    destinationFiles: [list.txt]\n",
+    )]);
+    node.volume
+        .write(&[("routes.yaml", yaml), ("list.txt", listed(&wanted))]);
+    let said = node.command("apply");
+    assert_eq!(said.code, 0, "{said:?}");
+    node.owns(&wanted);
+    let others = churn(&node);
+    for _ in 0..5 {
+        let said = node.command("diff");
+        let removed = said
+            .out
+            .lines()
+            .filter(|line| line.starts_with('-'))
+            .count();
+        assert_eq!(removed, 0, "{said:?}");
+        let said = node.command("apply");
+        assert_eq!(said.code, 0, "{said:?}");
+        assert!(!said.out.contains("2a00:"), "{said:?}");
+    }
+    drop(others);
+    node.owns(&wanted);
+    let said = node.lab.egress_routes("nd", &["cleanup"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    node.owns(&BTreeSet::new());
+}
