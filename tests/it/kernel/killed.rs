@@ -39,6 +39,20 @@ fn is_whole(line: &str, list: &BTreeSet<String>, list6: &BTreeSet<String>) -> bo
     }
 }
 
+/// An `ip` that is slow to read its batch, first in the `PATH`: whoever feeds it through a pipe can be killed half way.
+fn slow_ip(node: &Node) -> String {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = node.path().join("slow");
+    fs::create_dir(&dir).unwrap();
+    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap());
+    let script = format!(
+        "#!/bin/sh\nPATH='{path}'\ncase \" $* \" in *' -batch '*) sleep 0.02 ;; esac\nexec ip \"$@\"\n"
+    );
+    fs::write(dir.join("ip"), script).unwrap();
+    fs::set_permissions(dir.join("ip"), fs::Permissions::from_mode(0o755)).unwrap();
+    format!("{}:{path}", dir.display())
+}
+
 /// The pid of a child of `agent` that runs a batch.
 fn batch_of(agent: u32) -> Option<u32> {
     let children = fs::read_to_string(format!("/proc/{agent}/task/{agent}/children")).ok()?;
@@ -57,6 +71,8 @@ fn killed_while_it_writes_it_leaves_whole_lines_and_nothing_that_is_not_ours() {
         .unwrap_or(40);
     let mut node = Node::new();
     let before = every_line(&node);
+    let path = slow_ip(&node);
+    let config = node.volume.path().to_str().unwrap().to_owned();
     let (list, list6) = (prefixes(1200), prefixes6(300));
     let both: BTreeSet<String> = list.union(&list6).cloned().collect();
     let gateways = |four: &str| format!("{four}, '{G1_V6}'");
@@ -77,13 +93,12 @@ fn killed_while_it_writes_it_leaves_whole_lines_and_nothing_that_is_not_ours() {
             round < kills as usize * 3,
             "only {done} kills of {round} hit a write"
         );
-        // Another set each time, and two thirds of the list: every start has a thousand lines or more to write.
-        wanted = both
-            .iter()
-            .enumerate()
-            .filter(|(n, _)| (n + round) % 3 != 0)
-            .map(|(_, p)| p.clone())
-            .collect();
+        // Another set each time, and another part of the list: every start has a thousand lines or more to write, and a cut
+        // at a fixed length is at another place.
+        let step = 3 + round % 7;
+        let kept = |n: usize| (n + round * 7) % step != 0;
+        let parts = both.iter().enumerate().filter(|(n, _)| kept(*n));
+        wanted = parts.map(|(_, prefix)| prefix.clone()).collect();
         node.volume.write(&[
             (
                 "routes.yaml",
@@ -91,14 +106,18 @@ fn killed_while_it_writes_it_leaves_whole_lines_and_nothing_that_is_not_ours() {
             ),
             ("list.txt", listed(&wanted)),
         ]);
-        let mut agent = node.agent(&[]);
+        let mut agent = node.lab.spawn_with_env(
+            "nd",
+            &[AGENT, "run", "--config", &config],
+            &[("PATH", &path)],
+        );
         let mut batch = None;
         let begun = Instant::now();
         while batch.is_none() && begun.elapsed() < LIMIT && agent.runs() {
             batch = batch_of(agent.pid());
         }
-        // From the start of `ip` into the first chunk, where a pipe would still be half full.
-        let later = Instant::now() + Duration::from_micros(random(4_000));
+        // From before `ip` reads its first line to somewhere behind its last.
+        let later = Instant::now() + Duration::from_micros(random(30_000));
         while Instant::now() < later {
             std::hint::spin_loop();
         }
