@@ -37,7 +37,7 @@ use crate::health::HealthView;
 use crate::health::probe::Probes;
 use crate::kernel::apply::Applier;
 use crate::kernel::ip::Ip;
-use crate::kernel::monitor::Notice;
+use crate::kernel::monitor::{GatewayLinks, Notice};
 use crate::net::prefix::Family;
 use crate::report::metrics::Metrics;
 use crate::report::status::{NodeEvent, Reason, Status};
@@ -87,6 +87,8 @@ struct Agent {
     guard: Guard,
     fight: RepairLimit,
     causes: Causes,
+    /// The links of gateways, for the monitor.
+    links: Arc<GatewayLinks>,
     memory: Memory,
 }
 
@@ -235,6 +237,7 @@ impl Agent {
             course: Course::default(),
             fight: RepairLimit::default(),
             causes: Causes::default(),
+            links: Arc::default(),
             memory: Memory::default(),
         }
     }
@@ -245,7 +248,7 @@ impl Agent {
         if let Err(error) = self.applier.table.check_version().await {
             tracing::error!("{error:#}");
         }
-        let mut triggers = Triggers::start(&self.args);
+        let mut triggers = Triggers::start(&self.args, self.links.clone());
         tokio::select! {
             () = self.begin() => {}
             () = &mut end => return self.end().await,

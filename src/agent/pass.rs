@@ -10,8 +10,8 @@ use super::{Agent, Causes, Held, QUESTION};
 use crate::agent::course::{Basis, Newest};
 use crate::agent::repair_limit::RepairState;
 use crate::cluster::annotations;
+use crate::health::ProbeKey;
 use crate::health::probe::ProbePath;
-use crate::health::{ProbeKey, State};
 use crate::kernel::apply::{Counts, Outcome};
 use crate::kernel::ip::{Hung, RouteTable as _, Unfit};
 use crate::kernel::lookup;
@@ -383,6 +383,13 @@ impl Agent {
                 if !causes.link {
                     self.repaired();
                 }
+            } else if outcome.strays > 0 {
+                tracing::warn!(
+                    deleted,
+                    examples,
+                    "Routes with our protocol number that somebody else had added are removed"
+                );
+                self.repaired();
             } else {
                 tracing::info!(
                     revision,
@@ -630,7 +637,7 @@ impl Agent {
             ownership: &ownership,
         };
         // Later the kernel shows this agent's own verdicts.
-        let mut adopted = if self.memory.adopted {
+        let adopted = if self.memory.adopted {
             BTreeSet::new()
         } else {
             resolve::taken_out_before(&inputs, self.course.revision())
@@ -642,17 +649,11 @@ impl Agent {
                     gateway: *gateway,
                     check: set.health_check.clone(),
                 };
-                // An edit of the check says nothing new about a gateway that is down.
-                if health
-                    .iter()
-                    .any(|(k, h)| k.gateway == *gateway && h.state == State::Down)
-                    && !health.contains_key(&key)
-                {
-                    adopted.insert(key.clone());
-                }
                 wanted.entry(key).or_insert_with(|| path(*gateway, kernel));
             }
         }
+        let gateways = wanted.keys().map(|key| key.gateway);
+        self.links.update(gateways, kernel);
         self.probes.set(&wanted, &adopted);
         self.memory.adopted = true;
     }
@@ -673,15 +674,17 @@ impl Agent {
             return;
         };
         let ownership = self.ownership();
-        let inputs = Inputs {
-            config: &loaded.config,
-            kernel: &self.memory.kernel,
-            facts: &facts,
-            health: &health,
-            ownership: &ownership,
+        // Which gateway is in use is what the kernel has, not what the last pass that worked read.
+        let decide = |kernel: &Kernel| {
+            resolve::regroup(&Inputs {
+                config: &loaded.config,
+                kernel,
+                facts: &facts,
+                health: &health,
+                ownership: &ownership,
+            })
         };
-        let wanted = resolve::regroup(&inputs);
-        match self.applier.repoint(&wanted).await {
+        match self.applier.repoint(&self.memory.kernel, decide).await {
             Ok((changed, took)) if changed.any() => {
                 self.metrics.changed(Change::Nexthop, changed.nexthops);
                 tracing::info!(

@@ -65,7 +65,7 @@ impl Agent {
         }
     }
 
-    /// Between passes: the round-trip times.
+    /// Between passes: the round-trip times, and reasons that change no verdict.
     pub(super) fn refresh(&mut self) {
         let health = self.health.borrow().clone();
         if let Some(loaded) = self.course.config() {
@@ -80,6 +80,9 @@ impl Agent {
                     };
                     if let Some(known) = health.get(&key) {
                         gateway.rtt_ms = known.rtt.map(crate::routing::resolve::milliseconds);
+                        if gateway.state != GatewayState::Unusable {
+                            gateway.reason.clone_from(&known.reason);
+                        }
                     }
                 }
             }

@@ -2,20 +2,26 @@
 //!
 //! Channels and timers; nothing is decided here but how soon a nudge is acted upon.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::cli::args::RunArgs;
-use crate::kernel::monitor::{self, Notice};
+use crate::kernel::monitor::{self, GatewayLinks, Notice};
 use crate::source::watch::Watch;
 
 /// After the first notification the kernel is left alone for this long: one event seldom comes alone.
 const SETTLE: Duration = Duration::from_millis(100);
-/// A table that others change all the time is read at most for a tenth of the time.
-const BUSY: u32 = 10;
-/// Links come and go with pods: however often, passes take at most about a third of the time. The first event after a rest does not wait.
+/// The same for a link that gateways depend on: until its routes are back or blackholed, packets may leave another way.
+const SETTLE_LINK: Duration = Duration::from_millis(10);
+/// A table that others change all the time is read at most for this part of the time; a pass takes about twice as long as its
+/// reading. The first change after a rest does not wait.
+const BUSY: u32 = 100;
+/// And not for longer than this: the periodic read would come about then.
+const LONGEST_REST: Duration = Duration::from_secs(15);
+/// However often links of gateways change, passes take at most about a third of the time. The first change after a rest does not wait.
 const REST: u32 = 3;
 
 /// The sources of triggers.
@@ -35,7 +41,7 @@ pub(super) struct Triggers {
 }
 
 impl Triggers {
-    pub(super) fn start(args: &RunArgs) -> Self {
+    pub(super) fn start(args: &RunArgs, links: Arc<GatewayLinks>) -> Self {
         let (changed, directory) = mpsc::channel(1);
         let mut watch = Watch::new(&args.node.config);
         tokio::spawn(async move {
@@ -48,7 +54,8 @@ impl Triggers {
         let (foreign, rules) = (mpsc::channel(1), mpsc::channel(1));
         let (ours, link) = (mpsc::channel(1), mpsc::channel(1));
         tokio::spawn(monitor::listen(
-            args.node.kernel.protocol,
+            args.node.kernel.ownership(),
+            links,
             [foreign.0, rules.0, ours.0, link.0],
         ));
         let mut resync = interval_at(Instant::now() + args.resync, args.resync);
@@ -114,13 +121,13 @@ impl Causes {
     /// The kernel said something; `reading` is how long the last read took, `ended` when the last pass did.
     pub(super) fn notice(&mut self, notice: Notice, reading: Duration, ended: Option<Instant>) {
         let now = Instant::now();
-        let rested = ended.map_or(now, |ended| ended + reading * REST);
+        let rested = |times| ended.map_or(now, |ended| ended + (reading * times).min(LONGEST_REST));
         self.link |= notice == Notice::Link;
         self.rules |= notice == Notice::Rule;
         self.by(match notice {
             Notice::Ours => now + SETTLE,
-            Notice::Link => rested.max(now + SETTLE),
-            Notice::Foreign | Notice::Rule => now + SETTLE.max(reading * BUSY),
+            Notice::Link => rested(REST).max(now + SETTLE_LINK),
+            Notice::Foreign | Notice::Rule => rested(BUSY).max(now + SETTLE),
         });
     }
 
@@ -154,10 +161,10 @@ mod tests {
             causes.notice(notice, Duration::from_millis(300), ended);
             causes.due().unwrap() - now
         };
-        assert_eq!(due(Notice::Link, None), SETTLE);
+        assert_eq!(due(Notice::Link, None), SETTLE_LINK);
         assert_eq!(
             due(Notice::Link, now.checked_sub(Duration::from_secs(5))),
-            SETTLE
+            SETTLE_LINK
         );
         assert_eq!(due(Notice::Link, Some(now)), Duration::from_millis(900));
         assert_eq!(
@@ -165,6 +172,7 @@ mod tests {
             SETTLE,
             "how often that is, is `fight`'s"
         );
-        assert_eq!(due(Notice::Foreign, Some(now)), Duration::from_secs(3));
+        assert_eq!(due(Notice::Foreign, None), SETTLE);
+        assert_eq!(due(Notice::Foreign, Some(now)), LONGEST_REST);
     }
 }

@@ -65,12 +65,39 @@ pub struct Health {
 pub type HealthView = BTreeMap<ProbeKey, Health>;
 
 /// What is known before the first probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Initial {
     /// Nothing.
     Unknown,
     /// The kernel shows that an earlier agent had taken the gateway out.
     AdoptedDown,
+    /// What was known of the gateway under another check.
+    CarriedOver(Health),
+}
+
+/// What is known of a gateway whose check is new to it: `is_wanted` reports which checks go on.
+///
+/// A check that nobody wants any more is the one that was edited, and its verdict stays until the new one has its own. That a
+/// probe was ever answered is known of that probe only, unless the gateway is down: an edit must not call a dead gateway untested.
+pub fn carried_over(
+    key: &ProbeKey,
+    known: &HealthView,
+    is_wanted: impl Fn(&ProbeKey) -> bool,
+) -> Option<Health> {
+    let same_probe =
+        |old: &ProbeKey| (old.check.probe, old.check.target) == (key.check.probe, key.check.target);
+    let of_gateway = || known.iter().filter(|(old, _)| old.gateway == key.gateway);
+    let edited = of_gateway().filter(|(old, _)| !is_wanted(old));
+    let rank =
+        |(old, health): &(&ProbeKey, &Health)| (!same_probe(old), health.state != State::Down);
+    let down = || of_gateway().find(|(_, health)| health.state == State::Down);
+    let (old, health) = edited.min_by_key(rank).or_else(down)?;
+    let counts = health.state == State::Down || same_probe(old);
+    Some(Health {
+        ever_up: health.ever_up && counts,
+        rtt: health.rtt.filter(|_| same_probe(old)),
+        ..health.clone()
+    })
 }
 
 /// A change of verdict.
@@ -98,6 +125,8 @@ pub struct Machine {
     streak: Streak,
     /// Why the last failed probe failed.
     failure: Option<String>,
+    /// That is from before the first probe; the first that fails has better words.
+    inherited: bool,
     /// Why the last probe gave no verdict; cleared by the next that does.
     no_verdict: Option<String>,
     doublings: u32,
@@ -114,16 +143,33 @@ enum Streak {
 impl Machine {
     /// A machine that has seen no probe yet.
     pub fn new(check: &HealthCheck, initial: Initial) -> Self {
-        let adopted = initial == Initial::AdoptedDown;
+        let known = match initial {
+            Initial::Unknown => None,
+            Initial::AdoptedDown => Some(Health {
+                state: State::Down,
+                ever_up: true,
+                rtt: None,
+                reason: Some(ADOPTED.to_owned()),
+            }),
+            Initial::CarriedOver(health) => Some(health),
+        };
+        let inherited = known.is_some();
+        let known = known.unwrap_or(Health {
+            state: State::Unknown,
+            ever_up: false,
+            rtt: None,
+            reason: None,
+        });
         Self {
             failures: check.failures.max(1),
             successes: check.successes.max(1),
             interval: check.interval,
-            state: if adopted { State::Down } else { State::Unknown },
-            ever_up: adopted,
-            rtt: None,
+            state: known.state,
+            ever_up: known.ever_up,
+            rtt: known.rtt,
             streak: Streak::Failures(0),
-            failure: adopted.then(|| ADOPTED.to_owned()),
+            failure: known.reason,
+            inherited,
             no_verdict: None,
             doublings: 0,
             unrest: None,
@@ -203,7 +249,8 @@ impl Machine {
 
     fn failure(&mut self, now: Duration, why: String) -> Option<Transition> {
         // The last words before the verdict stand: those of a dead gateway's later probes differ, and change nothing.
-        if self.state != State::Down || self.failure.as_deref() == Some(ADOPTED) {
+        if self.state != State::Down || self.inherited {
+            self.inherited = false;
             self.failure = Some(why);
         }
         let count = match self.streak {

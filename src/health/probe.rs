@@ -31,7 +31,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::config::Probe;
-use crate::health::{Health, HealthView, Initial, Machine, ProbeKey};
+use crate::health::{HealthView, Initial, Machine, ProbeKey, carried_over};
 use crate::net::prefix::Family;
 
 /// No check is probed more often than this, whatever its interval says.
@@ -123,8 +123,8 @@ impl Probes {
         }
     }
 
-    /// What is known of each wanted key. Wakes when a verdict or its reason changes; the round-trip
-    /// times in it are always those of the last probe, but do not wake.
+    /// What is known of each wanted key. Wakes when a verdict changes; reasons and round-trip
+    /// times in it are always those of the last probe, but do not wake: a reason may flip with every probe.
     pub fn subscribe(&self) -> watch::Receiver<HealthView> {
         self.view.subscribe()
     }
@@ -135,12 +135,13 @@ impl Probes {
     /// A key whose path is `None` (its gateway is not on-link now) keeps its state and is not probed until it
     /// has one again. Keys that check nothing (`type: none`) have no task and no health: they are `Unknown`, which counts
     /// as healthy. `adopted_down` holds the keys whose gateway the kernel shows as taken out by an earlier
-    /// agent; it matters for keys that are new.
+    /// agent; it matters for keys that are new. A gateway whose check was edited keeps what was known of it.
     pub fn set(
         &mut self,
         wanted: &BTreeMap<ProbeKey, Option<ProbePath>>,
         adopted_down: &BTreeSet<ProbeKey>,
     ) {
+        let before = self.view.borrow().clone();
         self.tasks.retain(|key, _| wanted.contains_key(key));
         let tasks = &self.tasks;
         self.view.send_if_modified(|view| {
@@ -159,10 +160,10 @@ impl Probes {
                     changed
                 });
             } else {
-                let initial = if adopted_down.contains(key) {
-                    Initial::AdoptedDown
-                } else {
-                    Initial::Unknown
+                let initial = match carried_over(key, &before, |k| wanted.contains_key(k)) {
+                    Some(health) => Initial::CarriedOver(health),
+                    None if adopted_down.contains(key) => Initial::AdoptedDown,
+                    None => Initial::Unknown,
                 };
                 let task = self.start(key, path.clone(), initial);
                 self.tasks.insert(key.clone(), task);
@@ -264,7 +265,7 @@ impl Run {
             let Some(old) = view.get_mut(&self.key) else {
                 return false;
             };
-            let notable = !same_but_rtt(old, &health);
+            let notable = (old.state, old.ever_up) != (health.state, health.ever_up);
             *old = health;
             notable
         });
@@ -276,10 +277,6 @@ fn target(key: &ProbeKey) -> Option<IpAddr> {
     key.check
         .target
         .filter(|target| Family::of(*target) == Family::of(key.gateway))
-}
-
-fn same_but_rtt(a: &Health, b: &Health) -> bool {
-    (a.state, a.ever_up, &a.reason) == (b.state, b.ever_up, &b.reason)
 }
 
 /// 64 bits that differ from call to call. Not for secrets.

@@ -324,3 +324,46 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_an_edit_of_a_check_keeps_is_the_verdict_and_an_answer_counts_for_the_probe_that_had_it() {
+    let key = |probe, interval| ProbeKey {
+        gateway: "10.116.0.5".parse().unwrap(),
+        check: HealthCheck {
+            probe,
+            ..check(Duration::from_secs(interval))
+        },
+    };
+    let health = |state, ever_up| Health {
+        state,
+        ever_up,
+        rtt: Some(RTT),
+        reason: None,
+    };
+    let carried = |known: &[(ProbeKey, Health)], new: &ProbeKey, kept: &[ProbeKey]| {
+        let known = known.iter().cloned().collect();
+        let is_wanted = |k: &ProbeKey| k == new || kept.contains(k);
+        carried_over(new, &known, is_wanted).map(|h| (h.state, h.ever_up))
+    };
+    let (ping, slow, tcp) = (
+        key(Probe::Icmp, 1),
+        key(Probe::Icmp, 9),
+        key(Probe::Tcp(80), 1),
+    );
+    let up = [(ping.clone(), health(State::Up, true))];
+    assert_eq!(carried(&up, &slow, &[]), Some((State::Up, true)));
+    assert_eq!(
+        carried(&up, &tcp, &[]),
+        Some((State::Up, false)),
+        "the new probe may be wrong"
+    );
+    let down = [(ping.clone(), health(State::Down, true))];
+    assert_eq!(carried(&down, &tcp, &[]), Some((State::Down, true)));
+    let never = [(ping.clone(), health(State::Down, false))];
+    assert_eq!(carried(&never, &tcp, &[]), Some((State::Down, false)));
+    // Another set's check goes on: it counts where it found the gateway down.
+    let kept = [ping];
+    assert_eq!(carried(&up, &tcp, &kept), None);
+    assert_eq!(carried(&down, &tcp, &kept), Some((State::Down, true)));
+    assert_eq!(carried(&[], &tcp, &[]), None);
+}

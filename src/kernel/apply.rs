@@ -16,7 +16,7 @@ use crate::net::prefix::Family;
 use crate::report::status::{Problem, ProblemKind};
 use crate::routing::batch::{LEAK_GUARD_METRIC, Line, Ownership};
 use crate::routing::diff::{Plan, RouteWrite, Wanted, diff, diff_nexthops};
-use crate::routing::state::{Kernel, Member, NexthopKind, RouteKey, Target};
+use crate::routing::state::{Kernel, Member, NexthopKind, OwnRoute, RouteKey, Target};
 
 /// How many refusals are kept word for word.
 const WORDS_KEPT: usize = 1000;
@@ -43,6 +43,8 @@ pub struct Outcome {
     pub existing: HashSet<RouteKey>,
     /// Other refusals: nexthops, groups, a batch that stopped.
     pub complaints: Vec<String>,
+    /// How many of the removed routes had our protocol number and a target that is never ours.
+    pub strays: usize,
     /// Runs of `ip` that ended before their last line.
     pub stopped: u64,
     /// Up to five of the changes, as `diff` prints them.
@@ -185,6 +187,11 @@ impl<T: RouteTable> Applier<T> {
             nexthops: (plan.nexthops.len() + plan.groups.len())
                 .saturating_sub(left.nexthops.len() + left.groups.len()),
         };
+        let strays = |plan: &Plan| {
+            let stray = |r: &&OwnRoute| matches!(r.target, Target::Stray(_));
+            plan.delete.iter().filter(stray).count()
+        };
+        outcome.strays = strays(&plan).saturating_sub(strays(&left));
         // What is there after all needs no words.
         outcome.words.retain(|key, _| missing.contains(key));
         (outcome.kernel, outcome.left) = (kernel, left);
@@ -265,9 +272,20 @@ impl<T: RouteTable> Applier<T> {
         Ok(kernel)
     }
 
-    /// Re-points groups without looking at routes: what a change of health needs at once. Returns what was written.
-    pub async fn repoint(&mut self, wanted: &Wanted) -> anyhow::Result<(Counts, Duration)> {
-        let kernel = self.table.read_nexthops().await?;
+    /// Re-points groups without looking at routes: what a change of health needs at once. It is decided on the nexthops and links
+    /// that the kernel has now, and on the routes of the last pass. Returns what was written.
+    pub async fn repoint(
+        &mut self,
+        last: &Kernel,
+        decide: impl FnOnce(&Kernel) -> Wanted,
+    ) -> anyhow::Result<(Counts, Duration)> {
+        let now = self.table.read_nexthops().await?;
+        let kernel = Kernel {
+            nexthops: now.nexthops,
+            links: now.links,
+            ..last.clone()
+        };
+        let wanted = &decide(&kernel);
         let mut plan = Plan::default();
         diff_nexthops(wanted, &kernel, &self.ownership, self.resilient, &mut plan);
         let started = Instant::now();

@@ -4,6 +4,10 @@
 //! kernel drops IPv4 routes without a word when a link goes down, when the last address of an
 //! interface goes and when a nexthop goes, so each of those is a reason to look.
 
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use netlink_sys::{
@@ -12,59 +16,127 @@ use netlink_sys::{
 use socket2::{SockFilter, SockRef};
 use tokio::sync::mpsc;
 
+use crate::net::prefix::Family;
+use crate::routing::batch::{MAIN_TABLE, Ownership};
+use crate::routing::protected;
+use crate::routing::state::Kernel;
+
 // linux/rtnetlink.h
-const GROUPS: u32 = 1 // links
+const ROUTES: u32 = 1 << (7 - 1) // IPv4 routes
+    | 1 << (11 - 1); // IPv6 routes
+const GROUPS: u32 = ROUTES
+    | 1 // links
     | 1 << (5 - 1) // IPv4 addresses
-    | 1 << (7 - 1) // IPv4 routes
     | 1 << (8 - 1) // IPv4 policy rules
     | 1 << (9 - 1) // IPv6 addresses
-    | 1 << (11 - 1) // IPv6 routes
     | 1 << (19 - 1) // IPv6 policy rules
     | 1 << (32 - 1); // nexthops
 const RTM_NEWLINK: u16 = 16;
+const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_NEWRULE: u16 = 32;
 const RTM_DELRULE: u16 = 33;
+const RTM_NEWNEXTHOP: u16 = 104;
 const RTM_DELNEXTHOP: u16 = 105;
 const HEADER: usize = 16;
 // Offsets behind the message header in `struct rtmsg`, and its length.
+const RTM_TABLE: usize = 4;
 const RTM_PROTOCOL: usize = 5;
 const RTM_TYPE: usize = 7;
 const RTMSG: usize = 12;
 const RTN_BLACKHOLE: u8 = 6;
+/// What a route message has as table when the number is above 255.
+const RT_TABLE_COMPAT: u8 = 252;
+// In `struct nhmsg`, and in `struct ifaddrmsg` and `struct ifinfomsg`.
+const NH_PROTOCOL: usize = 2;
+const IFA_PREFIXLEN: usize = 1;
+const IF_INDEX: usize = 4;
 const RTA_NH_ID: u16 = 30;
+/// How long routes of others are left alone after the first that changed: taking each from the socket as it comes costs more than
+/// the pass that follows.
+const GATHER: Duration = Duration::from_millis(100);
 /// How long after a failure to open or read the socket it is opened again.
 const REOPEN: Duration = Duration::from_secs(5);
 
 /// What a notification is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Notice {
-    /// A route of somebody else: matters for shadows and cuts.
+    /// A route of somebody else, or a link or an address that no gateway depends on: matters for shadows and cuts.
     Foreign,
     /// A policy rule changed: it may take packets past our routes.
     Rule,
     /// A route or nexthop of ours may be gone or changed.
     Ours,
-    /// A link or an address changed: the kernel may have dropped routes by itself.
+    /// A link or an address changed that gateways depend on: the kernel may have dropped routes by itself.
     Link,
 }
 
+/// The links that gateways are reached by, shared with whoever decides on routes: pods and Service addresses come and go on
+/// others by the thousand.
+#[derive(Debug, Default)]
+pub struct GatewayLinks(Mutex<Option<BTreeSet<u32>>>);
+
+impl GatewayLinks {
+    /// Takes over what the last read shows of these gateways. While one cannot be used, any link may be the one that it waits for.
+    pub fn update(&self, gateways: impl IntoIterator<Item = IpAddr>, kernel: &Kernel) {
+        let index = |gateway| {
+            let dev = protected::next_hop(gateway, kernel).ok()?;
+            let link = kernel.links.iter().find(|link| link.name == dev)?;
+            Some(link.index)
+        };
+        let known = gateways.into_iter().map(index).collect();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = known;
+    }
+
+    /// `host` is an address without a subnet: only of a gateway's own link can it take routes along when it goes.
+    fn notice(&self, index: u32, host: bool) -> Notice {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some(links) if links.contains(&index) => Notice::Link,
+            None if !host => Notice::Link,
+            _ => Notice::Foreign,
+        }
+    }
+}
+
 /// What a netlink message is about; `None` when it is no reason to look. A new route of ours is our
-/// own writing, unless it is one that we never write.
-fn classify(message: &[u8], protocol: u8) -> Option<Notice> {
+/// own writing, unless it is one that we never write. Routes of others have a socket of their own.
+fn classify(message: &[u8], protocol: u8, links: &GatewayLinks) -> Option<Notice> {
     let kind = u16::from_ne_bytes([*message.get(4)?, *message.get(5)?]);
-    let ours = message.get(HEADER + RTM_PROTOCOL) == Some(&protocol);
+    let byte = |at: usize| message.get(HEADER + at).copied();
+    let index = || {
+        let bytes = message.get(HEADER + IF_INDEX..)?.first_chunk()?;
+        Some(u32::from_ne_bytes(*bytes))
+    };
+    let ours = byte(RTM_PROTOCOL) == Some(protocol);
     match kind {
-        RTM_NEWLINK..=RTM_DELADDR => Some(Notice::Link),
+        RTM_NEWADDR | RTM_DELADDR => {
+            let v6 = byte(0).map(i32::from) == Some(libc::AF_INET6);
+            let family = if v6 { Family::V6 } else { Family::V4 };
+            let host = byte(IFA_PREFIXLEN) == Some(family.bits());
+            Some(links.notice(index()?, host))
+        }
+        RTM_NEWLINK..RTM_NEWADDR => Some(links.notice(index()?, false)),
         RTM_NEWRULE | RTM_DELRULE => Some(Notice::Rule),
-        RTM_DELNEXTHOP => Some(Notice::Ours),
-        RTM_DELROUTE if ours => Some(Notice::Ours),
-        RTM_NEWROUTE if ours => is_stray(message).then_some(Notice::Ours),
-        RTM_NEWROUTE | RTM_DELROUTE => Some(Notice::Foreign),
+        RTM_DELNEXTHOP => (byte(NH_PROTOCOL) == Some(protocol)).then_some(Notice::Ours),
+        RTM_DELROUTE => ours.then_some(Notice::Ours),
+        RTM_NEWROUTE => (ours && is_stray(message)).then_some(Notice::Ours),
         _ => None,
     }
+}
+
+/// Whether a route message is of somebody else, in a table that matters.
+fn is_foreign(message: &[u8], ownership: &Ownership) -> bool {
+    let byte = |at: usize| message.get(HEADER + at).copied();
+    byte(RTM_PROTOCOL).is_some_and(|protocol| protocol != ownership.protocol)
+        && byte(RTM_TABLE).is_some_and(|table| tables(ownership).contains(&table))
+}
+
+/// As route messages have them.
+fn tables(ownership: &Ownership) -> [u8; 2] {
+    [MAIN_TABLE, ownership.table].map(|table| u8::try_from(table).unwrap_or(RT_TABLE_COMPAT))
 }
 
 /// Whether a route of our protocol is neither a leak guard nor through a nexthop object.
@@ -92,63 +164,106 @@ fn is_stray(message: &[u8]) -> bool {
 }
 
 /// All messages of one datagram; the weightiest counts.
-fn classify_all(mut datagram: &[u8], protocol: u8) -> Option<Notice> {
+fn classify_all(mut datagram: &[u8], protocol: u8, links: &GatewayLinks) -> Option<Notice> {
     let mut weightiest = None;
     while let Some(length) = datagram.first_chunk::<4>() {
         let length = u32::from_ne_bytes(*length) as usize;
         if length < HEADER || length > datagram.len() {
             break;
         }
-        weightiest = weightiest.max(classify(&datagram[..length], protocol));
+        weightiest = weightiest.max(classify(&datagram[..length], protocol, links));
         datagram = &datagram[length.next_multiple_of(4).min(datagram.len())..];
     }
     weightiest
 }
 
-/// The classic BPF program of a socket that is not to see routes which [`classify`] would pass over: the kernel announces each
+/// An instruction before its jumps are short enough: opcode, jump if true, jump if not, value.
+type Instruction = (u32, u8, u8, u32);
+
+fn load(size: u32, offset: usize) -> Instruction {
+    let offset = u32::try_from(offset).unwrap_or(u32::MAX);
+    (libc::BPF_LD | size | libc::BPF_ABS, 0, 0, offset)
+}
+
+const fn equal(value: u32, yes: u8, no: u8) -> Instruction {
+    (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, yes, no, value)
+}
+
+/// A message type; loads are in network order, the message is in the machine's.
+const fn kind(kind: u16, yes: u8, no: u8) -> Instruction {
+    equal(u16::from_be_bytes(kind.to_ne_bytes()) as u32, yes, no)
+}
+
+const PASS: Instruction = (libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX);
+const DROP: Instruction = (libc::BPF_RET | libc::BPF_K, 0, 0, 0);
+
+fn program(instructions: &[Instruction]) -> Vec<SockFilter> {
+    let filter = |(code, yes, no, k): &Instruction| {
+        SockFilter::new(u16::try_from(*code).unwrap_or_default(), *yes, *no, *k)
+    };
+    instructions.iter().map(filter).collect()
+}
+
+/// The classic BPF program of a socket that is not to see what [`classify`] would pass over: the kernel announces each
 /// route of a group that is re-pointed, and to take tens of thousands from it makes the switch itself wait.
-#[allow(
-    clippy::cast_possible_truncation,
-    reason = "opcodes are 16 bits, and offsets less than a hundred"
-)]
 fn without_our_own_writing(protocol: u8) -> Vec<SockFilter> {
     // linux/filter.h: A becomes the offset of the first attribute of the kind X that is found from A on; 0 when there is none.
     const ATTRIBUTE: u32 = 0xffff_f000 + 12;
-    let load = |size, offset: usize| (libc::BPF_LD | size | libc::BPF_ABS, 0, 0, offset as u32);
-    let same = |no, value: u32| (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, no, value);
-    let program = [
+    const ATTRIBUTES: u32 = 28; // HEADER + RTMSG
+    let protocol = u32::from(protocol);
+    program(&[
         load(libc::BPF_H, 4),
-        // Loads are in network order, the message is in the machine's.
-        same(9, u32::from(u16::from_be_bytes(RTM_NEWROUTE.to_ne_bytes()))),
-        load(libc::BPF_B, HEADER + RTM_PROTOCOL),
-        same(7, protocol.into()),
+        kind(RTM_NEWROUTE, 8, 0),
+        kind(RTM_DELROUTE, 5, 0),
+        kind(RTM_NEWNEXTHOP, 14, 0),
+        kind(RTM_DELNEXTHOP, 1, 0),
+        PASS,
+        load(libc::BPF_B, HEADER + NH_PROTOCOL),
+        equal(protocol, 11, 10),
+        load(libc::BPF_B, HEADER + RTM_PROTOCOL), // of a route that went
+        equal(protocol, 9, 8),
+        load(libc::BPF_B, HEADER + RTM_PROTOCOL), // of a new route
+        equal(protocol, 0, 6),
         load(libc::BPF_B, HEADER + RTM_TYPE),
-        (
-            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
-            4,
-            0,
-            RTN_BLACKHOLE.into(),
-        ),
-        (libc::BPF_LD | libc::BPF_IMM, 0, 0, (HEADER + RTMSG) as u32),
-        (libc::BPF_LDX | libc::BPF_IMM, 0, 0, RTA_NH_ID.into()),
+        equal(u32::from(RTN_BLACKHOLE), 4, 0),
+        (libc::BPF_LD | libc::BPF_IMM, 0, 0, ATTRIBUTES),
+        (libc::BPF_LDX | libc::BPF_IMM, 0, 0, u32::from(RTA_NH_ID)),
         (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, ATTRIBUTE),
-        (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, 0, 0),
-        (libc::BPF_RET | libc::BPF_K, 0, 0, 0),
-        (libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
-    ];
-    program
-        .into_iter()
-        .map(|(code, yes, no, k)| SockFilter::new(code as u16, yes, no, k))
-        .collect()
+        equal(0, 1, 0),
+        DROP,
+        PASS,
+    ])
 }
 
-/// Listens for ever. A channel that is full has a nudge in it already; `Ours` and `Link` have a channel each,
+/// The same for [`is_foreign`].
+fn foreign_only(ownership: &Ownership) -> Vec<SockFilter> {
+    let [main, ours] = tables(ownership).map(u32::from);
+    program(&[
+        load(libc::BPF_B, HEADER + RTM_PROTOCOL),
+        equal(u32::from(ownership.protocol), 3, 0),
+        load(libc::BPF_B, HEADER + RTM_TABLE),
+        equal(main, 2, 0),
+        equal(ours, 1, 0),
+        DROP,
+        PASS,
+    ])
+}
+
+/// Listens for ever. A channel that is full has a nudge in it already; each kind of notice has a channel of its own,
 /// so that the flood of one does not hide the other.
-pub async fn listen(protocol: u8, triggers: [mpsc::Sender<()>; 4]) {
+pub async fn listen(
+    ownership: Ownership,
+    links: Arc<GatewayLinks>,
+    triggers: [mpsc::Sender<()>; 4],
+) {
     let mut warned = false;
     loop {
-        let error = match listen_once(protocol, &triggers).await {
-            Ok(never) => match never {},
+        let done = tokio::try_join!(
+            listen_to_ours(ownership.protocol, &links, &triggers),
+            listen_to_others(&ownership, &triggers[Notice::Foreign as usize])
+        );
+        let error = match done {
+            Ok((never, _)) => match never {},
             Err(error) => error,
         };
         if !warned {
@@ -159,19 +274,25 @@ pub async fn listen(protocol: u8, triggers: [mpsc::Sender<()>; 4]) {
     }
 }
 
-async fn listen_once(
-    protocol: u8,
-    triggers: &[mpsc::Sender<()>; 4],
-) -> std::io::Result<std::convert::Infallible> {
+/// A socket without what the filter drops; where the kernel takes no filter, more is received and passed over.
+fn open(groups: u32, filter: &[SockFilter]) -> io::Result<TokioSocket> {
     let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-    // Without it more is received and passed over.
-    let _ = SockRef::from(socket.socket_ref()).attach_filter(&without_our_own_writing(protocol));
-    socket.socket_mut().bind(&SocketAddr::new(0, GROUPS))?;
+    let _ = SockRef::from(socket.socket_ref()).attach_filter(filter);
+    socket.socket_mut().bind(&SocketAddr::new(0, groups))?;
+    Ok(socket)
+}
+
+async fn listen_to_ours(
+    protocol: u8,
+    links: &GatewayLinks,
+    triggers: &[mpsc::Sender<()>; 4],
+) -> io::Result<std::convert::Infallible> {
+    let socket = open(GROUPS, &without_our_own_writing(protocol))?;
     let mut buffer = bytes_of_a_datagram();
     loop {
         buffer.clear();
         let notice = match socket.recv(&mut buffer).await {
-            Ok(()) => classify_all(&buffer, protocol),
+            Ok(()) => classify_all(&buffer, protocol, links),
             // Overrun: anything may have been in what was lost. As `Link` it would explain every loss, and who
             // removes thousands of routes at once, again and again, would never be found out.
             Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => Some(Notice::Ours),
@@ -183,114 +304,45 @@ async fn listen_once(
     }
 }
 
+async fn listen_to_others(
+    ownership: &Ownership,
+    trigger: &mpsc::Sender<()>,
+) -> io::Result<std::convert::Infallible> {
+    let socket = open(ROUTES, &foreign_only(ownership))?;
+    let mut buffer = bytes_of_a_datagram();
+    loop {
+        buffer.clear();
+        match socket.recv(&mut buffer).await {
+            Ok(()) if !is_foreign(&buffer, ownership) => continue,
+            Ok(()) => {}
+            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {}
+            Err(e) => return Err(e),
+        }
+        let _ = trigger.try_send(());
+        tokio::time::sleep(GATHER).await;
+        if drain(&socket, &mut buffer) {
+            // What came meanwhile may have come after the look that the first one caused.
+            let _ = trigger.try_send(());
+        }
+    }
+}
+
+/// Takes what is there without looking at it; whether there was something.
+fn drain(socket: &TokioSocket, buffer: &mut Vec<u8>) -> bool {
+    let mut any = false;
+    loop {
+        buffer.clear();
+        match socket.socket_ref().recv(buffer, libc::MSG_DONTWAIT) {
+            Err(e) if e.raw_os_error() != Some(libc::ENOBUFS) => return any,
+            _ => any = true,
+        }
+    }
+}
+
 /// The kernel's dumps and notifications come in datagrams of up to 32 KiB; a longer one is cut, which only hides a nudge.
 fn bytes_of_a_datagram() -> Vec<u8> {
     Vec::with_capacity(32 * 1024)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A message with one attribute, a nexthop's id.
-    fn message(kind: u16, protocol: u8) -> Vec<u8> {
-        let mut message = 36u32.to_ne_bytes().to_vec();
-        message.extend(kind.to_ne_bytes());
-        message.resize(28, 0);
-        message[HEADER + RTM_PROTOCOL] = protocol;
-        message[HEADER + RTM_TYPE] = 1;
-        message.extend([8u16.to_ne_bytes(), RTA_NH_ID.to_ne_bytes()].concat());
-        message.extend(7u32.to_ne_bytes());
-        message
-    }
-
-    /// The same with a gateway of its own instead.
-    fn stray(protocol: u8) -> Vec<u8> {
-        let mut message = message(RTM_NEWROUTE, protocol);
-        message[30..32].copy_from_slice(&5u16.to_ne_bytes());
-        message
-    }
-
-    #[test]
-    fn only_what_others_do_to_routes_is_a_reason_to_look() {
-        assert_eq!(classify(&message(RTM_NEWROUTE, 230), 230), None);
-        assert_eq!(
-            classify(&message(RTM_NEWROUTE, 4), 230),
-            Some(Notice::Foreign)
-        );
-        assert_eq!(
-            classify(&stray(230), 230),
-            Some(Notice::Ours),
-            "we never write such a route"
-        );
-        let mut guard = stray(230);
-        guard[HEADER + RTM_TYPE] = RTN_BLACKHOLE;
-        assert_eq!(classify(&guard, 230), None);
-        let mut cut = stray(230);
-        cut[28..30].copy_from_slice(&3u16.to_ne_bytes());
-        assert_eq!(
-            classify(&cut, 230),
-            Some(Notice::Ours),
-            "an attribute shorter than its own head ends the reading"
-        );
-        assert_eq!(
-            classify(&message(RTM_DELROUTE, 230), 230),
-            Some(Notice::Ours)
-        );
-        assert_eq!(
-            classify(&message(RTM_DELNEXTHOP, 0), 230),
-            Some(Notice::Ours)
-        );
-        for kind in [RTM_NEWRULE, RTM_DELRULE] {
-            assert_eq!(classify(&message(kind, 0), 230), Some(Notice::Rule));
-        }
-        assert_eq!(classify(&message(RTM_NEWLINK, 0), 230), Some(Notice::Link));
-        assert_eq!(classify(&message(RTM_DELADDR, 0), 230), Some(Notice::Link));
-    }
-
-    #[test]
-    fn the_kernel_keeps_back_what_would_be_passed_over_and_nothing_else() {
-        let (from, to) = std::os::unix::net::UnixDatagram::pair().unwrap();
-        to.set_nonblocking(true).unwrap();
-        // Filters work on any socket.
-        SockRef::from(&to)
-            .attach_filter(&without_our_own_writing(230))
-            .unwrap();
-        let arrives = |message: &[u8]| {
-            let _ = from.send(message);
-            to.recv(&mut [0; 64]).is_ok()
-        };
-        let mut guard = stray(230);
-        guard[HEADER + RTM_TYPE] = RTN_BLACKHOLE;
-        let kinds = [
-            RTM_NEWLINK,
-            RTM_DELADDR,
-            RTM_NEWRULE,
-            RTM_DELRULE,
-            RTM_NEWROUTE,
-            RTM_DELROUTE,
-            RTM_DELNEXTHOP,
-        ];
-        let messages = kinds
-            .into_iter()
-            .flat_map(|kind| [message(kind, 230), message(kind, 4)]);
-        for message in messages.chain([stray(230), stray(4), guard]) {
-            assert_eq!(
-                arrives(&message),
-                classify(&message, 230).is_some(),
-                "{message:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_weightiest_message_of_a_datagram_counts_and_garbage_ends_it() {
-        let mut datagram = message(RTM_NEWROUTE, 4);
-        datagram.extend(message(RTM_DELROUTE, 230));
-        assert_eq!(classify_all(&datagram, 230), Some(Notice::Ours));
-        datagram.extend([1, 0, 0, 0, 9]);
-        assert_eq!(classify_all(&datagram, 230), Some(Notice::Ours));
-        assert_eq!(classify_all(&[255; 7], 230), None);
-        assert_eq!(classify_all(&[], 230), None);
-    }
-}
+mod tests;

@@ -6,7 +6,7 @@
 //!
 //! A destination's *region* is the destination without its set's `except` and without what is protected. For every address:
 //!
-//! - if it is protected, it is routed as it would be without us;
+//! - if it is protected, it is routed as it would be without us (the node's own addresses by the `local` table);
 //! - otherwise, of the foreign routes that contain it and the destinations whose region contains it, the longest
 //!   prefix wins, each destination counting as the *one prefix* it was written as, however many pieces of it are
 //!   installed. Equal lengths: the lower metric wins, and the foreign route where the metrics are equal too; but
@@ -238,7 +238,7 @@ impl<'a> Carver<'a> {
             } else if except.covers(prefix) {
                 carved.skipped.add(prefix, taken_out);
             } else if prefix.is_everything()
-                || protected.ranges().touches(prefix)
+                || protected.holes().touches(prefix)
                 || except.touches(prefix)
                 || self.standing.contains_key(&index)
             {
@@ -303,7 +303,7 @@ impl<'a> Carver<'a> {
     fn install_pieces(&mut self, index: usize) {
         let Item { prefix, claim } = self.items[index];
         let standing = Ranges::of(self.standing.get(&index).into_iter().flatten().copied());
-        let holes = [self.ground.protected.ranges(), &self.excepts[claim]];
+        let holes = [self.ground.protected.holes(), &self.excepts[claim]];
         let (mut install, mut left, mut foreign) = (Vec::new(), 0_usize, 0_usize);
         for piece in remains(prefix, &holes).flat_map(never_everything) {
             for piece in held_to(&standing, piece) {

@@ -90,6 +90,7 @@ pub struct Protected {
     protections: Vec<Protection>,
     nest: Nest,
     ranges: Ranges,
+    holes: Ranges,
 }
 
 impl Protected {
@@ -131,16 +132,27 @@ impl Protected {
         protections.dedup_by_key(|p| p.prefix);
         let prefixes = || protections.iter().map(|p| p.prefix);
         let (nest, ranges) = (Nest::of(prefixes()), Ranges::of(prefixes()));
+        let own = |p: &&Protection| {
+            p.prefix.len() == p.prefix.family().bits() && matches!(p.why, Why::OwnAddress(_))
+        };
+        let holes = protections.iter().filter(|p| !own(p)).map(|p| p.prefix);
         Self {
-            protections,
             nest,
             ranges,
+            holes: Ranges::of(holes),
+            protections,
         }
     }
 
     /// All protected addresses.
     pub fn ranges(&self) -> &Ranges {
         &self.ranges
+    }
+
+    /// Those that have to be left out of wider routes: all but the node's own addresses, which the `local` table takes before any
+    /// route of ours is looked at. A node with IPVS has thousands of them, and another with each new Service.
+    pub fn holes(&self) -> &Ranges {
+        &self.holes
     }
 
     /// All protections, sorted by prefix, one for each.

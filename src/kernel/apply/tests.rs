@@ -776,7 +776,7 @@ fn a_gateway_that_the_kernel_refuses_costs_its_group_no_other_member() {
     let mut three = wanted.clone();
     three.nexthops.insert(3, gateway(3));
     three.groups.get_mut(&11).unwrap().members = vec![Member::equal(2), Member::equal(3)];
-    now(applier.repoint(&three)).unwrap();
+    now(applier.repoint(&Kernel::default(), |_| three)).unwrap();
     assert_eq!(members(&applier), [3]);
     applier.table.state.borrow_mut().without_carrier = None;
     assert!(applier.pass(&wanted).unwrap().left.is_empty());
@@ -790,13 +790,18 @@ fn re_pointing_reads_no_routes_and_leaves_new_groups_to_a_whole_pass() {
     applier.table.take_lines();
     let mut only_two = wanted(&[(11, &[2]), (12, &[2])], &[], &[]);
     only_two.nexthops.insert(1, gateway(1));
-    let (changed, _) = now(applier.repoint(&only_two)).unwrap();
+    let (changed, _) = now(applier.repoint(&Kernel::default(), |_| only_two.clone())).unwrap();
     assert_eq!(
         applier.table.take_lines(),
         ["nexthop replace id 11 group 2 type resilient buckets 2048 idle_timer 300 proto 230"]
     );
     assert_eq!((changed.nexthops, applier.own().len()), (1, 10));
-    assert!(!now(applier.repoint(&only_two)).unwrap().0.any());
+    assert!(
+        !now(applier.repoint(&Kernel::default(), |_| only_two.clone()))
+            .unwrap()
+            .0
+            .any()
+    );
 }
 
 #[test]

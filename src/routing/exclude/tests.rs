@@ -661,3 +661,29 @@ fn the_reference_itself_prefers_the_longest_then_the_lowest_metric_and_ours_only
         ]
     );
 }
+
+#[test]
+fn addresses_of_the_node_are_skipped_as_destinations_and_make_no_hole_in_wider_ones() {
+    let own = |n: u32| Protection {
+        prefix: Prefix::host(std::net::Ipv4Addr::from_bits(0x0a60_0000 + n * 7).into()),
+        why: Why::OwnAddress("kube-ipvs0".into()),
+    };
+    let carved = |services: u32| {
+        let node = Node {
+            protected: Protected::of((0..services).map(own).collect()),
+            foreign: Vec::new(),
+        };
+        node.one(&["0.0.0.0/0", "10.96.0.7/32"], &[])
+    };
+    let three_thousand = carved(3000);
+    assert_eq!(three_thousand.install.len(), 2, "the two halves");
+    assert_eq!(
+        notes(&three_thousand.skipped),
+        ["10.96.0.7/32: is the node's own address 10.96.0.7 (kube-ipvs0)"]
+    );
+    assert_eq!(
+        carved(3001),
+        three_thousand,
+        "another Service changes nothing"
+    );
+}

@@ -96,7 +96,7 @@ fn killed_while_it_writes_it_leaves_whole_lines_and_nothing_that_is_not_ours() {
         // Another set each time, and another part of the list: every start has a thousand lines or more to write, and a cut
         // at a fixed length is at another place.
         let step = 3 + round % 7;
-        let kept = |n: usize| (n + round * 7) % step != 0;
+        let kept = |n: usize| !(n + round * 7).is_multiple_of(step);
         let parts = both.iter().enumerate().filter(|(n, _)| kept(*n));
         wanted = parts.map(|(_, prefix)| prefix.clone()).collect();
         node.volume.write(&[
