@@ -74,14 +74,12 @@ impl Triggers {
 /// Why the next pass is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Causes {
-    /// Another configuration is to be in force.
-    pub(super) configuration: bool,
-    /// A gateway's health changed, or what the API says.
-    pub(super) circumstances: bool,
+    /// Another target, or a gateway's health.
+    asked: bool,
     /// A link or address changed since the last pass: losses are explained.
     pub(super) link: bool,
     /// A policy rule changed since the last pass.
-    pub(super) rules: bool,
+    rules: bool,
     /// The periodic read: unused objects are swept too.
     pub(super) resync: bool,
     due: Option<Instant>,
@@ -93,23 +91,19 @@ impl Causes {
         self.due
     }
 
-    /// Whether packets may take other ways than at the last lookups; routes of others wait for the periodic read.
+    /// Whether packets may take other ways than at the last lookups; routes of others wait for the periodic read. Nor is any of
+    /// these only a loss of ours, whose repair the repair limit may delay.
     pub(super) const fn call_for_lookups(&self) -> bool {
-        self.configuration || self.circumstances || self.link || self.rules || self.resync
+        self.asked || self.link || self.rules || self.resync
     }
 
-    pub(super) fn configuration_changed(&mut self) {
-        self.configuration = true;
-        self.by(Instant::now());
-    }
-
-    pub(super) fn facts_changed(&mut self) {
-        self.circumstances = true;
+    pub(super) fn target_changed(&mut self) {
+        self.asked = true;
         self.by(Instant::now());
     }
 
     pub(super) fn health_changed(&mut self) {
-        self.circumstances = true;
+        self.asked = true;
         self.by(Instant::now() + SETTLE);
     }
 
@@ -133,8 +127,7 @@ impl Causes {
 
     /// A pass failed: what it was made for is still to do.
     pub(super) const fn take_up(&mut self, failed: Self) {
-        self.configuration |= failed.configuration;
-        self.circumstances |= failed.circumstances;
+        self.asked |= failed.asked;
         self.link |= failed.link;
         self.rules |= failed.rules;
     }

@@ -24,7 +24,7 @@ use crate::net::nexthop_id;
 use crate::report::metrics::Metrics;
 use crate::report::status::{Problem, ProblemKind};
 use crate::routing::batch::Ownership;
-use crate::routing::diff::{diff, marks_to};
+use crate::routing::diff::{diff, records_to};
 use crate::routing::leftovers;
 use crate::routing::node_facts::Facts;
 use crate::routing::resolve::{Inputs, Resolution, problems, resolve, taken_out_before};
@@ -175,18 +175,18 @@ pub async fn apply(args: ApplyArgs) -> anyhow::Result<u8> {
         Ok(here) => here,
         Err(refused) => return refused.report(args.output).map(|()| 1),
     };
-    let mark = nexthop_id::applied(&revision);
-    let marks = marks_to(Some(mark), &kernel, &applier.ownership);
-    let outcome = applier.apply(&resolution.wanted, kernel, &marks).await?;
+    let records = nexthop_id::applied(&revision).into_iter().collect();
+    let lines = records_to(&records, &kernel, &applier.ownership);
+    let outcome = applier.apply(&resolution.wanted, kernel, &lines).await?;
     if !outcome.changed.any() {
-        applier.write_few(&marks).await?;
+        applier.write_few(&lines).await?;
     }
     let unused: Vec<u32> = outcome
         .left
         .unused
         .iter()
         .copied()
-        .filter(|id| *id != mark)
+        .filter(|id| !records.contains(id))
         .collect();
     applier.sweep(&unused).await?;
     let installed: usize = outcome.installed(&resolution.wanted).values().sum();

@@ -42,15 +42,17 @@ enum Kind {
     None,
 }
 
-/// What a set without `healthCheck` gets.
-pub(crate) const fn default() -> HealthCheck {
-    HealthCheck {
-        probe: Probe::Icmp,
-        interval: Duration::from_secs(1),
-        timeout: Duration::from_secs(1),
-        failures: 3,
-        successes: 5,
-        target: None,
+impl Default for HealthCheck {
+    /// What a set without `healthCheck` gets.
+    fn default() -> Self {
+        Self {
+            probe: Probe::Icmp,
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            failures: 3,
+            successes: 5,
+            target: None,
+        }
     }
 }
 
@@ -61,7 +63,7 @@ pub(crate) fn read(
     gateways: &[IpAddr],
 ) -> Option<HealthCheck> {
     let fields = reader.fields(node, path, &KEYS)?;
-    let mut check = default();
+    let mut check = HealthCheck::default();
     let kind = match fields.get("type") {
         None => Some(Kind::Icmp),
         Some(node) => reader.one_of(

@@ -388,7 +388,7 @@ fn text_of(bytes: &[u8]) -> Result<&str, (At, String)> {
 }
 
 /// One version of the whole directory, checked.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Config {
     /// The route sets, in the order of the file.
     pub sets: Vec<RouteSet>,

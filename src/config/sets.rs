@@ -196,7 +196,7 @@ impl Sets<'_> {
         let health_check = fields
             .get("healthCheck")
             .and_then(|node| health_check::read(reader, node, &path.key("healthCheck"), &gateways))
-            .unwrap_or_else(health_check::default);
+            .unwrap_or_default();
         let node_selector = fields
             .get("nodeSelector")
             .and_then(|node| selector::read(reader, node, &path.key("nodeSelector")));

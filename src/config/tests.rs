@@ -87,7 +87,7 @@ fn the_example_of_the_contract_is_accepted_as_it_stands() {
         (partner.name.as_str(), partner.destinations.as_slice()),
         ("partner-api", &[p("198.51.100.7"), p("203.0.113.0/24")][..])
     );
-    assert_eq!(partner.health_check, health_check::default());
+    assert_eq!(partner.health_check, HealthCheck::default());
     assert_eq!(
         (partner.strategy, partner.when_down, partner.leak_guard),
         (Strategy::Balance, WhenDown::Hold, false)

@@ -17,7 +17,8 @@ const GROUPS: u32 = 0x2000_0000;
 const BLACKHOLES: u32 = 0x3000_0000;
 const UNCONFIRMED: u32 = 0x4000_0000;
 const REJECTED: u32 = 0x5000_0000;
-const APPLIED: u32 = 0x6000_0000;
+const APPLIED_HIGH: u32 = 0x6000_0000;
+const APPLIED_LOW: u32 = 0x7000_0000;
 const SPACE: u32 = 0x0fff_ffff;
 
 fn hash(bytes: &[u8]) -> u32 {
@@ -30,8 +31,19 @@ fn hash(bytes: &[u8]) -> u32 {
         & SPACE
 }
 
+/// A name for the set of a group whose set nobody knows; no configuration can have it.
+pub fn unknown_set(group: u32) -> String {
+    format!("(group {group:#x})")
+}
+
 /// The id of a set's group for a family.
 pub fn group(set: &str, family: Family) -> u32 {
+    let unknown = set
+        .strip_prefix("(group 0x")
+        .and_then(|rest| rest.strip_suffix(')'));
+    if let Some(Ok(id)) = unknown.map(|hex| u32::from_str_radix(hex, 16)) {
+        return id;
+    }
     GROUPS | hash(format!("{set}/{family}").as_bytes())
 }
 
@@ -66,30 +78,57 @@ pub const fn blackhole_family(id: u32) -> Option<Family> {
     }
 }
 
-/// The mark of a revision that is in the kernel but not yet confirmed by an answer of the API server:
+/// The record of a revision that is in the kernel but not yet confirmed by an answer of the API server:
 /// an unused blackhole. A restarted agent reads it there, for there is no file to read it from.
 pub fn unconfirmed(revision: &str) -> u32 {
     UNCONFIRMED | hash(revision.as_bytes())
 }
 
-/// The mark of a revision that was taken back and must not be tried again.
+/// The record of a revision that was taken back and must not be tried again.
 pub fn rejected(revision: &str) -> u32 {
     REJECTED | hash(revision.as_bytes())
 }
 
-/// The mark of the revision that the objects and routes were made from, once nothing speaks against it.
-pub fn applied(revision: &str) -> u32 {
-    APPLIED | hash(revision.as_bytes())
+/// The record of the revision that the objects and routes were made from, once nothing speaks against it: its 48 bits in two halves,
+/// so that an agent that never saw its configuration can still report it. Empty for what is no revision.
+pub fn applied(revision: &str) -> Vec<u32> {
+    let bits = u64::from_str_radix(revision, 16)
+        .ok()
+        .filter(|_| revision.len() == 12);
+    let half = |bits: u64, space: u32| {
+        u32::try_from(bits & 0x00ff_ffff)
+            .map(|half| space | half)
+            .ok()
+    };
+    bits.iter()
+        .flat_map(|bits| [half(bits >> 24, APPLIED_HIGH), half(*bits, APPLIED_LOW)])
+        .flatten()
+        .collect()
 }
 
-/// Whether an id marks an unconfirmed revision, whichever.
+/// The revision that two of these records are the [`applied`] record of.
+pub fn applied_revision(records: &BTreeSet<u32>) -> Option<String> {
+    let half = |space| {
+        records
+            .iter()
+            .find(|id| *id & !SPACE == space)
+            .map(|id| id & SPACE)
+    };
+    let (high, low) = (half(APPLIED_HIGH)?, half(APPLIED_LOW)?);
+    Some(format!("{high:06x}{low:06x}"))
+}
+
+/// Whether an id records an unconfirmed revision, whichever.
 pub const fn is_unconfirmed(id: u32) -> bool {
     id & !SPACE == UNCONFIRMED
 }
 
-/// Whether an id marks a revision, whichever and as what.
+/// Whether an id records a revision, whichever and as what.
 pub const fn is_revision(id: u32) -> bool {
-    matches!(id & !SPACE, UNCONFIRMED | REJECTED | APPLIED)
+    matches!(
+        id & !SPACE,
+        UNCONFIRMED | REJECTED | APPLIED_HIGH | APPLIED_LOW
+    )
 }
 
 #[cfg(test)]
@@ -103,6 +142,7 @@ mod tests {
         assert_eq!(group("partner-api", Family::V4), 0x28a5_bb19);
         assert_eq!(group("partner-api", Family::V6), 0x26a6_a7c7);
         assert_eq!(group("clouds", Family::V4), 0x24ba_d37f);
+        assert_eq!(group(&unknown_set(0x24ba_d37f), Family::V4), 0x24ba_d37f);
         let gateway = "10.116.0.5".parse().unwrap();
         assert_eq!(gateways(&BTreeSet::from([gateway]))[&gateway], 0x1ffd_e635);
     }
@@ -113,5 +153,17 @@ mod tests {
         let ids: BTreeSet<u32> = gateways(&many).into_values().collect();
         assert_eq!(ids.len(), many.len());
         assert!(ids.iter().all(|id| id & !SPACE == GATEWAYS));
+    }
+
+    #[test]
+    fn the_revision_in_force_is_read_from_its_record() {
+        let ids = applied("0123456789ab");
+        assert_eq!(ids, [0x6001_2345, 0x7067_89ab]);
+        assert_eq!(
+            applied_revision(&ids.into_iter().collect()).as_deref(),
+            Some("0123456789ab")
+        );
+        assert_eq!(applied_revision(&BTreeSet::from([0x6001_2345])), None);
+        assert!(applied("no revision").is_empty());
     }
 }

@@ -416,20 +416,20 @@ pub fn diff(wanted: &Wanted, kernel: &Kernel, ownership: &Ownership, resilient: 
     plan
 }
 
-/// What to write so that `mark` is the only mark of a revision; see `nexthop_id`.
-pub fn marks_to(mark: Option<u32>, kernel: &Kernel, ownership: &Ownership) -> Vec<Line<'static>> {
-    let new = mark
-        .filter(|id| !kernel.nexthops.contains_key(id))
-        .map(|id| Line::BlackholeNexthop { id });
-    let ours = kernel
-        .nexthops
-        .iter()
-        .filter(|(_, nexthop)| nexthop.protocol == ownership.protocol)
-        .map(|(id, _)| *id);
-    let old = ours
-        .filter(|id| nexthop_id::is_revision(*id) && Some(*id) != mark)
-        .map(|id| Line::DeleteNexthop { id });
-    new.into_iter().chain(old).collect()
+/// What to write so that exactly these `records` of revisions are there; see `nexthop_id`.
+pub fn records_to(
+    records: &BTreeSet<u32>,
+    kernel: &Kernel,
+    ownership: &Ownership,
+) -> Vec<Line<'static>> {
+    let there = kernel.records(ownership);
+    let new = records
+        .difference(&there)
+        .map(|id| Line::BlackholeNexthop { id: *id });
+    let old = there
+        .difference(records)
+        .map(|id| Line::DeleteNexthop { id: *id });
+    new.chain(old).collect()
 }
 
 /// Nexthops and groups alone: all that a change of health or gateway needs while the groups stay.

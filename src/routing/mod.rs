@@ -1,5 +1,6 @@
 //! What a node shall have, what it has, and the difference. Pure.
 
+pub mod adopt;
 pub mod batch;
 pub mod diff;
 pub mod exclude;

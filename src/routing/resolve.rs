@@ -103,6 +103,20 @@ impl SetView {
         }
     }
 
+    /// More specific routes of others that win inside its destinations: how many, and up to five of them.
+    pub fn overridden_in_words(&self) -> Option<String> {
+        let total = Some(self.overridden.total).filter(|total| *total > 0)?;
+        let shown = self.overridden.shown.iter().take(5);
+        let examples: Vec<String> = shown
+            .map(|t| format!("{} by {}", t.destination, t.by))
+            .collect();
+        Some(format!(
+            "set `{}`: {total} more specific route(s) of others win inside its destinations, among them {}",
+            self.name,
+            examples.join(", ")
+        ))
+    }
+
     /// A set of which nobody can say whether it applies.
     fn skipped(set: &RouteSet, reason: &str) -> Self {
         let shown = set.destinations.iter().take(SKIPPED_SHOWN);
@@ -146,13 +160,37 @@ impl Inputs<'_> {
                         .nexthops
                         .contains_key(&nexthop_id::group(&set.name, family))
                 };
-                if Family::BOTH.into_iter().any(there) {
+                if Family::BOTH.into_iter().any(there) || self.is_guarded(set) {
                     Applies::Yes
                 } else {
                     Applies::NotYet
                 }
             }
         }
+    }
+
+    /// Whether the kernel has leak guards of this set, which outlive its group.
+    fn is_guarded(&self, set: &RouteSet) -> bool {
+        let own = &self.kernel.own;
+        let of_another = |prefix: &Prefix| {
+            let mut others = self
+                .config
+                .sets
+                .iter()
+                .filter(|other| other.name != set.name && other.leak_guard);
+            others.any(|other| other.destinations.binary_search(prefix).is_ok())
+        };
+        set.leak_guard
+            && set.destinations.iter().any(|destination| {
+                let from = own.partition_point(|route| route.key.prefix < *destination);
+                let inside = own[from..]
+                    .iter()
+                    .take_while(|route| destination.covers(route.key.prefix));
+                let mut guards = inside
+                    .filter(|route| route.key == self.ownership.leak_guard_key(route.key.prefix));
+                guards
+                    .any(|guard| guard.key.prefix == *destination || !of_another(&guard.key.prefix))
+            })
     }
 
     /// The sets that apply to this node.
@@ -286,19 +324,37 @@ pub fn resolve(inputs: &Inputs<'_>) -> Result<Resolution, Vec<exclude::Clash>> {
 
 /// The groups alone, for routes that are there: what a change of health needs, whatever the number of routes.
 pub fn regroup(inputs: &Inputs<'_>) -> Wanted {
+    let is_there = |id: u32| usize::from(inputs.kernel.nexthops.contains_key(&id));
+    groups_only(inputs, is_there).wanted
+}
+
+/// The groups of the sets that apply, where `routes` counts any that lead to them; without the routes themselves.
+pub fn groups_only(inputs: &Inputs<'_>, routes: impl Fn(u32) -> usize) -> Resolution {
+    let mut resolution = Resolution::default();
     let sets: Vec<&RouteSet> = inputs.applicable().collect();
     let mut builder = Builder::new(inputs, &sets);
     for set in &sets {
-        let gateways = builder.examine(set);
-        for family in Family::BOTH {
+        let examined = builder.examine(set);
+        let mut view = builder.view(set, &examined);
+        let has = |family: &Family| {
+            set.destinations
+                .iter()
+                .any(|prefix| prefix.family() == *family)
+        };
+        for family in Family::BOTH.into_iter().filter(has) {
             let id = nexthop_id::group(&set.name, family);
-            if inputs.kernel.nexthops.contains_key(&id) {
-                let choice = builder.choose(set, family, &gateways);
+            let count = routes(id);
+            if count > 0 {
+                let choice = builder.choose(set, family, &examined);
                 builder.group(id, family, &choice);
+                builder.describe(set, family, &choice, &examined, count, &mut view);
+                view.groups.insert(family, id);
             }
         }
+        resolution.sets.push(view);
     }
-    builder.finish()
+    resolution.wanted = builder.finish();
+    resolution
 }
 
 /// For reports: milliseconds, to the microsecond.
@@ -673,25 +729,23 @@ impl<'a> Builder<'a> {
 /// Gateways that the kernel shows to have been taken out by an earlier agent: their object exists, their
 /// set's group exists, and they are not in it although the strategy would have them there.
 ///
-/// Only where the kernel's state was made from this `revision`: after an edit, what a group lacks says nothing.
+/// Only where the kernel's state was made from this configuration: after an edit, what a group lacks says nothing.
 pub fn taken_out_before(inputs: &Inputs<'_>, revision: &str) -> BTreeSet<ProbeKey> {
-    let ours = inputs
-        .kernel
-        .nexthops
-        .iter()
-        .filter(|(_, nexthop)| nexthop.protocol == inputs.ownership.protocol)
-        .map(|(id, _)| *id);
-    let marks: Vec<u32> = ours.filter(|id| nexthop_id::is_revision(*id)).collect();
-    // While a change is unconfirmed, the mark of what was applied before is still there.
-    let made_from_it = if marks.contains(&nexthop_id::unconfirmed(revision)) {
-        true
+    let records = inputs.kernel.records(inputs.ownership);
+    // While a change is unconfirmed, the record of what was applied before is still there.
+    let of_another = records.iter().any(|id| nexthop_id::is_unconfirmed(*id));
+    let applied = nexthop_id::applied_revision(&records);
+    let made_from_it = records.contains(&nexthop_id::unconfirmed(revision))
+        || (applied.as_deref() == Some(revision) && !of_another);
+    if made_from_it {
+        taken_out(inputs)
     } else {
-        marks.contains(&nexthop_id::applied(revision))
-            && !marks.iter().any(|id| nexthop_id::is_unconfirmed(*id))
-    };
-    if !made_from_it {
-        return BTreeSet::new();
+        BTreeSet::new()
     }
+}
+
+/// [`taken_out_before`], where the kernel's state is known to be made from this configuration.
+pub fn taken_out(inputs: &Inputs<'_>) -> BTreeSet<ProbeKey> {
     // Carving takes its time: only where a group is missing is it asked whether there would be one.
     let if_healthy = LazyCell::new(|| {
         resolve(&Inputs {

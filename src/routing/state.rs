@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 
+use crate::net::nexthop_id;
 use crate::net::prefix::{Family, Prefix};
+use crate::routing::batch::Ownership;
 
 /// One read of the whole.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -41,6 +43,31 @@ impl Kernel {
 
 /// How many routes of further tables are kept: what policy rules lead to is short but for full BGP tables.
 pub const ELSEWHERE_KEPT: usize = 4096;
+impl Kernel {
+    /// Ids of our records of revisions; see `nexthop_id`.
+    pub fn records(&self, ownership: &Ownership) -> BTreeSet<u32> {
+        let ours = self
+            .nexthops
+            .iter()
+            .filter(|(_, n)| n.protocol == ownership.protocol);
+        ours.map(|(id, _)| *id)
+            .filter(|id| nexthop_id::is_revision(*id))
+            .collect()
+    }
+
+    /// Takes over that exactly these records were written.
+    pub fn set_records(&mut self, records: &BTreeSet<u32>, ownership: &Ownership) {
+        let protocol = ownership.protocol;
+        self.nexthops
+            .retain(|id, n| !nexthop_id::is_revision(*id) || n.protocol != protocol);
+        let record = Nexthop {
+            kind: NexthopKind::Blackhole,
+            protocol,
+        };
+        self.nexthops
+            .extend(records.iter().map(|id| (*id, record.clone())));
+    }
+}
 
 /// What the kernel tells routes apart by. Protocol is not part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

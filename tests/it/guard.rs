@@ -415,6 +415,14 @@ fn an_agent_killed_before_the_confirmation_takes_the_edit_back_at_its_next_start
         agent.said()
     );
     assert!(world.has_status("RolledBack"), "{}", world.status());
+    // Objects that nothing uses any more go at the next --resync.
+    assert!(wait_until(SOON, || world
+        .lab
+        .json(NODE, "nexthop show proto 230")
+        .as_array()
+        .unwrap()
+        .len()
+        == world.marks().len()));
     agent.kill();
 
     let happened = world.watched(|| {

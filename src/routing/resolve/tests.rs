@@ -158,10 +158,9 @@ impl Case {
         diff(&wanted, &Kernel::default(), &OURS, true)
             .writes()
             .for_each(|line| line.render(&OURS, &mut lines));
-        Line::BlackholeNexthop {
-            id: nexthop_id::applied(REVISION),
+        for id in nexthop_id::applied(REVISION) {
+            Line::BlackholeNexthop { id }.render(&OURS, &mut lines);
         }
-        .render(&OURS, &mut lines);
         table.prepare(&lines);
         let kernel = table.kernel();
         (self.kernel.own, self.kernel.nexthops) = (kernel.own, kernel.nexthops);
@@ -499,7 +498,7 @@ fn until_the_api_answers_a_set_with_a_selector_stays_as_an_earlier_agent_left_it
     );
     let plan = diff(&applied.resolve().wanted, &applied.kernel, &OURS, true);
     assert!(
-        plan.is_empty() && plan.unused == [nexthop_id::applied(REVISION)],
+        plan.is_empty() && plan.unused == nexthop_id::applied(REVISION),
         "{plan:?}"
     );
 }

@@ -116,7 +116,7 @@ fn a_switch_is_one_batch_of_nexthop_commands_and_never_a_route_command() {
             .batches()
             .concat()
             .iter()
-            .any(|line| line.starts_with("route replace")),
+            .any(|line| line.starts_with("route add")),
         "the wrapper sees what is written"
     );
     for (link, states) in [("down", ["down", "up*"]), ("up", ["up*", "up"])] {

@@ -176,9 +176,9 @@ fn twins_come_before_their_routes_and_go_after_them() {
         |lines: &[String], start: &str| lines.iter().position(|line| line.starts_with(start));
     let written = wrapper.batches().concat();
     for prefix in list.lines() {
-        let twin = place(&written, &format!("route replace blackhole {prefix} ")).unwrap();
+        let twin = place(&written, &format!("route add blackhole {prefix} ")).unwrap();
         assert!(
-            twin < place(&written, &format!("route replace {prefix} ")).unwrap(),
+            twin < place(&written, &format!("route add {prefix} ")).unwrap(),
             "{prefix}"
         );
     }

@@ -1,0 +1,69 @@
+//! Which way packets take, by the kernel's own lookups, after an apply and at each resync.
+//!
+//! I/O around `routing::lookup`, which decides what to ask and what an answer means.
+
+use super::target::{Source, Target};
+use super::{Agent, Causes};
+use crate::kernel::apply::Outcome;
+use crate::kernel::lookup;
+use crate::report::status::Problem;
+use crate::routing::lookup::{Findings, Rotation, View};
+use crate::routing::node_facts::Facts;
+use crate::routing::resolve::Resolution;
+
+/// What lookups found, and where the sample goes on.
+#[derive(Default)]
+pub(super) struct Lookups {
+    pub(super) findings: Findings,
+    rotation: Rotation,
+    done: bool,
+    failed: Option<String>,
+}
+
+impl Agent {
+    /// Asks the kernel, and writes what it finds into the sets; returns what is of no set.
+    pub(super) async fn look_up(
+        &mut self,
+        target: &Target,
+        resolution: &mut Resolution,
+        outcome: &Outcome,
+        causes: Causes,
+    ) -> Vec<Problem> {
+        // Nobody can tell what a group is for whose set is not known.
+        let Source::Config(loaded) = &target.source else {
+            self.lookups = Lookups::default();
+            return Vec::new();
+        };
+        if !self.lookups.done || causes.call_for_lookups() || outcome.changed.any() {
+            let pod_cidrs = match &target.facts {
+                Facts::Known(known) => &known.pod_cidrs[..],
+                Facts::NotYet { .. } | Facts::NoCluster => &[],
+            };
+            let ownership = self.ownership();
+            let view = View {
+                wanted: &resolution.wanted,
+                sets: &resolution.sets,
+                kernel: &outcome.kernel,
+                pod_cidrs,
+                expected: &loaded.config.expected_rules,
+                ownership: &ownership,
+            };
+            let table = self.applier.table;
+            match lookup::check(&table, view, &mut self.lookups.rotation).await {
+                Ok(findings) => {
+                    self.lookups.done = true;
+                    self.lookups.failed = None;
+                    self.lookups.findings = findings;
+                }
+                Err(error) => {
+                    let cause = error.root_cause().to_string();
+                    if self.lookups.failed.as_ref() != Some(&cause) {
+                        tracing::warn!("Which way packets take could not be looked up: {error:#}");
+                    }
+                    self.lookups.failed = Some(cause);
+                }
+            }
+        }
+        self.lookups.findings.report(&mut resolution.sets)
+    }
+}

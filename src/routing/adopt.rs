@@ -1,0 +1,190 @@
+//! What the kernel has of ours, as something that can be kept up although the configuration that made it is not known: an agent
+//! started while the newest configuration is refused, clashes on this node, or was rolled back.
+//!
+//! Pure. Routes stay as they are. Groups are probed and re-pointed as far as the kernel shows their gateways: a group's members, and,
+//! where a family has one group only, the gateways' objects beside it. What the kernel does not show (names, checks, `whenDown`) comes from a
+//! set of the same name in the newest configuration, else from the defaults, of which `hold` never takes a route away.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::config::{Config, HealthCheck, RouteSet, Strategy, WhenDown};
+use crate::net::nexthop_id;
+use crate::net::prefix::{Family, Prefix};
+use crate::routing::batch::Ownership;
+use crate::routing::resolve::{Inputs, Resolution, groups_only};
+use crate::routing::state::{Kernel, NexthopKind, OwnRoute, Target};
+
+/// See the module.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Adopted {
+    /// The revision that it was made from, by its record in the kernel.
+    pub revision: Option<String>,
+    /// A set for each group, so that probing and choosing gateways is the same as with a configuration.
+    pub config: Config,
+    routes: Vec<OwnRoute>,
+}
+
+impl Adopted {
+    /// Whether nothing of ours was there.
+    pub fn is_empty(&self) -> bool {
+        self.routes.is_empty()
+    }
+
+    /// Reads it from the kernel. `newest` is the newest configuration where it could be parsed; `made_from_it` whether the kernel's
+    /// groups were made from it, so that a gateway which it names and which is in no group was taken out.
+    pub fn from(
+        kernel: &Kernel,
+        ownership: &Ownership,
+        newest: Option<&Config>,
+        made_from_it: bool,
+    ) -> Self {
+        let ours: BTreeMap<u32, &NexthopKind> = kernel
+            .nexthops
+            .iter()
+            .filter(|(_, nexthop)| nexthop.protocol == ownership.protocol)
+            .map(|(id, nexthop)| (*id, &nexthop.kind))
+            .collect();
+        let mut adopted = Self {
+            revision: nexthop_id::applied_revision(&kernel.records(ownership)),
+            routes: kernel.own.clone(),
+            ..Self::default()
+        };
+        let groups: Vec<Group> = ours
+            .iter()
+            .filter_map(|(id, kind)| Group::of(*id, kind, &ours, &kernel.own))
+            .collect();
+        for group in &groups {
+            let sibling = groups
+                .iter()
+                .any(|g| g.id != group.id && g.family == group.family);
+            adopted.add(group, &ours, newest, made_from_it, sibling);
+        }
+        adopted
+    }
+
+    fn add(
+        &mut self,
+        group: &Group,
+        ours: &BTreeMap<u32, &NexthopKind>,
+        newest: Option<&Config>,
+        made_from_it: bool,
+        sibling: bool,
+    ) {
+        let known = newest.and_then(|config| {
+            config
+                .sets
+                .iter()
+                .find(|set| nexthop_id::group(&set.name, group.family) == group.id)
+        });
+        let spares: Vec<IpAddr> = ours
+            .values()
+            .filter_map(|kind| gateway_of(kind))
+            .filter(|gateway| {
+                Family::of(*gateway) == group.family && !group.gateways.contains(gateway)
+            })
+            .filter(|gateway| match known {
+                Some(set) => made_from_it && set.gateways.contains(gateway),
+                None => !sibling,
+            })
+            .collect();
+        let mut gateways: Vec<IpAddr> = group
+            .gateways
+            .iter()
+            .copied()
+            .chain(spares.iter().copied())
+            .collect();
+        if let Some(set) = known {
+            // In listed order, as the strategy means it.
+            gateways.sort_by_key(|gateway| set.gateways.iter().position(|g| g == gateway));
+        }
+        let strategy = if group.gateways.len() == 1 && !spares.is_empty() {
+            Strategy::Failover { failback: false }
+        } else {
+            Strategy::Balance
+        };
+        let name = known.map_or_else(|| nexthop_id::unknown_set(group.id), |set| set.name.clone());
+        let destinations = group.destinations.iter().copied();
+        if let Some(set) = self.config.sets.iter_mut().find(|set| set.name == name) {
+            set.gateways.extend(gateways);
+            set.destinations.extend(destinations);
+            return;
+        }
+        self.config.sets.push(RouteSet {
+            name,
+            gateways,
+            destinations: destinations.collect(),
+            except: Vec::new(),
+            strategy: known.map_or(strategy, |set| set.strategy),
+            when_down: known.map_or(WhenDown::Hold, |set| set.when_down),
+            leak_guard: false,
+            health_check: known.map_or_else(HealthCheck::default, |set| set.health_check.clone()),
+            node_selector: None,
+        });
+    }
+
+    /// What the kernel shall have: its routes as they were found, through the gateways that can carry them now.
+    pub fn resolve(&self, inputs: &Inputs<'_>) -> Resolution {
+        let mut resolution = groups_only(inputs, |id| {
+            self.routes
+                .iter()
+                .filter(|r| r.target == Target::Nexthop(id))
+                .count()
+        });
+        let wanted = &resolution.wanted;
+        let leads = |route: &&OwnRoute| match &route.target {
+            Target::Nexthop(id) => {
+                wanted.groups.contains_key(id) || wanted.nexthops.contains_key(id)
+            }
+            Target::Blackhole | Target::Stray(_) => true,
+        };
+        let routes = self.routes.iter().filter(leads).cloned().collect();
+        resolution.wanted.routes = routes;
+        resolution
+    }
+}
+
+/// A group of ours.
+struct Group {
+    id: u32,
+    family: Family,
+    gateways: BTreeSet<IpAddr>,
+    destinations: Vec<Prefix>,
+}
+
+impl Group {
+    fn of(
+        id: u32,
+        kind: &NexthopKind,
+        ours: &BTreeMap<u32, &NexthopKind>,
+        routes: &[OwnRoute],
+    ) -> Option<Self> {
+        let NexthopKind::Group { members, .. } = kind else {
+            return None;
+        };
+        let gateways: BTreeSet<IpAddr> = members
+            .iter()
+            .filter_map(|member| gateway_of(ours.get(&member.id)?))
+            .collect();
+        let destinations: Vec<Prefix> = routes
+            .iter()
+            .filter(|route| route.target == Target::Nexthop(id))
+            .map(|route| route.key.prefix)
+            .collect();
+        let by_gateway = gateways.first().map(|gateway| Family::of(*gateway));
+        let family = by_gateway.or_else(|| destinations.first().map(|prefix| prefix.family()))?;
+        Some(Self {
+            id,
+            family,
+            gateways,
+            destinations,
+        })
+    }
+}
+
+const fn gateway_of(kind: &NexthopKind) -> Option<IpAddr> {
+    match kind {
+        NexthopKind::Via { gateway, .. } => Some(*gateway),
+        _ => None,
+    }
+}
