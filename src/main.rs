@@ -10,10 +10,7 @@ use egress_routes::cli::logs;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Err(error) = logs::start(&cli.log_level, cli.log_format) {
-        logs::complain(&error);
-        return ExitCode::from(2);
-    }
+    logs::start(&cli.log_level, cli.log_format);
     // One thread: the agent waits, and every further thread would cost memory on every node.
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -46,6 +43,10 @@ async fn run(command: Command) -> anyhow::Result<u8> {
         Command::Status { node, output } => cli::status::command(node, output).await,
         Command::Nodes(args) => cli::nodes::command(&args).await,
         Command::Sync(args) => cli::sync::command(&args).await,
+        Command::Convert { path } => cli::convert::command(path.as_deref()),
+        Command::Completion { shell } => cli::completion::completion(shell),
+        Command::Man => cli::completion::man(),
+        Command::Version => cli::completion::version(),
         Command::Cleanup(args) => cli::node::cleanup(args).await,
     }
 }

@@ -21,7 +21,7 @@ pub use cluster::{ClusterArgs, NodesArgs, NodesOutput, ShowArgs, SyncArgs, WaitA
 #[command(
     name = "egress-routes",
     version,
-    max_term_width = 110,
+    max_term_width = 80,
     after_help = "\
 Configuration by example (a ConfigMap key `routes.yaml`):
 
@@ -108,6 +108,23 @@ pub enum Command {
     /// Remove every route and nexthop of ours from this node, and our annotations where that is allowed
     #[command(after_help = "Exit status: 0 removed, 2 error.")]
     Cleanup(CleanupArgs),
+    /// Make a routes.yaml of `StaticRoute` and `Route` resources, or of `ip route` lines
+    #[command(after_help = "Exit status: 0 all carried over, 1 something could not be, 2 error.")]
+    Convert {
+        /// A file, or `-` for standard input, as `kubectl get … -o yaml` prints it [default: -]
+        path: Option<String>,
+    },
+    /// Print a completion script for a shell
+    #[command(after_help = "For bash:  source <(egress-routes completion bash)")]
+    Completion {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    #[command(after_help = "Read it with:  egress-routes man | man -l -")]
+    Man,
+    /// Print the version
+    Version,
 }
 
 /// How a report is printed.
@@ -376,6 +393,26 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_fits_a_terminal_of_80_columns() {
+        let mut cli = Cli::command().term_width(80);
+        cli.build();
+        let mut all = vec![cli.clone()];
+        all.extend(cli.get_subcommands().cloned());
+        for mut command in all {
+            let name = command.get_name().to_owned();
+            for help in [
+                command.clone().term_width(80).render_help(),
+                command.clone().term_width(80).render_long_help(),
+            ] {
+                for line in help.to_string().lines() {
+                    assert!(line.chars().count() <= 80, "{name}: {line}");
+                }
+            }
+            let _ = &mut command;
+        }
     }
 
     #[test]

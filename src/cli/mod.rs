@@ -3,6 +3,8 @@
 pub mod args;
 pub mod changes;
 pub mod check;
+pub mod completion;
+pub mod convert;
 pub mod explain;
 pub mod input;
 pub mod logs;

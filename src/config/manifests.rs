@@ -94,12 +94,13 @@ pub fn search(name: &str, text: &str) -> Stream {
 
 /// A document, and how many lines precede it.
 #[derive(Clone, Copy)]
-struct Document<'t> {
-    before: u32,
-    text: &'t str,
+pub(crate) struct Document<'t> {
+    pub(crate) before: u32,
+    pub(crate) text: &'t str,
 }
 
-fn documents(text: &str) -> Vec<Document<'_>> {
+/// The documents of a stream.
+pub(crate) fn documents(text: &str) -> Vec<Document<'_>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut documents = Vec::new();
     let (mut before, mut start, mut offset) = (0, 0, 0);

@@ -12,6 +12,7 @@
 
 mod advice;
 mod clash;
+pub mod convert;
 pub mod duration;
 mod fields;
 mod foreign;

@@ -36,6 +36,7 @@ mod manifests;
 mod monitoring;
 mod probe;
 mod protect;
+mod schema;
 mod source;
 mod stub;
 mod surroundings;

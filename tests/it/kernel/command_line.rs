@@ -32,6 +32,8 @@ fn what_an_agent_would_undo_is_refused_unless_it_is_forced() {
         assert_eq!((said.code, said.err.as_str()), (2, why));
     }
     assert_eq!(node.own().len(), 2);
+    let status = node.lab.egress_routes("nd", &["status", "-o", "json"]);
+    crate::schema::must_be("status", &status.out);
     let forced = node.lab.egress_routes("nd", &["cleanup", "--force"]);
     assert_eq!(
         (forced.code, forced.out.as_str()),
@@ -85,6 +87,12 @@ fn diff_and_apply_read_manifests_from_standard_input_with_places_of_the_manifest
         &[AGENT, "diff", "-", "-o", "json"],
         &manifest("routes: []"),
     );
+    crate::schema::must_be("diff", &json.out);
+    let refused = node
+        .lab
+        .run_with_input("nd", &[AGENT, "diff", "-", "-o", "json"], "routes: x\n");
+    assert_eq!(refused.code, 2);
+    crate::schema::must_be("diff", &refused.out);
     let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();
     assert_eq!(
         json["changes"][0],
@@ -183,6 +191,7 @@ fn without_an_agent_status_shows_the_kernels_gateways_and_that_nobody_keeps_them
         .lab
         .egress_routes("nd", &["status", "--config", &path, "-o", "json"]);
     assert_eq!(said.code, 1);
+    crate::schema::must_be("status", &said.out);
     let status: serde_json::Value = serde_json::from_str(&said.out).unwrap();
     assert_eq!(
         (&status["agent"], &status["problems"][0]["kind"]),
@@ -200,6 +209,16 @@ fn without_an_agent_status_shows_the_kernels_gateways_and_that_nobody_keeps_them
         })
         .collect();
     assert_eq!(gateways, [("10.116.0.6", false), ("10.116.0.5", true)]);
+    for command in ["apply", "cleanup"] {
+        let flags = if command == "apply" {
+            vec!["apply", "--config", &path, "-o", "json"]
+        } else {
+            vec!["cleanup", "-o", "json"]
+        };
+        let said = node.lab.egress_routes("nd", &flags);
+        assert_eq!(said.code, 0, "{}", said.err);
+        crate::schema::must_be(command, &said.out);
+    }
     let table = node.lab.egress_routes("nd", &["status", "--config", &path]);
     assert!(
         table.out.contains("no agent runs here") && !table.out.contains('\u{1b}'),
