@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 
 use crate::kernel::dump::BatchErrors;
+pub use crate::kernel::ip::CHURN;
 use crate::kernel::ip::{CHUNK, RouteTable};
 use crate::net::prefix::Family;
 use crate::report::status::{Problem, ProblemKind};
@@ -25,8 +26,6 @@ const EXAMPLES: usize = 5;
 
 /// How often it is tried to remove everything while IPv6 routes change.
 const REMOVAL_TRIES: u32 = 10;
-/// Why something could not be made certain, for a person.
-pub const CHURN: &str = "churn: other IPv6 routes changed during each of several reads, and then the kernel's answers are not whole";
 
 /// What came of an apply.
 #[derive(Debug, Default)]

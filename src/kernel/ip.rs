@@ -9,7 +9,8 @@ use std::io::{self, BufReader, Seek as _, Write as _};
 use std::net::IpAddr;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Stdio;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -34,6 +35,10 @@ const TIME_LIMIT: Duration = Duration::from_secs(10);
 const DUMP_TRIES: u32 = 5;
 /// How often IPv6 routes are read while others change them.
 const CHURN_TRIES: u32 = 4;
+/// Why something could not be made certain, for a person.
+pub const CHURN: &str = "churn: other IPv6 routes changed during each of several reads, and then the kernel's answers are not whole";
+/// How often that is reported at most.
+const CHURN_REPORTS: Duration = Duration::from_mins(10);
 /// The pause before the next try; doubles each time. What changes in bursts leaves such gaps.
 const CHURN_PAUSE: Duration = Duration::from_millis(10);
 /// The longest answer but for routes, which are parsed as they come: 50,000 links are about as long.
@@ -93,6 +98,7 @@ impl Ip {
         }
         let mut kernel = all.unwrap_or_default();
         kernel.uncertain_v6 = true;
+        report_churn();
         Ok(kernel)
     }
 
@@ -331,6 +337,16 @@ const fn family_flag(family: Family) -> &'static str {
     match family {
         Family::V4 => "-4",
         Family::V6 => "-6",
+    }
+}
+
+/// Once in a while: it goes on for as long as the others do.
+fn report_churn() {
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if last.is_none_or(|last| last.elapsed() >= CHURN_REPORTS) {
+        *last = Some(Instant::now());
+        tracing::warn!("{CHURN}; until they are quiet IPv6 routes are only added");
     }
 }
 

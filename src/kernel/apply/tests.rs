@@ -805,6 +805,25 @@ fn re_pointing_reads_no_routes_and_leaves_new_groups_to_a_whole_pass() {
 }
 
 #[test]
+fn re_pointing_is_decided_on_what_the_kernel_has_now_and_not_on_the_last_pass() {
+    let mut applier = applier();
+    let last = applier.pass(&many(10, &[1])).unwrap().kernel;
+    // A switch that no whole pass has seen.
+    let switch = |_: &Kernel| wanted(&[(11, &[2])], &[], &[]);
+    assert!(now(applier.repoint(&last, switch)).unwrap().0.any());
+    applier.table.take_lines();
+    let stays = |kernel: &Kernel| {
+        let NexthopKind::Group { members, .. } = &kernel.nexthops[&11].kind else {
+            panic!("no group");
+        };
+        let ids: Vec<u32> = members.iter().map(|m| m.id).collect();
+        wanted(&[(11, &ids)], &[], &[])
+    };
+    assert!(!now(applier.repoint(&last, stays)).unwrap().0.any());
+    assert_eq!(applier.table.take_lines(), Vec::<String>::new());
+}
+
+#[test]
 fn the_mark_of_an_unconfirmed_change_is_written_before_the_change() {
     let mut applier = applier();
     let found = now(applier.table.read()).unwrap();
