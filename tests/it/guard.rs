@@ -14,39 +14,39 @@ use crate::stub::{self, NODE, Stub};
 
 /// Where the API server is; nobody tells the agent.
 const HIDDEN: &str = "198.51.100.200";
-const SERVICE: &str = "10.96.0.1";
+pub const SERVICE: &str = "10.96.0.1";
 const NAME: &str = "api.lab.test";
 /// What the bad edit takes.
-const CUT: &str = "198.51.100.0/24";
-const FLAGS: [&str; 4] = ["--confirm", "2s", "--resync", "1s"];
-const CONFIRM: Duration = Duration::from_secs(2);
+pub const CUT: &str = "198.51.100.0/24";
+pub const FLAGS: [&str; 4] = ["--confirm", "2s", "--resync", "1s"];
+pub const CONFIRM: Duration = Duration::from_secs(2);
 /// "Back within `--confirm` plus 2 s".
-const SLACK: Duration = Duration::from_secs(2);
+pub const SLACK: Duration = Duration::from_secs(2);
 /// For what has no promised time; generous, because machines are busy.
-const SOON: Duration = Duration::from_secs(30);
+pub const SOON: Duration = Duration::from_secs(30);
 
-fn set(name: &str, gateway: &str, destinations: &[&str]) -> String {
+pub fn set(name: &str, gateway: &str, destinations: &[&str]) -> String {
     let destinations = destinations.join(", ");
     format!(
         "  - name: {name}\n    gateways: [{gateway}]\n    destinations: [{destinations}]\n    healthCheck: {{type: none}}\n"
     )
 }
 
-fn good() -> String {
+pub fn good() -> String {
     format!(
         "routes:\n{}",
         set("good", "10.116.0.5", &["203.0.113.0/24"])
     )
 }
 
-fn another_good() -> String {
+pub fn another_good() -> String {
     format!(
         "routes:\n{}",
         set("good", "10.116.0.5", &["203.0.113.0/24", "203.0.114.0/24"])
     )
 }
 
-fn bad() -> String {
+pub fn bad() -> String {
     format!("{}{}", good(), set("bad", "10.116.0.7", &[CUT]))
 }
 
@@ -55,15 +55,15 @@ fn another_bad() -> String {
 }
 
 /// A node in a cluster, with a configuration volume.
-struct World {
-    lab: Lab,
+pub struct World {
+    pub lab: Lab,
     dir: TempDir,
-    volume: Volume,
+    pub volume: Volume,
     api: &'static str,
 }
 
 impl World {
-    fn new(api: &'static str) -> Self {
+    pub fn new(api: &'static str) -> Self {
         let lab = Lab::blueprint();
         stub::credentials(&lab);
         lab.ip("g3", &format!("route add blackhole {CUT}"));
@@ -94,17 +94,17 @@ impl World {
         }
     }
 
-    fn stub(&self) -> Stub {
+    pub fn stub(&self) -> Stub {
         Stub::start(&self.lab, "sv", &[])
     }
 
-    fn agent(&self, flags: &[&str]) -> Running {
+    pub fn agent(&self, flags: &[&str]) -> Running {
         let _ = &self.dir;
         stub::agent(&self.lab, self.volume.path(), self.api, flags)
     }
 
     /// An agent whose first configuration is confirmed.
-    fn settled_agent(&self, flags: &[&str]) -> Running {
+    pub fn settled_agent(&self, flags: &[&str]) -> Running {
         let agent = self.agent(flags);
         agent.wait_for("Configuration in force", SOON);
         assert!(
@@ -117,7 +117,7 @@ impl World {
     }
 
     /// Our IPv4 routes.
-    fn routes(&self) -> Vec<String> {
+    pub fn routes(&self) -> Vec<String> {
         let routes = self.lab.json(NODE, "-4 route show proto 230");
         routes
             .as_array()
@@ -127,12 +127,12 @@ impl World {
             .collect()
     }
 
-    fn cuts(&self) -> bool {
+    pub fn cuts(&self) -> bool {
         self.routes().iter().any(|route| route == CUT)
     }
 
     /// Nexthop objects of ours that mark a revision as unconfirmed or rejected; see `nexthop_id`.
-    fn marks(&self) -> Vec<u64> {
+    pub fn marks(&self) -> Vec<u64> {
         let nexthops = self.lab.json(NODE, "nexthop show");
         let ids = nexthops
             .as_array()
@@ -148,16 +148,16 @@ impl World {
         matches!(self.marks()[..], [id] if id >= 0x5000_0000)
     }
 
-    fn status(&self) -> Value {
+    pub fn status(&self) -> Value {
         let said = self.lab.run(NODE, &[AGENT, "status", "-o", "json"]);
         serde_json::from_str(&said.out).unwrap_or_default()
     }
 
-    fn has_status(&self, word: &str) -> bool {
+    pub fn has_status(&self, word: &str) -> bool {
         wait_until(SOON, || self.status()["status"] == word)
     }
 
-    fn rollbacks(&self) -> String {
+    pub fn rollbacks(&self) -> String {
         metric(&self.lab, NODE, "egress_routes_rollbacks_total")
     }
 
@@ -231,7 +231,7 @@ fn a_few_resyncs() {
 }
 
 /// Writes the bad edit and returns when it is in the kernel.
-fn cut_off(world: &mut World, agent: &Running, edit: &str) -> Instant {
+pub fn cut_off(world: &mut World, agent: &Running, edit: &str) -> Instant {
     world.volume.routes(edit);
     assert!(wait_until(SOON, || world.cuts()), "{}", agent.said());
     Instant::now()

@@ -37,6 +37,7 @@ mod monitoring;
 mod probe;
 mod protect;
 mod schema;
+mod rollout;
 mod source;
 mod stub;
 mod surroundings;
