@@ -8,6 +8,7 @@ pub mod leftovers;
 pub mod lookup;
 pub mod node_facts;
 pub mod node_selector;
+pub mod origins;
 pub mod overridden;
 pub mod protected;
 pub mod resolve;

@@ -15,9 +15,10 @@ use crate::net::prefix::{Family, Prefix};
 use crate::report::status::GatewayState;
 use crate::routing::batch::LEAK_GUARD_METRIC;
 use crate::routing::lookup::{Answer, Match, in_words};
+use crate::routing::origins::Origins;
 use crate::routing::protected::Protected;
 use crate::routing::resolve::Inputs;
-use crate::routing::rule::{Action, Origins, Packet};
+use crate::routing::rule::{Action, Packet};
 use crate::routing::state::{Kernel, NexthopKind};
 
 /// The schema of `explain -o json`.

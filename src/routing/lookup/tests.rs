@@ -5,7 +5,7 @@ use crate::config::{Strategy, WhenDown};
 use crate::routing::diff::WantedGroup;
 use crate::routing::overridden::Overridden;
 use crate::routing::rule::Selector;
-use crate::routing::state::{Link, OwnRoute};
+use crate::routing::state::{Link, OwnRoute, Target};
 
 const OURS: Ownership = Ownership {
     protocol: 230,

@@ -1,5 +1,5 @@
 use super::*;
-use crate::routing::state::{ForeignRoute, Link, RouteKey};
+use crate::routing::state::{ForeignRoute, Kernel, Link, RouteKey};
 
 fn p(text: &str) -> Prefix {
     text.parse().unwrap()
