@@ -26,9 +26,11 @@ demo: tools ## a node, two gateways and an internet in network namespaces: watch
 test: tools lint manifests demo static unit ## everything that a change has to pass
 
 .PHONY: lint
-lint: ## formatting, and clippy with warnings denied
+lint: ## formatting, clippy with warnings denied, and licences, sources and bans where cargo-deny is installed
 	cargo fmt --check
 	cargo clippy --locked --all-targets --quiet -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cargo deny --offline --log-level error check bans licenses sources; \
+	 else echo "lint: SKIPPED deny.toml: cargo-deny is not installed (cargo install --locked cargo-deny)" >&2; fi
 
 .PHONY: manifests
 manifests: kubectl promtool ## what is in deploy/, as kubectl, promtool and the program itself read it
@@ -66,9 +68,12 @@ bench: tools ## how fast and how small the release binary is, against its limits
 	@binary=$$(sh hack/build-static) && hack/bench "$$binary"
 
 .PHONY: image
-image: ## the image, with docker, podman or buildah and a registry for the base images; IMAGE=name:tag
-	@tool=$$(command -v docker podman buildah | head -1); [ -n "$$tool" ] || { echo "image: install docker, podman or buildah"; exit 1; }; \
-	 set -x; "$$tool" build --tag "$(IMAGE)" .
+image: ## the image, with docker, podman or buildah; IMAGE=registry/name:tag is pushed, PLATFORMS=linux/amd64,linux/arm64 for both
+	@hack/image "$(IMAGE)" $(PLATFORMS)
+
+.PHONY: e2e
+e2e: image ## the manifests and the admission policy on a kind cluster of a current Kubernetes; needs docker, kind and kubectl
+	hack/e2e "$(IMAGE)"
 
 .PHONY: image-local
 image-local: ## the same without any registry, from Debian's packages and this machine's Rust (root); ARCHIVE=file.tar writes it there too
