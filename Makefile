@@ -43,6 +43,7 @@ static: ## the release binary needs no library and has at most 10 MB
 
 .PHONY: unit
 unit: tools ## unit, property and namespace tests; what could not be tested on this machine is counted as skipped
+	@hack/need clang tc
 	@hack/test
 
 .PHONY: nightly

@@ -6,6 +6,7 @@
 mod bad_gateways;
 mod balance;
 mod failover;
+mod host_routing;
 mod leak;
 mod load;
 mod none_healthy;

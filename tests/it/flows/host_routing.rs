@@ -1,0 +1,120 @@
+//! A datapath that passes the node's IP stack by, as Cilium's eBPF host routing does: it asks the kernel's FIB for each packet, so that it
+//! follows the routes, their groups and every change. `hack/test` leaves this out where programs cannot be compiled or loaded.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use super::scene::{CHECK, LIMIT, Scene};
+use crate::lab::{FABRIC, G1_PUBLIC, G2_PUBLIC, G3_PUBLIC, NODE_PUBLIC, wait_until};
+
+const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/flows/host_routing.c");
+const POD: &str = "10.244.1.5";
+
+fn routes(strategy: &str, gateways: &str) -> String {
+    format!(
+        "routes:\n- name: a\n  strategy: {strategy}\n  gateways: [{gateways}]\n  destinations: [198.51.100.0/24]\n  {CHECK}\n"
+    )
+}
+
+/// A pod behind the node, whose packets the program takes. The IP stack forwards none of them: netfilter drops what comes by it.
+fn pod(scene: &Scene) {
+    let object = scene.volume.path().with_file_name(format!(
+        "{}.o",
+        scene.volume.path().file_name().unwrap().to_str().unwrap()
+    ));
+    let include = format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH);
+    let said = Command::new("clang")
+        .args(["-O2", "-g", "-Wall", "-Werror", "-target", "bpf", &include])
+        .args(["-c", SOURCE, "-o"])
+        .arg(&object)
+        .output()
+        .expect("clang is needed for this test");
+    assert!(
+        said.status.success(),
+        "{}",
+        String::from_utf8_lossy(&said.stderr)
+    );
+    let lab = &scene.lab;
+    lab.host("pod");
+    lab.link(
+        ("pod", "eth0", &["10.244.1.5/32"]),
+        ("nd", "lxc0", &["10.244.1.1/32"]),
+    );
+    lab.batch(
+        "pod",
+        "route add 10.244.1.1 dev eth0\nroute add default via 10.244.1.1\n",
+    );
+    lab.ip("nd", &format!("route add {POD} dev lxc0"));
+    lab.sysctl("nd", "net.ipv4.ip_forward", "1");
+    for gateway in ["g1", "g2", "g3"] {
+        lab.ip(gateway, &format!("route add {POD} via 10.116.0.2"));
+    }
+    lab.ip("sv", &format!("route add {POD} via {NODE_PUBLIC}"));
+    lab.nft("nd", "table inet stack {\nchain forward { type filter hook forward priority 0\niifname lxc0 drop\n}\n}");
+    assert_eq!(lab.source("pod", "203.0.113.9"), "-", "the stack drops");
+    lab.must("nd", &["tc", "qdisc", "add", "dev", "lxc0", "clsact"]);
+    let object = object.to_str().unwrap();
+    lab.must(
+        "nd",
+        &[
+            "tc",
+            "filter",
+            "add",
+            "dev",
+            "lxc0",
+            "ingress",
+            "bpf",
+            "direct-action",
+            "obj",
+            object,
+            "sec",
+            "tc",
+        ],
+    );
+    std::fs::remove_file(object).unwrap();
+    assert_eq!(
+        lab.source("pod", "203.0.113.9"),
+        POD,
+        "the program forwards"
+    );
+}
+
+#[test]
+fn an_ebpf_datapath_follows_balance_failover_and_a_change_of_gateway() {
+    let mut scene = Scene::new(&routes("balance", "10.116.0.5, 10.116.0.6"));
+    pod(&scene);
+    let _agent = scene.agent();
+    scene.wait_for_gateways("a", &["up*", "up*"]);
+    let seen = |scene: &Scene| -> BTreeSet<String> {
+        (1..=24)
+            .map(|n| scene.lab.source("pod", &format!("198.51.100.{n}")))
+            .collect()
+    };
+    let only = |scene: &Scene, source: &str| {
+        assert!(
+            wait_until(LIMIT, || seen(scene) == BTreeSet::from([source.to_owned()])),
+            "{:?} is not {source} alone",
+            seen(scene)
+        );
+    };
+    assert_eq!(
+        seen(&scene),
+        BTreeSet::from([G1_PUBLIC, G2_PUBLIC].map(str::to_owned))
+    );
+    // A gateway of the group dies: the other takes all.
+    scene.lab.ip(FABRIC, "link set g1-eth1 down");
+    only(&scene, G2_PUBLIC);
+    scene.lab.ip(FABRIC, "link set g1-eth1 up");
+    scene.wait_for_gateways("a", &["up*", "up*"]);
+
+    scene
+        .volume
+        .routes(&routes("failover", "10.116.0.5, 10.116.0.6"));
+    only(&scene, G1_PUBLIC);
+    scene.lab.ip(FABRIC, "link set g1-eth1 down");
+    only(&scene, G2_PUBLIC);
+
+    scene.volume.routes(&routes("failover", "10.116.0.7"));
+    only(&scene, G3_PUBLIC);
+    assert_eq!(scene.lab.source("pod", "203.0.113.9"), POD);
+}
