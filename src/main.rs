@@ -40,7 +40,10 @@ async fn run(command: Command) -> anyhow::Result<u8> {
         Command::Diff(args) => cli::node::diff_command(args).await,
         Command::Apply(args) => cli::node::apply(args).await,
         Command::Explain(args) => cli::explain::command(args).await,
-        Command::Status { node, output } => cli::status::command(node, output).await,
+        Command::Status {
+            probe: Some(probe), ..
+        } => cli::node::probe(probe).await,
+        Command::Status { node, output, .. } => cli::status::command(node, output).await,
         Command::Nodes(args) => cli::nodes::command(&args).await,
         Command::Sync(args) => cli::sync::command(&args).await,
         Command::Convert { path } => cli::convert::command(path.as_deref()),

@@ -13,6 +13,7 @@ pub mod rollout;
 pub mod target;
 pub mod transitions;
 mod triggers;
+mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,6 +41,7 @@ use crate::report::status::Status;
 use crate::routing::batch::Ownership;
 use crate::routing::node_facts::Facts;
 use crate::serve::http::{self, Pages};
+use crate::serve::page::StatusPage;
 use crate::serve::socket::{self, AgentSocket};
 use load::Loader;
 use lookups::Lookups;
@@ -104,21 +106,20 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
     });
     let socket = tokio::select! {
-        socket = AgentSocket::take() => socket?,
+        socket = waiting::for_the_place(&args) => socket?,
         () = &mut end => return Ok(()),
     };
-    let agent = Agent::start(args, socket);
-    Box::pin(agent.live(end)).await;
+    let agent = Agent::start(args);
+    Box::pin(agent.live(socket, end)).await;
     Ok(())
 }
 
 impl Agent {
-    fn start(args: RunArgs, socket: AgentSocket) -> Self {
+    fn start(args: RunArgs) -> Self {
         let ownership = args.node.kernel.ownership();
         let metrics = Metrics::new();
         let (status, _) = watch::channel(None);
         let (events, _) = broadcast::channel(events::EVENTS_KEPT);
-        tokio::spawn(socket.answer(status.subscribe()));
         let cluster = Cluster::connect(&args, &metrics, &status, &events);
         let facts = match &cluster {
             Some(cluster) => cluster.watching.facts.clone(),
@@ -155,9 +156,9 @@ impl Agent {
         }
     }
 
-    async fn live(mut self, mut end: impl Future<Output = ()> + Unpin) {
+    async fn live(mut self, socket: AgentSocket, mut end: impl Future<Output = ()> + Unpin) {
         let beat = Arc::new(AtomicU64::new(0));
-        self.serve_http(beat.clone());
+        self.serve(socket, beat.clone());
         if let Err(error) = self.applier.table.check_version().await {
             tracing::error!("{error:#}");
         }
@@ -255,16 +256,22 @@ impl Agent {
             .notice(notice, self.last.reading, self.last.ended);
     }
 
-    fn serve_http(&self, beat: Arc<AtomicU64>) {
+    fn serve(&self, socket: AgentSocket, beat: Arc<AtomicU64>) {
         let started = self.started;
         let alive =
             move || started.elapsed() < Duration::from_secs(beat.load(Ordering::Relaxed)) + STUCK;
         let pages = Pages {
             metrics: self.metrics.clone(),
-            status: self.status.subscribe(),
+            status: StatusPage::new(self.status.subscribe()),
             alive: Arc::new(alive),
         };
-        tokio::spawn(http::serve(self.args.listen, pages));
+        tokio::spawn(socket.answer(pages.status.clone(), pages.alive.clone()));
+        let listen = self.args.listen.address(self.args.listen_global);
+        let listen = listen.unwrap_or_else(|fallback| {
+            tracing::warn!("{fallback}");
+            fallback.at
+        });
+        tokio::spawn(http::serve(listen, pages));
     }
 
     async fn end(mut self) {
@@ -348,7 +355,7 @@ impl Cluster {
             status.subscribe(),
             watching.seen.clone(),
         ));
-        let installation = Installation::new(api.clone(), &args.namespace, &args.daemonset);
+        let installation = Installation::new(api.clone(), &args.namespace, args.daemonset());
         let recognising = installation.clone();
         tokio::spawn(async move { recognising.recognise().await });
         Some(Self {

@@ -2,15 +2,17 @@
 //!
 //! Pure. Doing what was said is `commands`' and `agent`'s.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::cluster::uninstall::OnExit;
+use crate::cluster::uninstall::{OnExit, daemonset_of};
 use crate::config::duration;
 use crate::routing::batch::{LEAK_GUARD_METRIC, Ownership};
+use crate::serve::listen::Listen;
+use crate::serve::socket::Probe;
 
 mod cluster;
 
@@ -98,6 +100,9 @@ pub enum Command {
         /// How it is printed
         #[arg(short, long, default_value = "table", value_name = "FORMAT")]
         output: Output,
+        /// Print nothing but a reason, and exit 0 or 1: for the probes of the agent's own container
+        #[arg(long, value_name = "WHAT")]
+        probe: Option<Probe>,
     },
     /// Show the cluster, a line per node, from a kubeconfig
     #[command(after_help = "Exit status: 0 all Ready, 1 not, 2 error, 3 timed out while waiting.")]
@@ -272,8 +277,11 @@ pub struct RunArgs {
     #[command(flatten)]
     pub node: NodeArgs,
     /// Address of /livez, /readyz, /metrics and /status; never all addresses
-    #[arg(long, env = "EGRESS_ROUTES_LISTEN", default_value = "127.0.0.1:9465", value_parser = crate::serve::http::listen_address, value_name = "ADDRESS:PORT")]
-    pub listen: SocketAddr,
+    #[arg(long, env = "EGRESS_ROUTES_LISTEN", default_value = "127.0.0.1:9465", value_parser = crate::serve::listen::parse, value_name = "ADDRESS:PORT")]
+    pub listen: Listen,
+    /// Let --listen name a global address; without it the port is opened on loopback instead
+    #[arg(long, env = "EGRESS_ROUTES_LISTEN_GLOBAL", value_parser = clap::builder::BoolishValueParser::new(), num_args = 0..=1, default_value = "false", default_missing_value = "true", hide_possible_values = true, value_name = "BOOL")]
+    pub listen_global: bool,
     /// How often the kernel is read although nothing was noticed
     #[arg(long, env = "EGRESS_ROUTES_RESYNC", default_value = "30s", value_parser = positive, value_name = "DURATION")]
     pub resync: Duration,
@@ -301,14 +309,27 @@ pub struct RunArgs {
     #[arg(
         long,
         env = "EGRESS_ROUTES_DAEMONSET",
-        default_value = "egress-routes",
         value_name = "NAME",
         hide = true
     )]
-    pub daemonset: String,
+    pub daemonset: Option<String>,
+    /// Name of the agent's pod, which its `DaemonSet`'s name is the beginning of
+    #[arg(long, env = "POD_NAME", value_name = "NAME", hide = true)]
+    pub pod_name: Option<String>,
     /// Taint that is removed from the node once the first apply is verified [default: off]
     #[arg(long, env = "EGRESS_ROUTES_STARTUP_TAINT", value_name = "KEY")]
     pub startup_taint: Option<String>,
+}
+
+impl RunArgs {
+    /// The agent's own `DaemonSet`: as it was given, else as the pod's name shows it, else as `deploy/` calls it.
+    pub fn daemonset(&self) -> &str {
+        let by_pod = || daemonset_of(self.pod_name.as_deref()?);
+        self.daemonset
+            .as_deref()
+            .or_else(by_pod)
+            .unwrap_or("egress-routes")
+    }
 }
 
 fn table(text: &str) -> Result<u32, String> {
@@ -386,6 +407,8 @@ fn positive(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use clap::CommandFactory as _;
 
     use super::*;
@@ -429,7 +452,11 @@ mod tests {
                 table: 254
             }
         );
-        assert_eq!(run.listen.to_string(), "127.0.0.1:9465");
+        assert_eq!(
+            run.listen,
+            Listen::At(SocketAddr::from(([127, 0, 0, 1], 9465)))
+        );
+        assert!(!run.listen_global);
         assert_eq!(
             (run.resync, run.confirm),
             (Duration::from_secs(30), Duration::from_secs(20))

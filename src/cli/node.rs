@@ -218,6 +218,17 @@ pub async fn apply(args: ApplyArgs) -> anyhow::Result<u8> {
     Ok(u8::from(!complete))
 }
 
+/// `status --probe`: 0 or 1.
+pub async fn probe(probe: socket::Probe) -> anyhow::Result<u8> {
+    match socket::probe(probe).await {
+        Ok(()) => Ok(0),
+        Err(why) => {
+            warn(&format!("{why:#}"));
+            Ok(1)
+        }
+    }
+}
+
 /// `cleanup`: 0 removed; an error when anything is left.
 pub async fn cleanup(args: CleanupArgs) -> anyhow::Result<u8> {
     require_net_admin()?;

@@ -80,6 +80,7 @@ pub struct LastAnswer {
 struct Memory {
     last: Option<LastAnswer>,
     last_granted: Option<Instant>,
+    refused_since: Option<Instant>,
     hold_until: Option<Instant>,
 }
 
@@ -164,6 +165,11 @@ impl Api {
     /// When a request for which a right is needed was last granted (2xx).
     pub fn last_granted(&self) -> Option<Instant> {
         self.memory().last_granted
+    }
+
+    /// When the first request was refused (401, 403) after the last one that was granted.
+    pub fn refused_since(&self) -> Option<Instant> {
+        self.memory().refused_since
     }
 
     /// For how long the server still wants to be left alone (Retry-After), up to five minutes.
@@ -283,10 +289,10 @@ async fn send(
     let exchange = async {
         let response = raw.send(request).await.map_err(Unanswered::from)?;
         let (parts, body) = response.into_parts();
-        lock(memory).answered(
-            parts.status.is_success() && tells,
-            retry_after(&parts.headers),
-        );
+        if tells {
+            lock(memory).judged(parts.status.as_u16());
+        }
+        lock(memory).answered(retry_after(&parts.headers));
         heard = true;
         let body = Limited::new(body, ANSWER_LIMIT)
             .collect()
@@ -307,12 +313,19 @@ async fn send(
 }
 
 impl Memory {
-    fn answered(&mut self, granted: bool, retry_after: Option<Duration>) {
+    /// What the code of an answer shows of this agent's rights.
+    fn judged(&mut self, code: u16) {
+        let now = Instant::now();
+        match code {
+            200..300 => (self.last_granted, self.refused_since) = (Some(now), None),
+            401 | 403 => self.refused_since = self.refused_since.or(Some(now)),
+            _ => {}
+        }
+    }
+
+    fn answered(&mut self, retry_after: Option<Duration>) {
         let now = Instant::now();
         self.last = Some(LastAnswer { ok: true, at: now });
-        if granted {
-            self.last_granted = Some(now);
-        }
         if let Some(hold) = retry_after {
             self.hold_until = Some(now + hold.min(HOLD_LIMIT));
         }

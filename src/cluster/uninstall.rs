@@ -6,11 +6,12 @@
 //! `kubectl delete -f` deletes the DaemonSet and, milliseconds later, the service account and its rights; the pods are told
 //! to stop only after that. So the question may well be refused (401, 403). A refusal is taken for an uninstall only if
 //! - this agent has seen its own DaemonSet before, by the name that it asks for now,
-//! - its rights were there until a short while ago: an administrator who tightens them does not stop all agents as well,
-//! - the refusal lasts: rights that are replaced are back in a moment,
+//! - it is fresh: rights that were lost minutes ago, as with a `ServiceAccount` that was re-created, are no uninstall,
+//! - it lasts: rights that are replaced are back in a moment,
 //! - no successor waits on this node: a pod that was deleted by force loses its token too, and is replaced at once.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
@@ -45,11 +46,24 @@ const LOOK: Duration = Duration::from_secs(15);
 const LASTING: Duration = Duration::from_secs(8);
 /// From one question to the next.
 const ASK_EVERY: Duration = Duration::from_millis(500);
-/// How old the last granted request may be for a refusal to count. In a large cluster it takes minutes from the deletion of
-/// the DaemonSet until the last of its pods is reported: the garbage collector deletes some twenty a second.
-const RECENT: Duration = Duration::from_mins(10);
+/// For how long a refusal may have been known before the agent is told to stop. In a large cluster it takes minutes from the deletion
+/// of the DaemonSet until the last of its pods is reported: the garbage collector deletes some twenty a second.
+const FRESH: Duration = Duration::from_mins(2);
+/// The same where no refusal was noticed before: this long ago a request was granted. The agent asks for its node once a minute.
+const RECENT: Duration = Duration::from_secs(200);
+/// How long the DaemonSet has to be gone: `kubectl replace --force` deletes one and creates the next.
+const GONE: Duration = Duration::from_secs(2);
 /// How long one question may take.
 const QUESTION_LIMIT: Duration = Duration::from_secs(5);
+/// The longest name of a generated pod: one of this length may have lost the end of its owner's name.
+const LONGEST_POD_NAME: usize = 63;
+
+/// The name of the DaemonSet that made a pod: the pod's, without the dash and five characters at its end.
+pub fn daemonset_of(pod_name: &str) -> Option<&str> {
+    let (owner, random) = pod_name.rsplit_once('-')?;
+    let is_whole = pod_name.len() < LONGEST_POD_NAME;
+    (is_whole && random.len() == 5 && !owner.is_empty()).then_some(owner)
+}
 
 /// The DaemonSet that this agent is a pod of.
 #[derive(Clone)]
@@ -57,16 +71,14 @@ pub struct Installation {
     api: Api,
     namespace: Arc<str>,
     daemonset: Arc<str>,
-    uid: Arc<OnceLock<String>>,
+    seen: Arc<AtomicBool>,
 }
 
-/// What the API says of the DaemonSet.
-#[derive(Clone, Debug, PartialEq)]
+/// The API's answer about the DaemonSet.
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Answer {
-    There {
-        uid: String,
-        being_deleted: bool,
-    },
+    There,
+    BeingDeleted,
     NotFound,
     Refused,
     /// No answer, or one that says nothing of the DaemonSet.
@@ -80,7 +92,7 @@ impl Installation {
             api,
             namespace: namespace.into(),
             daemonset: daemonset.into(),
-            uid: Arc::default(),
+            seen: Arc::default(),
         }
     }
 
@@ -89,20 +101,14 @@ impl Installation {
         let mut refused = Backoff::new(Duration::from_secs(1), Duration::from_mins(5));
         // An API that is away when the agent starts is back sooner than a right that was never given.
         let mut unanswered = Backoff::new(Duration::from_secs(1), Duration::from_secs(15));
-        while self.uid.get().is_none() {
+        loop {
             let pause = match self.ask().await {
-                Ok(Answer::There { uid, .. }) => {
-                    let _ = self.uid.set(uid);
-                    return;
+                Ok(Answer::There | Answer::BeingDeleted) => {
+                    return self.seen.store(true, Ordering::Relaxed);
                 }
                 Ok(answer @ (Answer::NotFound | Answer::Refused)) => {
                     if refused.failures() == 3 {
-                        tracing::warn!(
-                            namespace = &*self.namespace,
-                            daemonset = &*self.daemonset,
-                            ?answer,
-                            "The agent's DaemonSet cannot be read; until it can, routes stay when the agent is uninstalled"
-                        );
+                        self.warn(answer);
                     }
                     refused.failed()
                 }
@@ -119,29 +125,45 @@ impl Installation {
         }
     }
 
-    /// Called on SIGTERM with `--on-exit auto`. Takes up to 15 s where the evidence is doubtful, else one request.
+    fn warn(&self, answer: Answer) {
+        let (namespace, name) = (&self.namespace, &self.daemonset);
+        let remedy = if answer == Answer::Refused {
+            format!(
+                "a Role in {namespace} must allow `get` for daemonsets with `resourceNames: [{name}]`"
+            )
+        } else {
+            format!(
+                "there is no DaemonSet {name} in {namespace}: set EGRESS_ROUTES_DAEMONSET to the name of the agent's own"
+            )
+        };
+        tracing::warn!(
+            "The agent cannot read its own DaemonSet, so the routes stay when it is uninstalled; {remedy}"
+        );
+    }
+
+    /// Called on SIGTERM with `--on-exit auto`. Takes up to 15 s where the evidence is doubtful, else a few requests.
     /// `successor` says whether another agent waits to take over this node.
     pub async fn verdict(&self, successor: impl Fn() -> bool) -> Verdict {
         let asked_at = Instant::now();
-        let Some(uid) = self.uid.get() else {
+        if !self.seen.load(Ordering::Relaxed) {
             return match self.ask().await {
-                Ok(Answer::There {
-                    being_deleted: true,
-                    ..
-                }) => Verdict::Cleanup("the DaemonSet is being deleted"),
+                Ok(Answer::BeingDeleted) => Verdict::Cleanup(BEING_DELETED),
                 _ => Verdict::Keep("the agent has never seen its own DaemonSet"),
             };
-        };
-        let granted_ago = self.api.last_granted().map(|at| asked_at - at);
+        }
+        let is_within = |at: Option<Instant>, limit| at.is_some_and(|at| asked_at - at <= limit);
         let mut case = Case {
-            uid,
-            recently_granted: granted_ago.is_some_and(|ago| ago <= RECENT),
+            rights_were_there: match self.api.refused_since() {
+                Some(since) => is_within(Some(since), FRESH),
+                None => is_within(self.api.last_granted(), RECENT),
+            },
             refused_since: None,
+            gone_since: None,
         };
         loop {
             let answer = self.ask().await.unwrap_or(Answer::Nothing);
             let now = Instant::now();
-            if let Some(verdict) = case.judge(&answer, now, successor()) {
+            if let Some(verdict) = case.judge(answer, now, successor()) {
                 return verdict;
             }
             if now - asked_at > LOOK {
@@ -159,10 +181,8 @@ impl Installation {
             return Ok(Answer::Nothing);
         };
         match result {
-            Ok(found) => Ok(Answer::There {
-                uid: found.metadata.uid.unwrap_or_default(),
-                being_deleted: found.metadata.deletion_timestamp.is_some(),
-            }),
+            Ok(found) if found.metadata.deletion_timestamp.is_some() => Ok(Answer::BeingDeleted),
+            Ok(_) => Ok(Answer::There),
             // Only what the API server itself says of this object: a proxy in between has 404 pages, too.
             Err(kube::Error::Api(status)) if status.code == 404 && status.reason == "NotFound" => {
                 Ok(Answer::NotFound)
@@ -173,38 +193,41 @@ impl Installation {
     }
 }
 
+const BEING_DELETED: &str = "the DaemonSet is being deleted";
+
 /// The evidence so far.
-struct Case<'a> {
-    uid: &'a str,
-    recently_granted: bool,
+struct Case {
+    rights_were_there: bool,
     refused_since: Option<Instant>,
+    gone_since: Option<Instant>,
 }
 
-impl Case<'_> {
+impl Case {
     /// `None` is to ask again.
-    fn judge(&mut self, answer: &Answer, now: Instant, successor: bool) -> Option<Verdict> {
+    fn judge(&mut self, answer: Answer, now: Instant, successor: bool) -> Option<Verdict> {
         if successor {
             return Some(Verdict::Keep("another agent waits to take over this node"));
         }
+        let refused_since = self.refused_since.take();
         match answer {
-            Answer::There {
-                uid,
-                being_deleted: true,
-            } if uid == self.uid => Some(Verdict::Cleanup("the DaemonSet is being deleted")),
-            Answer::There { .. } => Some(Verdict::Keep("the DaemonSet is there")),
-            Answer::NotFound => Some(Verdict::Cleanup("the DaemonSet is gone")),
-            Answer::Refused if !self.recently_granted => Some(Verdict::Keep(
+            Answer::BeingDeleted => Some(Verdict::Cleanup(BEING_DELETED)),
+            Answer::There => Some(Verdict::Keep("the DaemonSet is there")),
+            Answer::NotFound => {
+                let since = *self.gone_since.get_or_insert(now);
+                (now - since >= GONE).then_some(Verdict::Cleanup("the DaemonSet is gone"))
+            }
+            Answer::Refused if self.gone_since.is_some() => Some(Verdict::Cleanup(
+                "the DaemonSet and the agent's rights are gone",
+            )),
+            Answer::Refused if !self.rights_were_there => Some(Verdict::Keep(
                 "the agent's rights were gone long before it was stopped",
             )),
             Answer::Refused => {
-                let since = *self.refused_since.get_or_insert(now);
+                let since = *self.refused_since.insert(refused_since.unwrap_or(now));
                 (now - since >= LASTING)
                     .then_some(Verdict::Cleanup("the agent's rights went together with it"))
             }
-            Answer::Nothing => {
-                self.refused_since = None;
-                None
-            }
+            Answer::Nothing => None,
         }
     }
 }
@@ -215,45 +238,75 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn case(recently_granted: bool) -> Case<'static> {
+    fn case(rights_were_there: bool) -> Case {
         Case {
-            uid: "u1",
-            recently_granted,
+            rights_were_there,
             refused_since: None,
+            gone_since: None,
         }
     }
 
-    fn there(uid: &str, being_deleted: bool) -> Answer {
-        Answer::There {
-            uid: uid.into(),
-            being_deleted,
+    #[test]
+    fn the_daemonset_is_named_by_its_pod_whatever_kustomize_called_it() {
+        assert_eq!(daemonset_of("egress-routes-x7k2p"), Some("egress-routes"));
+        assert_eq!(
+            daemonset_of("acme-egress-routes-v2-bcdfg"),
+            Some("acme-egress-routes-v2")
+        );
+        for name in [
+            "",
+            "egress",
+            "egress-routes",
+            "-abcde",
+            "egress-routes-abcd",
+        ] {
+            assert_eq!(daemonset_of(name), None, "{name}");
         }
+        let cut = format!("{}-abcde", "x".repeat(57));
+        assert_eq!(
+            daemonset_of(&cut),
+            None,
+            "may be the beginning of a longer name"
+        );
     }
 
     #[test]
     fn a_daemonset_that_is_there_keeps_the_routes_whoever_stopped_the_pod() {
-        let now = Instant::now();
         assert_eq!(
-            case(true).judge(&there("u1", false), now, false),
+            case(true).judge(Answer::There, Instant::now(), false),
             Some(Verdict::Keep("the DaemonSet is there"))
-        );
-        let replaced = there("u2", true);
-        assert_eq!(
-            case(true).judge(&replaced, now, false),
-            Some(Verdict::Keep("the DaemonSet is there")),
-            "not ours is being deleted"
         );
     }
 
     #[test]
-    fn a_daemonset_that_is_gone_or_going_takes_the_routes_with_it() {
-        let now = Instant::now();
+    fn a_daemonset_that_is_being_deleted_takes_the_routes_with_it() {
+        let verdict = case(false).judge(Answer::BeingDeleted, Instant::now(), false);
+        assert_eq!(
+            verdict,
+            Some(Verdict::Cleanup("the DaemonSet is being deleted"))
+        );
+    }
+
+    #[test]
+    fn a_daemonset_that_is_gone_takes_the_routes_with_it_unless_another_follows_at_once() {
+        let start = Instant::now();
+        let mut gone = case(false);
+        assert_eq!(gone.judge(Answer::NotFound, start, false), None);
+        assert_eq!(gone.judge(Answer::Nothing, start + SECOND, false), None);
+        assert_eq!(
+            gone.judge(Answer::NotFound, start + 2 * SECOND, false),
+            Some(Verdict::Cleanup("the DaemonSet is gone"))
+        );
+        let mut replaced = case(false);
+        assert_eq!(replaced.judge(Answer::NotFound, start, false), None);
+        assert_eq!(
+            replaced.judge(Answer::There, start + SECOND, false),
+            Some(Verdict::Keep("the DaemonSet is there"))
+        );
+        let mut all_gone = case(false);
+        assert_eq!(all_gone.judge(Answer::NotFound, start, false), None);
         assert!(matches!(
-            case(true).judge(&Answer::NotFound, now, false),
-            Some(Verdict::Cleanup(_))
-        ));
-        assert!(matches!(
-            case(true).judge(&there("u1", true), now, false),
+            all_gone.judge(Answer::Refused, start + SECOND, false),
             Some(Verdict::Cleanup(_))
         ));
     }
@@ -263,10 +316,7 @@ mod tests {
         let mut case = case(true);
         let start = Instant::now();
         for n in 0..100 {
-            assert_eq!(
-                case.judge(&Answer::Nothing, start + n * SECOND, false),
-                None
-            );
+            assert_eq!(case.judge(Answer::Nothing, start + n * SECOND, false), None);
         }
     }
 
@@ -275,14 +325,11 @@ mod tests {
         let mut case = case(true);
         let start = Instant::now();
         for n in 0..8 {
-            assert_eq!(
-                case.judge(&Answer::Refused, start + n * SECOND, false),
-                None,
-                "after {n} s"
-            );
+            let verdict = case.judge(Answer::Refused, start + n * SECOND, false);
+            assert_eq!(verdict, None, "after {n} s");
         }
         assert!(matches!(
-            case.judge(&Answer::Refused, start + 8 * SECOND, false),
+            case.judge(Answer::Refused, start + 8 * SECOND, false),
             Some(Verdict::Cleanup(_))
         ));
     }
@@ -291,17 +338,11 @@ mod tests {
     fn a_refusal_that_is_interrupted_has_not_lasted() {
         let mut case = case(true);
         let start = Instant::now();
-        assert_eq!(case.judge(&Answer::Refused, start, false), None);
-        assert_eq!(
-            case.judge(&Answer::Nothing, start + 4 * SECOND, false),
-            None
-        );
-        assert_eq!(
-            case.judge(&Answer::Refused, start + 8 * SECOND, false),
-            None
-        );
+        assert_eq!(case.judge(Answer::Refused, start, false), None);
+        assert_eq!(case.judge(Answer::Nothing, start + 4 * SECOND, false), None);
+        assert_eq!(case.judge(Answer::Refused, start + 8 * SECOND, false), None);
         assert!(matches!(
-            case.judge(&there("u1", false), start + 9 * SECOND, false),
+            case.judge(Answer::There, start + 9 * SECOND, false),
             Some(Verdict::Keep(_))
         ));
     }
@@ -309,7 +350,7 @@ mod tests {
     #[test]
     fn rights_that_were_taken_away_long_ago_are_no_uninstall() {
         assert!(matches!(
-            case(false).judge(&Answer::Refused, Instant::now(), false),
+            case(false).judge(Answer::Refused, Instant::now(), false),
             Some(Verdict::Keep(_))
         ));
     }
@@ -317,9 +358,9 @@ mod tests {
     #[test]
     fn a_successor_on_the_node_keeps_the_routes_whatever_the_api_says() {
         let now = Instant::now();
-        for answer in [Answer::NotFound, Answer::Refused, there("u1", true)] {
+        for answer in [Answer::NotFound, Answer::Refused, Answer::BeingDeleted] {
             assert!(
-                matches!(case(true).judge(&answer, now, true), Some(Verdict::Keep(_))),
+                matches!(case(true).judge(answer, now, true), Some(Verdict::Keep(_))),
                 "{answer:?}"
             );
         }

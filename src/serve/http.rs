@@ -9,19 +9,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use crate::cluster::client::Backoff;
 use crate::report::metrics::{self, Metrics};
-use crate::report::status::{Overall, Status};
+use crate::serve::page::StatusPage;
 
 /// A head has to be complete within this time, also that of a further request on a kept connection.
 const HEAD_LIMIT: Duration = Duration::from_secs(2);
@@ -39,28 +37,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 pub struct Pages {
     /// For `/metrics`.
     pub metrics: Metrics,
-    /// For `/status` and `/readyz`; `None` before the first status.
-    pub status: watch::Receiver<Option<Status>>,
+    /// For `/status` and `/readyz`.
+    pub status: StatusPage,
     /// For `/livez`: whether the main loop still goes round.
     pub alive: Arc<dyn Fn() -> bool + Send + Sync>,
-}
-
-/// Reads `--listen`: an address and a port, but never "all addresses".
-pub fn listen_address(text: &str) -> anyhow::Result<SocketAddr> {
-    // A manifest's `$(HOST_IP):9465` has no brackets around an IPv6 address.
-    let bare = || {
-        text.rsplit_once(':')
-            .and_then(|(ip, port)| Some(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?)))
-    };
-    let address = text.parse().ok().or_else(bare).with_context(|| {
-        format!("`{text}` is not an address with a port, like `127.0.0.1:9465` or `[::1]:9465`")
-    })?;
-    if address.ip().to_canonical().is_unspecified() {
-        bail!(
-            "`{text}` would listen on every address of the node, public ones included; name one, like `127.0.0.1:9465` or the node's internal address"
-        );
-    }
-    Ok(address)
 }
 
 /// Serves until dropped. A port in use or an address that is not there yet is tried again and again: routes do not depend on it.
@@ -139,7 +119,7 @@ fn answer(request: &Request<Incoming>, pages: &Pages) -> Response<Full<Bytes>> {
             StatusCode::SERVICE_UNAVAILABLE,
             "the main loop has stopped\n",
         ),
-        "/readyz" => match readiness(pages.status.borrow().as_ref()) {
+        "/readyz" => match pages.status.readiness() {
             Ok(()) => text(StatusCode::OK, "ok\n"),
             Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{reason}\n")),
         },
@@ -147,9 +127,8 @@ fn answer(request: &Request<Incoming>, pages: &Pages) -> Response<Full<Bytes>> {
             Ok(metrics) => page(StatusCode::OK, metrics::CONTENT_TYPE, metrics),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
         },
-        "/status" => match pages.status.borrow().as_ref().map(serde_json::to_string) {
-            Some(Ok(json)) => page(StatusCode::OK, "application/json", json + "\n"),
-            Some(Err(error)) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
+        "/status" => match pages.status.json() {
+            Some(json) => page(StatusCode::OK, "application/json", json),
             None => text(StatusCode::SERVICE_UNAVAILABLE, "no status yet\n"),
         },
         _ => text(
@@ -159,37 +138,15 @@ fn answer(request: &Request<Incoming>, pages: &Pages) -> Response<Full<Bytes>> {
     }
 }
 
-/// Ready once the configuration in force is in the kernel. A refused newer one, or a gateway that is down, is no reason
-/// to stop a rollout: the routes are there.
-pub fn readiness(status: Option<&Status>) -> Result<(), String> {
-    let Some(status) = status else {
-        return Err("no status yet".into());
-    };
-    // Also where there is nothing to install: a rollout must not wait for a configuration that nobody has written yet.
-    if status.status == Overall::Ready {
-        return Ok(());
-    }
-    if status.revision.is_empty() {
-        return Err(status
-            .message
-            .clone()
-            .unwrap_or_else(|| "no configuration is in force yet".into()));
-    }
-    if status.last_applied_at.is_none() && status.sets.iter().any(|set| set.installed < set.wanted)
-    {
-        return Err(status
-            .message
-            .clone()
-            .unwrap_or_else(|| "routes are missing in the kernel".into()));
-    }
-    Ok(())
-}
-
 fn text(code: StatusCode, body: &str) -> Response<Full<Bytes>> {
     page(code, "text/plain; charset=utf-8", body.to_owned())
 }
 
-fn page(code: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+fn page(
+    code: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = code;
     response.headers_mut().insert(

@@ -8,6 +8,7 @@ mod explain;
 mod killed;
 mod links;
 mod lists;
+mod place;
 mod restart;
 mod rules;
 mod staying;

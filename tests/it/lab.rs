@@ -403,7 +403,7 @@ impl Drop for Lab {
     }
 }
 
-fn am_root() -> bool {
+pub fn am_root() -> bool {
     fs::read_to_string("/proc/self/status").is_ok_and(|status| {
         status
             .lines()

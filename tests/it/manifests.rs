@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 use clap::{CommandFactory as _, Parser as _};
 use egress_routes::cli::args::{self, Cli};
 use egress_routes::cluster::uninstall::OnExit;
+use egress_routes::serve::listen::Listen;
+use egress_routes::serve::socket::Probe;
 use serde_json::{Value, json};
 
 use crate::lab::AGENT;
@@ -68,7 +70,7 @@ fn strings(list: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn apply_f_reads_nine_objects_and_nothing_that_is_not_one() {
+fn apply_f_reads_seven_objects_and_nothing_that_is_not_one() {
     let names: Vec<String> = objects()
         .iter()
         .map(|object| {
@@ -88,8 +90,6 @@ fn apply_f_reads_nine_objects_and_nothing_that_is_not_one() {
             "ServiceAccount kube-system",
             "ClusterRole -",
             "ClusterRoleBinding -",
-            "Role default",
-            "RoleBinding default",
             "Role kube-system",
             "RoleBinding kube-system",
             "DaemonSet kube-system",
@@ -127,15 +127,38 @@ fn apply_k_reads_the_same_files_as_apply_f() {
 #[test]
 fn the_daemonsets_command_line_and_environment_are_the_programs() {
     let container = &pod()["containers"][0];
-    let args: Vec<String> = strings(&container["args"])
+    let value = |env: &Value| {
+        (
+            env["name"].as_str().unwrap().to_owned(),
+            env["value"]
+                .as_str()
+                .map(|value| value.replace("$(HOST_IP)", "10.0.0.1")),
+        )
+    };
+    let env: Vec<(String, Option<String>)> = container["env"]
+        .as_array()
+        .unwrap()
         .iter()
-        .map(|arg| arg.replace("$(HOST_IP)", "10.0.0.1"))
+        .map(value)
         .collect();
-    let cli = Cli::try_parse_from(std::iter::once("egress-routes".to_owned()).chain(args)).unwrap();
+    // What the environment says is said on the command line here: each test process has one environment.
+    let flags = env.iter().filter_map(|(name, value)| {
+        let name = name.strip_prefix("EGRESS_ROUTES_")?;
+        Some(format!(
+            "--{}={}",
+            name.to_lowercase().replace('_', "-"),
+            value.as_ref()?
+        ))
+    });
+    let args = strings(&container["args"]).into_iter().map(str::to_owned);
+    let words = std::iter::once("egress-routes".to_owned())
+        .chain(args)
+        .chain(flags);
+    let cli = Cli::try_parse_from(words).unwrap();
     let args::Command::Run(run) = cli.command else {
         panic!("the DaemonSet does not run `run`")
     };
-    assert_eq!(run.listen.to_string(), "10.0.0.1:9465");
+    assert_eq!(run.listen, Listen::At("10.0.0.1:9465".parse().unwrap()));
     assert_eq!(run.on_exit, OnExit::Auto);
     assert_eq!(
         container["volumeMounts"][0]["mountPath"],
@@ -146,11 +169,11 @@ fn the_daemonsets_command_line_and_environment_are_the_programs() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|env| {
-            (
+        .filter_map(|env| {
+            Some((
                 env["name"].as_str().unwrap(),
-                env["valueFrom"]["fieldRef"]["fieldPath"].as_str().unwrap(),
-            )
+                env["valueFrom"]["fieldRef"]["fieldPath"].as_str()?,
+            ))
         })
         .collect();
     assert_eq!(
@@ -158,25 +181,29 @@ fn the_daemonsets_command_line_and_environment_are_the_programs() {
         [
             ("NODE_NAME", "spec.nodeName"),
             ("POD_NAMESPACE", "metadata.namespace"),
+            ("POD_NAME", "metadata.name"),
             ("HOST_IP", "status.hostIP")
         ]
     );
 }
 
 #[test]
-fn the_probes_ask_the_port_that_the_agent_listens_on() {
+fn the_probes_ask_the_agent_itself_and_not_a_port_that_others_may_hold() {
     let container = &pod()["containers"][0];
+    for (probe, what) in [
+        ("livenessProbe", Probe::Live),
+        ("readinessProbe", Probe::Ready),
+    ] {
+        let command = &container[probe]["exec"]["command"];
+        let cli = Cli::try_parse_from(strings(command)).unwrap();
+        assert!(
+            matches!(cli.command, args::Command::Status { probe: Some(found), .. } if found == what),
+            "{command}"
+        );
+    }
     assert_eq!(
         container["ports"],
         json!([{ "name": "http", "containerPort": 9465 }])
-    );
-    assert_eq!(
-        container["livenessProbe"]["httpGet"],
-        json!({ "path": "/livez", "port": "http" })
-    );
-    assert_eq!(
-        container["readinessProbe"]["httpGet"],
-        json!({ "path": "/readyz", "port": "http" })
     );
     let annotations =
         &object("DaemonSet", Some("kube-system"))["spec"]["template"]["metadata"]["annotations"];
@@ -223,14 +250,11 @@ fn the_roles_are_those_of_the_contract() {
     let rules = |kind: &str, namespace: Option<&str>| object(kind, namespace)["rules"].clone();
     assert_eq!(
         rules("ClusterRole", None),
-        json!([{ "apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "patch"] }])
-    );
-    assert_eq!(
-        rules("Role", Some("default")),
         json!([
+            { "apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "patch"] },
+            { "apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"] },
             { "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "resourceNames": ["kubernetes"], "verbs": ["get"] },
             { "apiGroups": [""], "resources": ["endpoints"], "resourceNames": ["kubernetes"], "verbs": ["get"] },
-            { "apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"] },
         ])
     );
     assert_eq!(
@@ -239,7 +263,6 @@ fn the_roles_are_those_of_the_contract() {
     );
     for (kind, namespace, role) in [
         ("ClusterRoleBinding", None, "ClusterRole"),
-        ("RoleBinding", Some("default"), "Role"),
         ("RoleBinding", Some("kube-system"), "Role"),
     ] {
         let binding = object(kind, namespace);

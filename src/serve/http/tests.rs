@@ -3,7 +3,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
 
+use tokio::sync::watch;
+
 use super::*;
+use crate::report::status::Status;
 use crate::report::status::tests::example;
 
 struct Server {
@@ -21,7 +24,7 @@ async fn server() -> Server {
     let flag = alive.clone();
     let pages = Pages {
         metrics: Metrics::new(),
-        status: seen,
+        status: StatusPage::new(seen),
         alive: Arc::new(move || flag.load(Ordering::Relaxed)),
     };
     let mut task = JoinSet::new();
@@ -234,7 +237,7 @@ async fn a_port_in_use_is_tried_until_it_is_free() {
         address,
         Pages {
             metrics: Metrics::new(),
-            status: seen,
+            status: StatusPage::new(seen),
             alive: Arc::new(|| true),
         },
     ));
@@ -257,47 +260,5 @@ async fn a_port_in_use_is_tried_until_it_is_free() {
             .await
             .unwrap()
             .starts_with("HTTP/1.1 200 OK")
-    );
-}
-
-#[test]
-fn listening_on_all_addresses_is_refused() {
-    for text in ["0.0.0.0:9465", "[::]:9465", "[::ffff:0.0.0.0]:9465"] {
-        let error = listen_address(text).unwrap_err().to_string();
-        assert!(error.contains("every address of the node"), "{error}");
-    }
-    for text in ["9465", "localhost:9465", ":9465", "10.0.0.1"] {
-        assert!(
-            listen_address(text)
-                .unwrap_err()
-                .to_string()
-                .contains("is not an address with a port"),
-            "{text}"
-        );
-    }
-    for text in ["127.0.0.1:9465", "[::1]:9465", "10.116.0.2:9465"] {
-        assert_eq!(listen_address(text).unwrap().to_string(), text);
-    }
-}
-
-#[test]
-fn a_node_is_ready_once_the_configuration_in_force_is_in_the_kernel() {
-    assert_eq!(readiness(None), Err("no status yet".into()));
-    let refused = Status {
-        revision: String::new(),
-        message: Some("routes.yaml:1:1: …".into()),
-        last_applied_at: None,
-        ..example()
-    };
-    assert_eq!(readiness(Some(&refused)), Err("routes.yaml:1:1: …".into()));
-    let incomplete = Status {
-        last_applied_at: None,
-        ..example()
-    };
-    assert!(readiness(Some(&incomplete)).is_err());
-    assert_eq!(
-        readiness(Some(&example())),
-        Ok(()),
-        "what is missing later is no reason to stop a rollout"
     );
 }

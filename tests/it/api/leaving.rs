@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use egress_routes::cluster::annotations;
+use egress_routes::cluster::client;
 use egress_routes::cluster::taint;
 use egress_routes::cluster::uninstall::{Installation, Verdict};
 use egress_routes::report::metrics::Metrics;
 use serde_json::{Value, json};
 
-use super::server::{Installed, Server, assets, shared};
+use super::server::{Installed, Server, assets, eventually, shared};
 use super::{Reporting, SOON, status, wait_for};
 
 async fn recognised(installed: &Installed<'_>, node: &str) -> Installation {
@@ -84,6 +85,64 @@ async fn when_rights_and_service_account_went_as_well_the_routes_go_unless_a_suc
         installation.verdict(|| true).await,
         Verdict::Keep(_)
     ));
+}
+
+#[tokio::test]
+async fn a_daemonset_that_was_created_again_around_its_pods_and_then_deleted_is_an_uninstall() {
+    let server = shared();
+    let installed = server.install("adopted");
+    let installation = recognised(&installed, "any").await;
+    let daemonset = ["daemonset", "egress-routes", "--namespace=adopted"];
+    server.kubectl(&[&["delete"], &daemonset[..]].concat());
+    installed.apply();
+    assert_eq!(
+        installation.verdict(|| false).await,
+        Verdict::Keep("the DaemonSet is there")
+    );
+    let options = r#"{"apiVersion":"v1","kind":"DeleteOptions","propagationPolicy":"Foreground"}"#;
+    server.kubectl_with_input(
+        &[
+            "delete",
+            "--raw",
+            "/apis/apps/v1/namespaces/adopted/daemonsets/egress-routes",
+            "-f",
+            "-",
+        ],
+        options,
+    );
+    assert_eq!(
+        installation.verdict(|| false).await,
+        Verdict::Cleanup("the DaemonSet is being deleted")
+    );
+}
+
+#[tokio::test]
+async fn a_service_account_that_was_created_again_minutes_ago_is_no_uninstall() {
+    let server = shared();
+    let installed = server.install("recreated");
+    server.node("recreated");
+    let api = installed.agent("recreated", &Metrics::new()).await;
+    let watching = client::watch(api.clone());
+    let installation = Installation::new(api.clone(), "recreated", "egress-routes");
+    tokio::time::timeout(SOON, installation.recognise())
+        .await
+        .expect("the DaemonSet can be read");
+    let account = ["serviceaccount", "egress-routes", "--namespace=recreated"];
+    server.kubectl(&[&["delete"], &account[..]].concat());
+    installed.apply();
+    // The old token is refused from now on, and the agent notices with its next read.
+    let noticed = async || {
+        watching.read_node(SOON).await;
+        api.refused_since().is_some()
+    };
+    assert!(eventually(SOON, noticed).await);
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(121)).await;
+    tokio::time::resume();
+    assert_eq!(
+        installation.verdict(|| false).await,
+        Verdict::Keep("the agent's rights were gone long before it was stopped")
+    );
 }
 
 #[tokio::test]

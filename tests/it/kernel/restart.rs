@@ -118,7 +118,10 @@ fn a_second_agent_waits_for_the_first_and_takes_over_when_that_is_killed() {
     let mut first = node.agent_in_force(&[]);
     let mut second = node.agent(&[]);
     second.wait_for(
-        "Another agent runs in this network namespace (@egress-routes); waiting for its end",
+        &format!(
+            "another agent (pid {}, uid 0) runs in this network namespace (@egress-routes); waiting for its end",
+            first.pid()
+        ),
         LIMIT,
     );
     assert_eq!(node.status()["status"], "Ready", "the first answers");
