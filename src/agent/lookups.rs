@@ -48,7 +48,7 @@ impl Agent {
                 expected: &loaded.config.expected_rules,
                 ownership: &ownership,
             };
-            let table = self.applier.table;
+            let table = self.applier.table.clone();
             match lookup::check(&table, view, &mut self.lookups.rotation).await {
                 Ok(findings) => {
                     self.lookups.done = true;

@@ -125,14 +125,14 @@ impl Agent {
             Some(cluster) => cluster.watching.facts.clone(),
             None => no_facts(),
         };
-        let probes = Probes::new(Arc::new(Ip { ownership }));
+        let probes = Probes::new(Arc::new(Ip::new(ownership)));
         let health = probes.subscribe();
         let rollout = Rollout::new(args.confirm, facts.borrow().clone());
         Self {
             node: socket::node_name(args.node.node_name.as_deref()),
             started: Instant::now(),
             applier: Applier {
-                table: Ip { ownership },
+                table: Ip::new(ownership),
                 ownership,
                 resilient: true,
             },

@@ -264,7 +264,7 @@ impl Agent {
 
     /// Reads the kernel. What health demands meanwhile is done at once: a switch takes as long with many routes as with few.
     async fn read(&mut self) -> anyhow::Result<Kernel> {
-        let table = self.applier.table;
+        let table = self.applier.table.clone();
         let mut reading = std::pin::pin!(table.read());
         let mut switched = false;
         let mut kernel = loop {

@@ -8,7 +8,10 @@ use super::transitions::{InForce, Level, Report, Stage, outlives, transitions};
 use crate::cluster::events;
 use crate::health::ProbeKey;
 use crate::net::prefix::Family;
-use crate::report::status::{self, GatewayState, Overall, Problem, ProblemKind, Status};
+use crate::report::drained::drained;
+use crate::report::status::{
+    self, GatewayState, NodeEvent, Overall, Problem, ProblemKind, Reason, Status,
+};
 use crate::routing::resolve::{SetView, milliseconds, problems, set_status};
 
 /// The longest message, in bytes; the contract of the annotations.
@@ -22,6 +25,7 @@ impl Agent {
     pub(super) fn publish(&mut self) {
         let status = self.status_now();
         self.metrics.observe(&status);
+        self.report_drained(&status);
         let mut report = self.report_now(&status);
         for transition in transitions(&self.report, &report) {
             let revision = status.revision.as_str();
@@ -57,6 +61,21 @@ impl Agent {
             *old = Some(status);
             changed
         });
+    }
+
+    /// A line and an Event for the gateways that have come to carry nothing.
+    fn report_drained(&self, now: &Status) {
+        let before = self.status.borrow().clone();
+        for gateway in before.map_or_else(Vec::new, |before| drained(&before, now)) {
+            let note =
+                format!("Gateway {gateway} is drained: this node has no flow on it any more");
+            tracing::info!("{note}");
+            let reason = Reason::GatewayDrained;
+            // Without a cluster nobody listens.
+            let _ = self
+                .events
+                .send(events::Dated::now(NodeEvent { reason, note }));
+        }
     }
 
     fn report_now(&self, status: &Status) -> Report {

@@ -4,6 +4,7 @@
 //! as JSON all of it goes to `out`.
 
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -12,8 +13,8 @@ use crate::cli::args::{CheckArgs, Output};
 use crate::cli::input::{self, Input, Inputs};
 use crate::cli::logs;
 use crate::config::{
-    self, Checked, HealthCheck, NodeSelector, Probe, Problem, RouteSet, Strategy, Warning,
-    WarningKind, WhenDown,
+    self, Checked, Failback, HealthCheck, NodeSelector, Probe, Problem, RouteSet, Strategy,
+    Warning, WarningKind, WhenDown,
 };
 use crate::net::prefix::{Family, Prefix};
 use crate::report::status::ProblemKind;
@@ -370,13 +371,31 @@ const fn when_down(when_down: WhenDown) -> &'static str {
     }
 }
 
+/// A gateway and what is asked of it.
+fn in_words(set: &RouteSet, gateway: IpAddr) -> String {
+    let share = set.share(gateway);
+    let weight = match share.weight {
+        1 => String::new(),
+        weight => format!(" weight {weight}"),
+    };
+    let drained = if share.drain { " (drained)" } else { "" };
+    format!("{gateway}{weight}{drained}")
+}
+
 /// One line about a set.
 fn describe(set: &RouteSet) -> String {
-    let gateways: Vec<String> = set.gateways.iter().map(ToString::to_string).collect();
+    let gateways: Vec<String> = set.gateways.iter().map(|g| in_words(set, *g)).collect();
     let strategy = match set.strategy {
         Strategy::Balance => "balance",
-        Strategy::Failover { failback: true } => "failover",
-        Strategy::Failover { failback: false } => "failover without failback",
+        Strategy::Failover {
+            failback: Failback::AtOnce,
+        } => "failover",
+        Strategy::Failover {
+            failback: Failback::Drain,
+        } => "failover with gentle failback",
+        Strategy::Failover {
+            failback: Failback::Never,
+        } => "failover without failback",
     };
     let per_family = |prefixes: &[Prefix]| {
         let count = |family| prefixes.iter().filter(|p| p.family() == family).count();

@@ -304,7 +304,7 @@ fn require_net_admin() -> anyhow::Result<()> {
 
 fn applier(ownership: Ownership) -> Applier<Ip> {
     Applier {
-        table: Ip { ownership },
+        table: Ip::new(ownership),
         ownership,
         resilient: true,
     }

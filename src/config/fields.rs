@@ -68,7 +68,7 @@ impl<'t> Reader<'t> {
         quoted(node.at.raw(self.source.text))
     }
 
-    fn wrong_kind(&mut self, node: &Node<'_>, path: &Path<'_>, wanted: &str) {
+    pub(crate) fn wrong_kind(&mut self, node: &Node<'_>, path: &Path<'_>, wanted: &str) {
         // What templates leave behind is often YAML of another kind.
         let from = node.at.raw_from(self.source.text);
         let message = match &node.value {

@@ -16,6 +16,7 @@ pub mod convert;
 pub mod duration;
 mod fields;
 mod foreign;
+mod gateways;
 mod given;
 mod health_check;
 mod lists;
@@ -242,9 +243,9 @@ fn check(files: &Files, text: &str, revision: Revision) -> Result<Checked, Probl
     let mut warnings = warnings::of(&config, files, &possible, &relations);
     warnings.extend(
         decoded
-            .idle_failback
+            .idle_keys
             .iter()
-            .map(|name| warnings::idle_failback(name)),
+            .map(|(set, key)| warnings::idle_key(set, key)),
     );
     Ok(Checked {
         config,
@@ -406,6 +407,10 @@ pub struct RouteSet {
     pub name: String,
     /// 1 to 16 next hops, in listed order, distinct.
     pub gateways: Vec<IpAddr>,
+    /// What is asked of single gateways; one that is absent has the default.
+    pub shares: BTreeMap<IpAddr, Share>,
+    /// A gateway that leaves keeps busy flows for this long; zero is for as long as they last.
+    pub drain_timeout: Duration,
     /// Inline and from list files; sorted, distinct.
     pub destinations: Vec<Prefix>,
     /// Taken out of this set's destinations; sorted, distinct.
@@ -429,9 +434,45 @@ pub enum Strategy {
     Balance,
     /// The first healthy one takes all.
     Failover {
-        /// Return to an earlier gateway when it is healthy again.
-        failback: bool,
+        /// Whether to return to an earlier gateway.
+        failback: Failback,
     },
+}
+
+/// What happens when an earlier gateway is healthy again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failback {
+    /// All flows return to it.
+    AtOnce,
+    /// New flows return to it, the others as they fall idle.
+    Drain,
+    /// Nothing returns until the one in use fails.
+    Never,
+}
+
+/// What is asked of one gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Its share of a balanced set's flows, relative to the others.
+    pub weight: u32,
+    /// Keeps the flows it has until they are idle, and gets no other.
+    pub drain: bool,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self {
+            weight: 1,
+            drain: false,
+        }
+    }
+}
+
+impl RouteSet {
+    /// What is asked of a gateway.
+    pub fn share(&self, gateway: IpAddr) -> Share {
+        self.shares.get(&gateway).copied().unwrap_or_default()
+    }
 }
 
 /// What happens when no gateway of a set is healthy.

@@ -5,20 +5,16 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::fields::{Fields, Keys, LINK_LOCAL, Reader, listed};
+use super::fields::{Fields, Keys, Reader, listed};
 use super::problem::{Path, Source, quoted};
 use super::yaml::{At, Node, Value};
-use super::{
-    Files, ListUnread, MAX_DESTINATIONS, MAX_SETS, ROUTES_YAML, RouteSet, Strategy, WhenDown,
-};
-use super::{foreign, health_check, lists, selector};
+use super::{Files, ListUnread, MAX_DESTINATIONS, MAX_SETS, ROUTES_YAML, RouteSet, WhenDown};
+use super::{foreign, gateways, health_check, lists, selector};
 use crate::net::nexthop_id;
 use crate::net::prefix::{Family, Prefix};
 
 /// Longest set name: it is a DNS label.
 const MAX_NAME: usize = 63;
-/// Most gateways of one set.
-const MAX_GATEWAYS: usize = 16;
 /// Most list files of one set.
 const MAX_LISTS: usize = 64;
 /// Most entries of `expectedRules`.
@@ -37,6 +33,7 @@ const SET: Keys = Keys {
     known: &[
         "name",
         "gateways",
+        "drainTimeout",
         "strategy",
         "failback",
         "destinations",
@@ -88,8 +85,8 @@ pub(crate) struct Decoded {
     pub(crate) sets: Vec<RouteSet>,
     pub(crate) protected: Vec<Prefix>,
     pub(crate) expected_rules: Vec<u32>,
-    /// `failback: false` beside `balance`, by the set's name.
-    pub(crate) idle_failback: Vec<String>,
+    /// `failback` beside `balance`, `weight` beside `failover`: the set's name and the key.
+    pub(crate) idle_keys: Vec<(String, &'static str)>,
 }
 
 /// Reads a whole `routes.yaml` and the list files it names.
@@ -173,8 +170,13 @@ impl Sets<'_> {
             return;
         };
         let name = self.name(reader, &fields, path);
-        let gateways = gateways(reader, &fields, path);
-        let (strategy, idle_failback) = strategy(reader, &fields, path);
+        let gateways::Gateways {
+            addresses: gateways,
+            shares,
+            strategy,
+            drain_timeout,
+            idle_key,
+        } = gateways::read(reader, &fields, path);
         let destinations = self.destinations(reader, &fields, path);
         let mut except = fields
             .get("except")
@@ -201,12 +203,13 @@ impl Sets<'_> {
             .get("nodeSelector")
             .and_then(|node| selector::read(reader, node, &path.key("nodeSelector")));
         let Some(name) = name else { return };
-        if idle_failback {
-            self.decoded.idle_failback.push(name.clone());
-        }
+        let idle = idle_key.map(|key| (name.clone(), key));
+        self.decoded.idle_keys.extend(idle);
         self.decoded.sets.push(RouteSet {
             name,
             gateways,
+            shares,
+            drain_timeout,
             destinations,
             except,
             strategy,
@@ -608,69 +611,6 @@ fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn strategy(reader: &mut Reader<'_>, fields: &Fields<'_, '_>, path: &Path<'_>) -> (Strategy, bool) {
-    let failover = fields
-        .get("strategy")
-        .and_then(|node| {
-            reader.one_of(
-                node,
-                &path.key("strategy"),
-                &[("balance", false), ("failover", true)],
-            )
-        })
-        .unwrap_or(false);
-    let failback = fields
-        .get("failback")
-        .and_then(|node| reader.boolean(node, &path.key("failback")))
-        .unwrap_or(true);
-    if failover {
-        (Strategy::Failover { failback }, false)
-    } else {
-        (Strategy::Balance, !failback)
-    }
-}
-
-fn gateways(reader: &mut Reader<'_>, fields: &Fields<'_, '_>, path: &Path<'_>) -> Vec<IpAddr> {
-    let Some(node) = fields.get("gateways") else {
-        reader.problem(
-            fields.at,
-            path,
-            "has no `gateways`; one is needed, like `gateways: [10.116.0.5]`",
-        );
-        return Vec::new();
-    };
-    let path = path.key("gateways");
-    let Some(nodes) = reader.list(node, &path, "a list of addresses, like `[10.116.0.5]`") else {
-        return Vec::new();
-    };
-    if nodes.is_empty() || nodes.len() > MAX_GATEWAYS {
-        reader.problem(
-            node.at,
-            &path,
-            format!(
-                "has {} gateways; a set has 1 to {MAX_GATEWAYS}",
-                nodes.len()
-            ),
-        );
-    }
-    let mut gateways = Vec::new();
-    for (i, node) in nodes.iter().take(MAX_GATEWAYS).enumerate() {
-        let path = path.index(i);
-        let Some(gateway) = reader.address(node, &path, "a gateway") else {
-            continue;
-        };
-        let shown = quoted(&gateway.to_string());
-        if let Err(why) = check_gateway(gateway) {
-            reader.problem(node.at, &path, format!("{shown} {why}"));
-        } else if gateways.contains(&gateway) {
-            reader.problem(node.at, &path, format!("{shown} is listed twice; keep one"));
-        } else {
-            gateways.push(gateway);
-        }
-    }
-    gateways
-}
-
 /// Priorities as `ip rule` shows them; sorted.
 fn expected_rules(reader: &mut Reader<'_>, node: &Node<'_>, path: &Path<'_>) -> Vec<u32> {
     let nodes = reader
@@ -699,25 +639,6 @@ fn expected_rules(reader: &mut Reader<'_>, node: &Node<'_>, path: &Path<'_>) -> 
     }
     rules.sort_unstable();
     rules
-}
-
-fn check_gateway(gateway: IpAddr) -> Result<(), &'static str> {
-    match gateway {
-        _ if gateway.is_unspecified() => {
-            Err("is the unspecified address; a gateway is a neighbour's address")
-        }
-        _ if gateway.is_loopback() => {
-            Err("is a loopback address; a gateway is a neighbour's address")
-        }
-        _ if gateway.is_multicast() => {
-            Err("is a multicast address; a gateway is a neighbour's address")
-        }
-        IpAddr::V4(v4) if v4.is_broadcast() => {
-            Err("is the broadcast address; a gateway is a neighbour's address")
-        }
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => Err(LINK_LOCAL),
-        _ => Ok(()),
-    }
 }
 
 fn sort(prefixes: &mut Vec<Prefix>) {

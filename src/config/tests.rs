@@ -161,7 +161,9 @@ fn every_key_has_its_effect() {
     assert_eq!(
         (set.strategy, set.when_down, set.leak_guard),
         (
-            Strategy::Failover { failback: false },
+            Strategy::Failover {
+                failback: Failback::Never
+            },
             WhenDown::Blackhole,
             true
         )
@@ -367,7 +369,7 @@ fn bytes_that_are_no_text_are_refused_in_these_words() {
         ),
         (
             b"routes:\r\n- a\r\n",
-            "routes.yaml:2:3: routes[0]: `a` is text; expected a mapping with `name`, `gateways`, `strategy`, `failback`, `destinations`, `destinationFiles`, `except`, `whenDown`, `leakGuard`, `healthCheck` and `nodeSelector`",
+            "routes.yaml:2:3: routes[0]: `a` is text; expected a mapping with `name`, `gateways`, `drainTimeout`, `strategy`, `failback`, `destinations`, `destinationFiles`, `except`, `whenDown`, `leakGuard`, `healthCheck` and `nodeSelector`",
         ),
         (
             b"routes: 1\rprotected: 2\r",
@@ -799,6 +801,56 @@ fn what_is_probably_not_meant_is_warned_of() {
         [
             "set `a`: `whenDown` has no effect with `healthCheck.type: none`, because no gateway ever counts as down",
             "set `a`: `failback` has no effect with `strategy: balance`",
+        ]
+    );
+}
+
+#[test]
+fn a_gateway_may_have_a_weight_and_may_be_drained() {
+    let checked = accepted(
+        "routes:\n- name: a\n  gateways:\n  - 10.116.0.5\n  - { address: 10.116.0.6, weight: 100 }\n  - { address: 10.116.0.7, drain: true }\n  \
+         - { address: 10.116.0.8, weight: 1, drain: false }\n  destinations: [203.0.113.0/24]\n  drainTimeout: 10m\n",
+    );
+    let set = &checked.config.sets[0];
+    let shares: Vec<(u32, bool)> = set
+        .gateways
+        .iter()
+        .map(|g| (set.share(*g).weight, set.share(*g).drain))
+        .collect();
+    assert_eq!(shares, [(1, false), (100, false), (1, true), (1, false)]);
+    assert_eq!(set.drain_timeout, Duration::from_mins(10));
+    assert_eq!(set.strategy, Strategy::Balance);
+    let failback = |word: &str| {
+        let more =
+            format!("  destinations: [192.0.2.0/24]\n  strategy: failover\n  failback: {word}\n");
+        accepted(&format!("routes:\n{}", super::tests::set("a", &more)))
+            .config
+            .sets[0]
+            .strategy
+    };
+    for (word, failback_) in [
+        ("true", Failback::AtOnce),
+        ("false", Failback::Never),
+        ("drain", Failback::Drain),
+        ("\"drain\"", Failback::Drain),
+    ] {
+        assert_eq!(
+            failback(word),
+            Strategy::Failover {
+                failback: failback_
+            }
+        );
+    }
+    let idle = "routes:\n- name: a\n  gateways: [{ address: 10.116.0.5, weight: 2 }]\n  destinations: [192.0.2.0/24]\n  strategy: failover\n";
+    assert_eq!(
+        messages(&accepted(idle)),
+        ["set `a`: `weight` has no effect with `strategy: failover`"]
+    );
+    let all = "routes:\n- name: a\n  gateways: [{ address: 10.116.0.5, drain: true }]\n  destinations: [192.0.2.0/24]\n";
+    assert_eq!(
+        messages(&accepted(all)),
+        [
+            "set `a`: every IPv4 gateway is drained, so they go on carrying new flows; keep one without `drain`"
         ]
     );
 }

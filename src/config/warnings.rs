@@ -110,6 +110,7 @@ pub(crate) fn of(
     warnings.extend(nested(config, relations));
     warnings.extend(config.sets.iter().filter_map(idle_except));
     warnings.extend(config.sets.iter().filter_map(idle_when_down));
+    warnings.extend(config.sets.iter().flat_map(all_drained));
     warnings.extend(config.sets.iter().filter_map(idle_withdraw));
     warnings.extend(unused_lists(files));
     if warnings.len() > MAX_WARNINGS {
@@ -124,10 +125,40 @@ pub(crate) fn of(
     warnings
 }
 
-/// `failback: false` beside `balance`.
-pub(crate) fn idle_failback(set: &str) -> Warning {
+/// Families of which every gateway is drained: then none of them is.
+fn all_drained(set: &RouteSet) -> Vec<Warning> {
+    let is_all = |family: &Family| {
+        let mut of_family = set
+            .gateways
+            .iter()
+            .filter(|g| Family::of(**g) == *family)
+            .peekable();
+        of_family.peek().is_some() && of_family.all(|g| set.share(*g).drain)
+    };
+    let warning = |family| Warning {
+        kind: WarningKind::NoEffect,
+        set: Some(set.name.clone()),
+        message: format!(
+            "set {}: every {family} gateway is drained, so they go on carrying new flows; keep one without `drain`",
+            quoted(&set.name)
+        ),
+    };
+    Family::BOTH
+        .into_iter()
+        .filter(is_all)
+        .map(warning)
+        .collect()
+}
+
+/// A key that only the other strategy has an effect for.
+pub(crate) fn idle_key(set: &str, key: &str) -> Warning {
+    let strategy = if key == "weight" {
+        "failover"
+    } else {
+        "balance"
+    };
     let message = format!(
-        "set {}: `failback` has no effect with `strategy: balance`",
+        "set {}: `{key}` has no effect with `strategy: {strategy}`",
         quoted(set)
     );
     Warning {

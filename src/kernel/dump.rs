@@ -2,6 +2,7 @@
 //!
 //! Pure. Running `ip` is `kernel::ip`'s. Dumps are read with `-N`, because the names depend on files of the host.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::io::Read;
 use std::net::IpAddr;
@@ -12,8 +13,8 @@ use serde::de::{self, Deserializer as _, IgnoredAny, SeqAccess, Visitor};
 use crate::net::prefix::{Family, Prefix};
 use crate::routing::batch::{MAIN_TABLE, Ownership, safe_name};
 use crate::routing::state::{
-    ELSEWHERE_KEPT, ForeignRoute, Kernel, Link, Member, Nexthop, NexthopKind, OwnRoute, Resilient,
-    RouteKey, Target,
+    ELSEWHERE_KEPT, ForeignRoute, Kernel, Leaving, Link, Member, Nexthop, NexthopKind, OwnRoute,
+    Resilient, RouteKey, Target,
 };
 
 /// What `ip` leaves out of its JSON: a route without `protocol` is a `boot` one.
@@ -291,6 +292,39 @@ pub fn read_nexthops(json: &[u8], kernel: &mut Kernel) -> Result<(), serde_json:
             _ => NexthopKind::Other,
         };
         kernel.nexthops.insert(raw.id, Nexthop { kind, protocol });
+    }
+    Ok(())
+}
+
+/// Reads `ip -j nexthop bucket show` and counts, for the members of `idle_times`, the buckets that are in use.
+pub fn read_buckets(
+    json: &[u8],
+    idle_times: &BTreeMap<(u32, u32), u32>,
+    leaving: &mut BTreeMap<(u32, u32), Leaving>,
+) -> Result<(), serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Raw {
+        id: u32,
+        bucket: Bucket,
+    }
+    #[derive(Deserialize)]
+    struct Bucket {
+        nhid: u32,
+        /// Seconds.
+        idle_time: f64,
+    }
+    let list: Vec<Raw> = if blank(json) {
+        Vec::new()
+    } else {
+        serde_json::from_slice(json)?
+    };
+    for raw in list {
+        let key = (raw.id, raw.bucket.nhid);
+        if let Some(idle) = idle_times.get(&key)
+            && raw.bucket.idle_time < f64::from(*idle)
+        {
+            leaving.entry(key).or_default().busy += 1;
+        }
     }
     Ok(())
 }

@@ -4,12 +4,13 @@
 //! it passes; a dump that failed, or that the kernel calls inconsistent, is an error and never an
 //! empty table.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufReader, Seek as _, Write as _};
 use std::net::IpAddr;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Stdio;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
@@ -24,6 +25,7 @@ use crate::kernel::dump;
 use crate::kernel::dump::BatchErrors;
 use crate::net::prefix::Family;
 use crate::routing::batch::Ownership;
+use crate::routing::share;
 use crate::routing::state::Kernel;
 
 /// Lines of one batch: iproute2 before 6.2 keeps about 4 KiB of each (its commit 6d25be27), and more
@@ -62,13 +64,22 @@ pub trait RouteTable {
 }
 
 /// The real `ip`, found by `PATH`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Ip {
-    /// What is ours.
-    pub ownership: Ownership,
+    ownership: Ownership,
+    /// Since when members are seen leaving their groups.
+    leaving: Arc<Mutex<BTreeMap<(u32, u32), Instant>>>,
 }
 
 impl Ip {
+    /// With what is ours.
+    pub fn new(ownership: Ownership) -> Self {
+        Self {
+            ownership,
+            leaving: Arc::default(),
+        }
+    }
+
     /// Makes sure that `ip` is iproute2 and new enough; busybox has neither `-batch` nor `nexthop`.
     pub async fn check_version(&self) -> anyhow::Result<()> {
         let out = output(&["-V"]).await?;
@@ -100,6 +111,26 @@ impl Ip {
         kernel.uncertain_v6 = true;
         report_churn();
         Ok(kernel)
+    }
+
+    /// What members that leave our groups still carry. Asks only where there are such.
+    async fn read_leaving(&self, kernel: &mut Kernel) -> anyhow::Result<()> {
+        let found = share::leaving(kernel, self.ownership.protocol);
+        let members: BTreeSet<u32> = found.keys().map(|(_, member)| *member).collect();
+        for member in members {
+            let member = member.to_string();
+            let json = output(&["-j", "nexthop", "bucket", "show", "nhid", &member]).await?;
+            dump::read_buckets(&json, &found, &mut kernel.leaving)
+                .context("parsing `ip -j nexthop bucket show`")?;
+        }
+        let now = Instant::now();
+        let mut since = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        since.retain(|key, _| found.contains_key(key));
+        for key in found.into_keys() {
+            let first = *since.entry(key).or_insert(now);
+            kernel.leaving.entry(key).or_default().since = now.duration_since(first);
+        }
+        Ok(())
     }
 
     async fn dump_routes(&self, family: Family) -> anyhow::Result<Kernel> {
@@ -203,6 +234,7 @@ impl RouteTable for Ip {
         kernel.elsewhere.extend(v6.elsewhere);
         kernel.lent = v4.lent;
         kernel.lent.extend(v6.lent);
+        self.read_leaving(&mut kernel).await?;
         Ok(kernel)
     }
 

@@ -113,6 +113,8 @@ pub enum ProblemKind {
     GatewayUnusable,
     /// No gateway of the set is healthy.
     NoHealthyGateway,
+    /// A gateway cannot drain, because no other one is healthy.
+    NotDrained,
 }
 
 /// One word for all of it.

@@ -13,4 +13,5 @@ pub mod overridden;
 pub mod protected;
 pub mod resolve;
 pub mod rule;
+pub mod share;
 pub mod state;

@@ -8,7 +8,7 @@ use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::config::{Config, Probe, RouteSet, Strategy, WhenDown};
+use crate::config::{Config, Failback, Probe, RouteSet, Strategy, WhenDown};
 use crate::health::{HealthView, ProbeKey, State};
 use crate::net::nexthop_id;
 use crate::net::prefix::{Family, Prefix};
@@ -22,6 +22,7 @@ use crate::routing::node_facts::Facts;
 use crate::routing::node_selector;
 use crate::routing::overridden::{Destinations, Overridden, overridden};
 use crate::routing::protected;
+use crate::routing::share::{self, Candidate, Carries, Shared};
 use crate::routing::state::{Kernel, Member, NexthopKind, OwnRoute, Target};
 
 /// All that is known when it is decided.
@@ -206,7 +207,7 @@ impl Inputs<'_> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Choice {
     /// These.
-    Gateways(Vec<IpAddr>),
+    Gateways(Shared),
     /// What the kernel has, because nothing better can be had: no gateway is usable and routes are held.
     AsFound(WantedGroup),
     /// Packets are dropped.
@@ -515,7 +516,7 @@ impl<'a> Builder<'a> {
             address: gateway,
             state: GatewayState::Unknown,
             active: false,
-            weight: 1,
+            weight: set.share(gateway).weight,
             buckets: None,
             rtt_ms: None,
             reason: None,
@@ -534,6 +535,7 @@ impl<'a> Builder<'a> {
             status.rtt_ms = health.rtt.map(milliseconds);
             status.reason.clone_from(&health.reason);
         }
+        self.describe_drain(set, &mut status);
         status
     }
 
@@ -570,14 +572,12 @@ impl<'a> Builder<'a> {
             .collect();
         let id = nexthop_id::group(&set.name, family);
         if !healthy.is_empty() {
-            return Choice::Gateways(self.share(set.strategy, id, healthy));
+            return Choice::Gateways(self.share(set, id, &healthy));
         }
         let hold = set.when_down == WhenDown::Hold
             || (!usable.is_empty() && self.never_answered(set, &usable));
         match (hold, set.when_down) {
-            (true, _) if !usable.is_empty() => {
-                Choice::Gateways(self.share(set.strategy, id, usable))
-            }
+            (true, _) if !usable.is_empty() => Choice::Gateways(self.share(set, id, &usable)),
             (true, _) => match self.inputs.kernel.nexthops.get(&id).map(|n| &n.kind) {
                 Some(NexthopKind::Group { members, resilient }) => Choice::AsFound(WantedGroup {
                     members: members.clone(),
@@ -590,32 +590,77 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn share(&self, strategy: Strategy, group: u32, mut candidates: Vec<IpAddr>) -> Vec<IpAddr> {
-        if let Strategy::Failover { failback } = strategy {
-            // The kernel remembers which gateway is in use, over a restart too.
-            let current = candidates
-                .iter()
-                .position(|g| self.in_use(group, *g))
-                .filter(|_| !failback);
-            candidates = vec![candidates.swap_remove(current.unwrap_or(0))];
-        }
-        candidates
+    fn share(&self, set: &RouteSet, group: u32, usable: &[IpAddr]) -> Shared {
+        let resilient = match self.inputs.kernel.nexthops.get(&group).map(|n| &n.kind) {
+            Some(NexthopKind::Group { resilient, .. }) => resilient.is_some(),
+            _ => false,
+        };
+        let candidate = |gateway: &IpAddr| {
+            let share = set.share(*gateway);
+            Candidate {
+                gateway: *gateway,
+                weight: share.weight,
+                drain: share.drain,
+                now: self.carries(group, *gateway),
+            }
+        };
+        let candidates: Vec<Candidate> = usable.iter().map(candidate).collect();
+        let terms = share::Terms {
+            strategy: set.strategy,
+            drain_timeout: set.drain_timeout,
+            gentle: resilient,
+        };
+        share::share(&candidates, &terms)
+    }
+
+    /// What a gateway carries of a group in the kernel.
+    fn carries(&self, group: u32, gateway: IpAddr) -> Option<Carries> {
+        let kernel = self.inputs.kernel;
+        let Some(NexthopKind::Group { members, .. }) = kernel.nexthops.get(&group).map(|n| &n.kind)
+        else {
+            return None;
+        };
+        let is_it = |m: &&Member| matches!(kernel.nexthops.get(&m.id).map(|n| &n.kind), Some(NexthopKind::Via { gateway: g, .. }) if *g == gateway);
+        let member = members.iter().find(is_it)?;
+        Some(Carries {
+            leaving: share::is_leaving(*member, members),
+            left: kernel.leaving.get(&(group, member.id)).copied(),
+        })
     }
 
     fn in_use(&self, group: u32, gateway: IpAddr) -> bool {
-        let nexthops = &self.inputs.kernel.nexthops;
-        let is_it = |m: &Member| matches!(nexthops.get(&m.id).map(|n| &n.kind), Some(NexthopKind::Via { gateway: g, .. }) if *g == gateway);
-        matches!(nexthops.get(&group).map(|n| &n.kind), Some(NexthopKind::Group { members, .. }) if members.iter().any(is_it))
+        self.carries(group, gateway).is_some()
+    }
+
+    /// A drained gateway in a report: what it still carries.
+    fn describe_drain(&self, set: &RouteSet, status: &mut GatewayStatus) {
+        let group = nexthop_id::group(&set.name, Family::of(status.address));
+        let now = self.carries(group, status.address);
+        let drains = set.share(status.address).drain;
+        if drains && matches!(status.state, GatewayState::Up | GatewayState::Unknown) {
+            status.state = GatewayState::Draining;
+        }
+        status.buckets = match now {
+            Some(now) => now.left.map(|left| left.busy),
+            None if drains && self.inputs.kernel.nexthops.contains_key(&group) => Some(0),
+            None => None,
+        };
     }
 
     fn group(&mut self, id: u32, family: Family, choice: &Choice) {
         let group = match choice {
-            Choice::Gateways(gateways) => WantedGroup::equal(
-                gateways
-                    .iter()
-                    .filter_map(|g| self.ids.get(g).copied())
-                    .collect(),
-            ),
+            Choice::Gateways(shared) => {
+                let member = |(gateway, weight)| {
+                    let id = *self.ids.get(&gateway)?;
+                    Some(Member { weight, id })
+                };
+                let mut members: Vec<Member> = shared.members().filter_map(member).collect();
+                members.sort_unstable();
+                WantedGroup {
+                    members,
+                    idle: shared.idle,
+                }
+            }
             Choice::AsFound(group) => {
                 self.keep_as_found(group);
                 group.clone()
@@ -662,15 +707,28 @@ impl<'a> Builder<'a> {
             count
         };
         let active = match choice {
-            Choice::Gateways(gateways) => gateways.as_slice(),
-            _ => &[],
+            Choice::Gateways(shared) => Some(shared),
+            _ => None,
         };
-        for gateway in view
-            .gateways
-            .iter_mut()
-            .filter(|g| active.contains(&g.address))
-        {
-            gateway.active = true;
+        for gateway in &mut view.gateways {
+            let is_it = |(active, _): &(IpAddr, u32)| *active == gateway.address;
+            gateway.active |= active.is_some_and(|shared| shared.active.iter().any(is_it));
+            if gateway.active && gateway.state == GatewayState::Draining {
+                gateway.state = GatewayState::Up;
+            }
+        }
+        let stuck = active.map_or(&[][..], |shared| &shared.stuck);
+        if !stuck.is_empty() {
+            let stuck: Vec<String> = stuck.iter().map(ToString::to_string).collect();
+            view.problems.push(Problem::of_set(
+                ProblemKind::NotDrained,
+                &set.name,
+                format!(
+                    "set `{}` ({family}): {} cannot drain, because no other gateway is healthy, so new flows go there too",
+                    set.name,
+                    stuck.join(", ")
+                ),
+            ));
         }
         let of_family = |g: &&IpAddr| Family::of(**g) == family;
         let usable: Vec<IpAddr> = set
@@ -766,7 +824,8 @@ pub fn taken_out(inputs: &Inputs<'_>) -> BTreeSet<ProbeKey> {
         }) {
             let group = nexthop_id::group(&set.name, family);
             let gateways = || set.gateways.iter().filter(|g| Family::of(**g) == family);
-            let active = gateways().position(|g| builder.in_use(group, *g));
+            let carries = |g: &IpAddr| builder.carries(group, *g).is_some_and(|c| !c.leaving);
+            let active = gateways().position(carries);
             let existed = |g: &IpAddr| {
                 builder
                     .ids
@@ -777,14 +836,18 @@ pub fn taken_out(inputs: &Inputs<'_>) -> BTreeSet<ProbeKey> {
                 Some(_) => active.is_none(),
                 None => set.when_down == WhenDown::Withdraw && if_healthy.contains_key(&group),
             };
-            for (n, gateway) in gateways().enumerate() {
+            // A drained one is not there because it left.
+            let stays = |(_, g): &(usize, &IpAddr)| !set.share(**g).drain;
+            for (n, gateway) in gateways().enumerate().filter(stays) {
                 let key = ProbeKey {
                     gateway: *gateway,
                     check: set.health_check.clone(),
                 };
                 let passed_over = match set.strategy {
                     Strategy::Balance => active.is_some(),
-                    Strategy::Failover { failback } => failback && active.is_some_and(|a| n < a),
+                    Strategy::Failover { failback } => {
+                        failback != Failback::Never && active.is_some_and(|a| n < a)
+                    }
                 };
                 if builder.in_use(group, *gateway) {
                     // A set that holds its routes uses what is down.

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::net::nexthop_id;
 use crate::net::prefix::{Family, Prefix};
@@ -23,6 +24,8 @@ pub struct Kernel {
     pub nexthops: BTreeMap<u32, Nexthop>,
     /// Ids of nexthop objects that routes of others use, whoever made the object: deleting it would delete those routes.
     pub lent: BTreeSet<u32>,
+    /// What members that leave still carry, by group and member; only a whole read has it.
+    pub leaving: BTreeMap<(u32, u32), Leaving>,
     /// Links with their addresses.
     pub links: Vec<Link>,
     /// IPv6 routes changed during each of several reads. Then the kernel's dumps list some of them twice and leave
@@ -191,6 +194,15 @@ impl Member {
     pub const fn equal(id: u32) -> Self {
         Self { weight: 1, id }
     }
+}
+
+/// What a member that leaves its group still carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leaving {
+    /// Its buckets that had a packet within the group's idle time.
+    pub busy: u32,
+    /// For how long it has been seen leaving.
+    pub since: Duration,
 }
 
 /// What makes a group resilient: flows hash into buckets, and a bucket that is in use stays with its member.

@@ -40,13 +40,11 @@ fn prober(checks: &str) {
         .build()
         .unwrap()
         .block_on(async {
-            let ip = Ip {
-                ownership: Ownership {
-                    table: 254,
-                    protocol: 230,
-                    metric: 4242,
-                },
-            };
+            let ip = Ip::new(Ownership {
+                table: 254,
+                protocol: 230,
+                metric: 4242,
+            });
             let kernel = ip.read_nexthops().await.unwrap();
             let link = kernel
                 .links

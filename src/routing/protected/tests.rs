@@ -85,6 +85,8 @@ fn config(gateways: &[&str], protected: &[&str]) -> Config {
         target: None,
     };
     let set = RouteSet {
+        shares: std::collections::BTreeMap::new(),
+        drain_timeout: std::time::Duration::ZERO,
         name: "clouds".into(),
         gateways: gateways.iter().map(|g| ip(g)).collect(),
         destinations: vec![],

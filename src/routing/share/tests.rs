@@ -1,0 +1,217 @@
+//! Who gets new flows, who keeps old ones, and when a gateway has left.
+
+use super::*;
+use crate::routing::state::Resilient;
+
+const A: u8 = 5;
+const B: u8 = 6;
+const C: u8 = 7;
+
+fn ip(host: u8) -> IpAddr {
+    IpAddr::from([10, 116, 0, host])
+}
+
+fn gateway(host: u8) -> Candidate {
+    Candidate {
+        gateway: ip(host),
+        weight: 1,
+        drain: false,
+        now: None,
+    }
+}
+
+fn in_use(host: u8) -> Candidate {
+    let now = Carries {
+        leaving: false,
+        left: None,
+    };
+    Candidate {
+        now: Some(now),
+        ..gateway(host)
+    }
+}
+
+fn leaving(host: u8, busy: u32, seconds: u64) -> Candidate {
+    let left = Leaving {
+        busy,
+        since: Duration::from_secs(seconds),
+    };
+    let now = Carries {
+        leaving: true,
+        left: Some(left),
+    };
+    Candidate {
+        now: Some(now),
+        ..gateway(host)
+    }
+}
+
+fn drained(candidate: Candidate) -> Candidate {
+    Candidate {
+        drain: true,
+        ..candidate
+    }
+}
+
+const BALANCE: Terms = Terms {
+    strategy: Strategy::Balance,
+    drain_timeout: Duration::ZERO,
+    gentle: true,
+};
+
+const fn failover(failback: Failback) -> Terms {
+    Terms {
+        strategy: Strategy::Failover { failback },
+        ..BALANCE
+    }
+}
+
+/// The members, like `5:1 6:256`; and who is stuck.
+fn members(candidates: &[Candidate], terms: &Terms) -> String {
+    let shared = share(candidates, terms);
+    let host = |gateway: IpAddr| match gateway {
+        IpAddr::V4(v4) => v4.octets()[3],
+        IpAddr::V6(_) => unreachable!(),
+    };
+    let mut words: Vec<String> = shared
+        .members()
+        .map(|(gateway, weight)| format!("{}:{weight}", host(gateway)))
+        .collect();
+    words.sort();
+    words.extend(shared.stuck.iter().map(|g| format!("stuck {}", host(*g))));
+    words.join(" ")
+}
+
+#[test]
+fn a_drained_gateway_stays_beside_the_others_until_nothing_of_it_is_busy() {
+    let with = |drained| members(&[drained, in_use(B), in_use(C)], &BALANCE);
+    assert_eq!(with(in_use(A)), "5:1 6:1 7:1", "not drained");
+    assert_eq!(with(drained(in_use(A))), "5:1 6:256 7:256", "just now");
+    assert_eq!(with(drained(leaving(A, 24, 900))), "5:1 6:256 7:256");
+    assert_eq!(with(drained(leaving(A, 0, 1))), "6:1 7:1", "all are idle");
+    assert_eq!(with(drained(gateway(A))), "6:1 7:1", "it has left before");
+    assert_eq!(with(leaving(A, 24, 9)), "5:1 6:1 7:1", "undrained");
+}
+
+#[test]
+fn the_time_limit_moves_what_is_left_by_force() {
+    let terms = Terms {
+        drain_timeout: Duration::from_secs(60),
+        ..BALANCE
+    };
+    let after = |seconds| members(&[drained(leaving(A, 24, seconds)), in_use(B)], &terms);
+    assert_eq!((after(59), after(60)), ("5:1 6:256".into(), "6:1".into()));
+    for (limit, idle) in [(0, 300), (10, 5), (60, 15), (1200, 300), (86_400, 300)] {
+        assert_eq!(idle_time(Duration::from_secs(limit)), idle, "{limit} s");
+    }
+}
+
+#[test]
+fn a_plain_group_cannot_let_a_gateway_leave_gently() {
+    let plain = Terms {
+        gentle: false,
+        ..BALANCE
+    };
+    assert_eq!(members(&[drained(in_use(A)), in_use(B)], &plain), "6:1");
+}
+
+#[test]
+fn the_only_gateway_cannot_drain() {
+    assert_eq!(members(&[drained(in_use(A))], &BALANCE), "5:1 stuck 5");
+    assert_eq!(
+        members(&[drained(gateway(A)), drained(in_use(B))], &BALANCE),
+        "5:1 6:1 stuck 5 stuck 6",
+        "both, also the one that had left"
+    );
+    let failover = failover(Failback::AtOnce);
+    assert_eq!(members(&[drained(in_use(A))], &failover), "5:1 stuck 5");
+}
+
+#[test]
+fn with_failover_the_next_gateway_takes_the_new_flows() {
+    for failback in [Failback::AtOnce, Failback::Drain, Failback::Never] {
+        let terms = failover(failback);
+        let with = |a, b| members(&[a, b, gateway(C)], &terms);
+        assert_eq!(with(drained(in_use(A)), gateway(B)), "5:1 6:256");
+        assert_eq!(with(drained(leaving(A, 3, 9)), in_use(B)), "5:1 6:256");
+        assert_eq!(with(drained(leaving(A, 0, 9)), in_use(B)), "6:1");
+        assert_eq!(with(drained(gateway(A)), in_use(B)), "6:1");
+    }
+}
+
+#[test]
+fn failback_returns_at_once_or_as_flows_fall_idle_or_never() {
+    let returned = [gateway(A), in_use(B)];
+    assert_eq!(members(&returned, &failover(Failback::AtOnce)), "5:1");
+    assert_eq!(members(&returned, &failover(Failback::Drain)), "5:256 6:1");
+    assert_eq!(members(&returned, &failover(Failback::Never)), "6:1");
+    let on_its_way = [in_use(A), leaving(B, 7, 9)];
+    assert_eq!(
+        members(&on_its_way, &failover(Failback::Drain)),
+        "5:256 6:1"
+    );
+    let done = [in_use(A), leaving(B, 0, 9)];
+    assert_eq!(members(&done, &failover(Failback::Drain)), "5:1");
+    // Undrained halfway: the one that took over keeps the flows, and the other goes on leaving.
+    let undrained = [leaving(A, 7, 9), in_use(B)];
+    assert_eq!(members(&undrained, &failover(Failback::Never)), "5:1 6:256");
+}
+
+#[test]
+fn weights_keep_their_ratio_and_never_look_like_a_gateway_that_leaves() {
+    let weighted = |host, weight| Candidate {
+        weight,
+        ..in_use(host)
+    };
+    let two = [weighted(A, 20), weighted(B, 60)];
+    assert_eq!(members(&two, &BALANCE), "5:1 6:3", "as small as can be");
+    let failover = failover(Failback::AtOnce);
+    assert_eq!(members(&two, &failover), "5:1", "failover knows no weights");
+    let three = [weighted(A, 1), weighted(B, 100), drained(in_use(C))];
+    assert_eq!(members(&three, &BALANCE), "5:2 6:200 7:1");
+    let of = |weights: &[u32]| -> Vec<Member> {
+        let member = |(n, weight): (usize, &u32)| Member {
+            weight: *weight,
+            id: u32::try_from(n).unwrap(),
+        };
+        weights.iter().enumerate().map(member).collect()
+    };
+    for highest in 1..=100 {
+        let plain = of(&scale(&[1, highest], false));
+        assert!(!plain.iter().any(|m| is_leaving(*m, &plain)), "{plain:?}");
+        let mut weights = scale(&[1, highest], true);
+        weights.push(1);
+        let beside = of(&weights);
+        let leaving: Vec<u32> = beside
+            .iter()
+            .filter(|m| is_leaving(**m, &beside))
+            .map(|m| m.id)
+            .collect();
+        assert_eq!(leaving, [2], "{beside:?}");
+        assert!(weights.iter().all(|w| (1..=256).contains(w)));
+    }
+}
+
+#[test]
+fn only_resilient_groups_of_ours_are_asked_about() {
+    use crate::routing::state::Nexthop;
+    let group = |protocol, resilient| Nexthop {
+        protocol,
+        kind: NexthopKind::Group {
+            members: vec![Member::equal(1), Member { weight: 256, id: 2 }],
+            resilient,
+        },
+    };
+    let resilient = Some(Resilient {
+        buckets: 512,
+        idle: 15,
+    });
+    let mut kernel = Kernel::default();
+    kernel.nexthops.insert(10, group(230, resilient));
+    kernel.nexthops.insert(11, group(230, None));
+    kernel.nexthops.insert(12, group(4, resilient));
+    assert_eq!(
+        super::leaving(&kernel, 230),
+        BTreeMap::from([((10, 1), 15)])
+    );
+}
