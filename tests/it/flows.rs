@@ -5,10 +5,12 @@
 
 mod bad_gateways;
 mod balance;
+mod drain;
 mod failover;
 mod host_routing;
 mod leak;
 mod load;
 mod none_healthy;
 mod scene;
+mod talk;
 mod through;

@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::scene::{CHECK, IpWrapper, LIMIT, Scene};
-use crate::lab::{FABRIC, G3_PUBLIC, Running, wait_until};
-
-const CONNECTIONS: usize = 300;
+use super::talk::{CONNECTIONS, Talk};
+use crate::lab::{FABRIC, G3_PUBLIC};
 
 /// Connections that broke although their gateway was well.
 #[derive(Debug)]
@@ -16,75 +15,6 @@ struct Broken {
     of_the_others: usize,
     at_the_return: usize,
     opened_between: usize,
-}
-
-/// Connections that keep talking.
-struct Talk {
-    program: Running,
-    rounds: usize,
-}
-
-impl Talk {
-    fn start(scene: &Scene) -> Self {
-        let addresses: Vec<String> = (0..CONNECTIONS)
-            .map(|n| format!("198.18.{}.{}", n / 100, n % 100 + 1))
-            .collect();
-        let args: Vec<&str> = ["hold", "2000", "7007"]
-            .into_iter()
-            .chain(addresses.iter().map(String::as_str))
-            .collect();
-        let program = scene.lab.echo("nd", &args);
-        program.wait_for(&format!("held {CONNECTIONS} of {CONNECTIONS}"), LIMIT);
-        Self { program, rounds: 0 }
-    }
-
-    /// The source that the echo host sees of each connection.
-    fn sources(&self) -> BTreeMap<String, String> {
-        let said = self.program.said();
-        let pairs = said
-            .lines()
-            .filter_map(|line| line.strip_prefix("echo: 198.18."));
-        pairs
-            .filter_map(|pair| pair.split_once(' '))
-            .map(|(to, source)| (format!("198.18.{to}"), source.to_owned()))
-            .collect()
-    }
-
-    /// All say something once.
-    fn round(&mut self) {
-        self.program.tell("");
-        self.rounds += 1;
-        let done = || self.program.said().matches("echo: alive").count() == self.rounds;
-        assert!(wait_until(LIMIT, done), "{}", self.program.said());
-    }
-
-    /// Keeps talking until something is so, and for three more rounds.
-    fn until(&mut self, mut condition: impl FnMut() -> bool) {
-        let mut more = 3;
-        assert!(
-            wait_until(LIMIT, || {
-                self.round();
-                more -= u32::from(condition());
-                more == 0
-            }),
-            "{}",
-            self.program.said()
-        );
-    }
-
-    /// The addresses of all that broke so far.
-    fn broken(&self) -> BTreeSet<String> {
-        let said = self.program.said();
-        let rounds = said.lines().filter(|line| line.starts_with("echo: alive"));
-        rounds
-            .flat_map(|line| {
-                line.split(' ')
-                    .skip(5)
-                    .map(str::to_owned)
-                    .collect::<Vec<_>>()
-            })
-            .collect()
-    }
 }
 
 fn cut_and_return(wrapper: Option<&IpWrapper>) -> Broken {

@@ -57,13 +57,18 @@ impl Scene {
 
     /// Starts the agent.
     pub fn start_agent(&self, wrapper: Option<&IpWrapper>) -> Running {
-        let config = self.volume.path().to_str().unwrap();
         let path = wrapper.map(IpWrapper::path);
         let env: Vec<(&str, &str)> = path.iter().map(|path| ("PATH", path.as_str())).collect();
+        self.start_agent_with(&env)
+    }
+
+    /// The same with these variables.
+    pub fn start_agent_with(&self, env: &[(&str, &str)]) -> Running {
+        let config = self.volume.path().to_str().unwrap();
         self.lab.spawn_with_env(
             "nd",
             &[agent_program().as_str(), "run", "--config", config],
-            &env,
+            env,
         )
     }
 

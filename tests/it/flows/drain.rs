@@ -1,0 +1,264 @@
+//! A gateway that leaves: with `drain` it cuts nobody, and without it it cuts each of its connections.
+
+use std::collections::BTreeSet;
+
+use super::scene::{CHECK, LIMIT, Scene};
+use super::talk::{CONNECTIONS, Talk};
+use crate::lab::{FABRIC, G1, G1_PUBLIC, G3, G3_PUBLIC, Running, wait_until};
+
+/// Idle is then what had no packet for 20 s. Nothing here takes so long that the limit itself would move anything.
+const LIMITS: &str = "drainTimeout: 80s";
+/// Buckets that the kernel leaves to a member of weight 1 beside one of 256, of 2,048.
+const FLOOR: u64 = 8;
+
+/// A set whose gateway `leaves`.
+struct Case {
+    strategy: &'static str,
+    before: &'static str,
+    drained: &'static str,
+    taken_off: &'static str,
+    leaves: &'static str,
+    public: &'static str,
+    link: &'static str,
+}
+
+const BALANCE: Case = Case {
+    strategy: "balance",
+    before: "10.116.0.5, 10.116.0.6, 10.116.0.7",
+    drained: "10.116.0.5, 10.116.0.6, {address: 10.116.0.7, drain: true}",
+    taken_off: "10.116.0.5, 10.116.0.6",
+    leaves: G3,
+    public: G3_PUBLIC,
+    link: "g3-eth1",
+};
+
+const FAILOVER: Case = Case {
+    strategy: "failover",
+    before: "10.116.0.5, 10.116.0.6",
+    drained: "{address: 10.116.0.5, drain: true}, 10.116.0.6",
+    taken_off: "10.116.0.6",
+    leaves: G1,
+    public: G1_PUBLIC,
+    link: "g1-eth1",
+};
+
+impl Case {
+    fn routes(&self, gateways: &str) -> String {
+        let strategy = self.strategy;
+        format!(
+            "routes:\n- name: a\n  strategy: {strategy}\n  gateways: [{gateways}]\n  {LIMITS}\n  destinations: [198.18.0.0/15]\n  {CHECK}\n"
+        )
+    }
+}
+
+/// What became of connections.
+#[derive(Debug, Default)]
+struct Seen {
+    carried: usize,
+    busy_broken: usize,
+    others_broken: usize,
+    new_on_it: usize,
+    new_on_it_at_the_end: usize,
+    broken_at_the_cut: usize,
+}
+
+fn addresses(net: &str) -> Vec<String> {
+    (0..CONNECTIONS)
+        .map(|n| format!("{net}.{}.{}", n / 100, n % 100 + 1))
+        .collect()
+}
+
+/// How many of these addresses are reached by this source.
+fn on_it(scene: &Scene, to: &[String], source: &str) -> BTreeSet<String> {
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    let answers = scene.lab.sources("pod", &to);
+    let is_it = |seen: &Option<std::net::IpAddr>| seen.is_some_and(|s| s.to_string() == source);
+    let found = answers.into_iter().filter(|(_, seen)| is_it(seen));
+    found.map(|(to, _)| to.to_string()).collect()
+}
+
+/// State and buckets of a gateway in the report.
+fn report(scene: &Scene, gateway: &str) -> (String, Option<u64>) {
+    let status = scene.status();
+    let gateways = status["sets"][0]["gateways"].as_array().cloned();
+    let it = gateways
+        .into_iter()
+        .flatten()
+        .find(|g| g["address"] == gateway);
+    it.map_or_else(Default::default, |g| {
+        (
+            g["state"].as_str().unwrap().to_owned(),
+            g["buckets"].as_u64(),
+        )
+    })
+}
+
+/// A pod of the node, whose packets leave with the node's address. The connections are its own: for those of a host socket the
+/// kernel remembers the way, and a packet that is not looked up counts as none.
+fn pod(scene: &Scene) {
+    let lab = &scene.lab;
+    lab.switch("pods").host("pod");
+    lab.plug("nd", "cni0", "pods", &["10.244.0.1/24"]);
+    lab.plug("pod", "eth0", "pods", &["10.244.0.5/24"]);
+    lab.ip("pod", "route add default via 10.244.0.1");
+    lab.sysctl("nd", "net.ipv4.ip_forward", "1");
+    lab.nft("nd", "table ip pods {\nchain out {\ntype nat hook postrouting priority 100\nip saddr 10.244.0.0/24 masquerade\n}\n}");
+}
+
+fn start(case: &Case) -> (Scene, Running) {
+    let scene = Scene::new(&case.routes(case.before));
+    pod(&scene);
+    let agent = scene.start_agent_with(&[("EGRESS_ROUTES_RESYNC", "1s")]);
+    agent.wait_for("Configuration in force", LIMIT);
+    assert!(wait_until(LIMIT, || {
+        let mut states = scene.gateways("a").into_values();
+        states.all(|state| state.starts_with("up"))
+    }));
+    (scene, agent)
+}
+
+/// Connections of the gateway that leaves: those that go on talking, those that fall silent; and those of the others.
+fn talks(scene: &Scene, case: &Case) -> (Talk, Talk, Option<Talk>, usize) {
+    let all = addresses("198.18");
+    let of_it: Vec<String> = on_it(scene, &all, case.public).into_iter().collect();
+    let others: Vec<String> = all.into_iter().filter(|to| !of_it.contains(to)).collect();
+    let (busy, silent) = of_it.split_at(of_it.len() / 2);
+    let mut busy_talk = Talk::to(scene, "pod", busy);
+    let silent = Talk::to(scene, "pod", silent);
+    let others = (!others.is_empty()).then(|| Talk::to(scene, "pod", &others));
+    busy_talk.round();
+    (busy_talk, silent, others, of_it.len())
+}
+
+fn with_drain(case: &Case) -> Seen {
+    let (mut scene, agent) = start(case);
+    let (mut busy, silent, mut others, carried) = talks(&scene, case);
+    let mut seen = Seen {
+        carried,
+        ..Seen::default()
+    };
+    scene.volume.routes(&case.routes(case.drained));
+    let most = u64::try_from(carried / 2).unwrap() + FLOOR;
+    let mut counts = Vec::new();
+    let mut down_to = |talks: &mut [&mut Talk], most: u64| {
+        let came = wait_until(LIMIT, || {
+            talks.iter_mut().for_each(|talk| talk.round());
+            let (state, buckets) = report(&scene, case.leaves);
+            counts.extend(buckets);
+            state == "draining" && buckets.is_some_and(|n| n <= most)
+        });
+        assert!(came, "{counts:?} {:#}\n{}", scene.status(), agent.said());
+    };
+    let mut talking: Vec<&mut Talk> = others.iter_mut().chain([&mut busy]).collect();
+    down_to(&mut talking, most);
+    drop(silent);
+    let new = addresses("198.19");
+    seen.new_on_it = on_it(&scene, &new, case.public).len();
+    seen.busy_broken = busy.broken().len();
+    drop(busy);
+    let mut talking: Vec<&mut Talk> = others.iter_mut().collect();
+    down_to(&mut talking, 0);
+    println!(
+        "  {} of {}: buckets in use {}",
+        case.leaves,
+        case.strategy,
+        falling(&counts)
+    );
+    agent.wait_for(&format!("Gateway {} is drained", case.leaves), LIMIT);
+    seen.new_on_it_at_the_end = on_it(&scene, &new, case.public).len();
+    let mut opened = Talk::to(&scene, "pod", &new);
+    scene
+        .lab
+        .ip(FABRIC, &format!("link set {} down", case.link));
+    opened.until(|| report(&scene, case.leaves).0 == "down");
+    seen.broken_at_the_cut = opened.broken().len();
+    if let Some(others) = &mut others {
+        others.round();
+        seen.others_broken = others.broken().len();
+    }
+    seen
+}
+
+/// The counts in turn, each once.
+fn falling(counts: &[u64]) -> String {
+    let mut counts = counts.to_vec();
+    counts.dedup();
+    let words: Vec<String> = counts.iter().map(u64::to_string).collect();
+    words.join(" ")
+}
+
+fn without_drain(case: &Case) -> Seen {
+    let (mut scene, _agent) = start(case);
+    let (mut busy, _silent, mut others, carried) = talks(&scene, case);
+    scene.volume.routes(&case.routes(case.taken_off));
+    busy.until(|| report(&scene, case.leaves).0.is_empty());
+    let mut others_broken = 0;
+    if let Some(others) = &mut others {
+        others.round();
+        others_broken = others.broken().len();
+    }
+    Seen {
+        carried,
+        busy_broken: busy.broken().len(),
+        others_broken,
+        ..Seen::default()
+    }
+}
+
+fn compare(case: &Case) {
+    let (drained, taken_off) = (with_drain(case), without_drain(case));
+    println!(
+        "{} leaves a set of {CONNECTIONS} connections, {}",
+        case.leaves, case.strategy
+    );
+    println!("  {:<60} {:>8} {:>10}", "", "drained", "taken off");
+    for (what, of) in [
+        (
+            "connections that it carried",
+            (|s: &Seen| s.carried) as fn(&Seen) -> usize,
+        ),
+        ("broken, of its half that went on talking", |s| {
+            s.busy_broken
+        }),
+        ("broken, of the others", |s| s.others_broken),
+        ("of 300 new ones, on it while the half was talking", |s| {
+            s.new_on_it
+        }),
+        ("of 300 new ones, on it in the end", |s| {
+            s.new_on_it_at_the_end
+        }),
+        ("broken when it was cut", |s| s.broken_at_the_cut),
+    ] {
+        println!("  {what:<60} {:>8} {:>10}", of(&drained), of(&taken_off));
+    }
+    assert_eq!(
+        (
+            drained.busy_broken,
+            drained.others_broken,
+            drained.new_on_it_at_the_end,
+            drained.broken_at_the_cut
+        ),
+        (0, 0, 0, 0)
+    );
+    // New flows meet a bucket in use as often as there are such, and there are 2,048 buckets.
+    let in_use = drained.carried / 2;
+    assert!(
+        drained.new_on_it <= CONNECTIONS * in_use / 2048 + 40,
+        "{drained:?}"
+    );
+    assert_eq!(
+        taken_off.busy_broken,
+        taken_off.carried / 2,
+        "the baseline shows nothing: {taken_off:?}"
+    );
+}
+
+#[test]
+fn a_drained_gateway_of_three_breaks_no_connection_gets_hardly_a_new_one_and_can_then_be_cut() {
+    compare(&BALANCE);
+}
+
+#[test]
+fn a_drained_gateway_hands_over_to_its_standby_and_breaks_no_connection() {
+    compare(&FAILOVER);
+}
