@@ -39,9 +39,7 @@ struct Here {
 
 /// 0: by a gateway of its set; 1: not, or the far side saw something else; 2: error.
 pub async fn command(args: ExplainArgs) -> anyhow::Result<u8> {
-    let ip = Ip {
-        ownership: args.node.kernel.ownership(),
-    };
+    let ip = Ip::new(args.node.kernel.ownership());
     ip.check_version().await?;
     let here = gather(&args, &ip).await?;
     let packet = packet(&args, &here.kernel)?;

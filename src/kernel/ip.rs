@@ -66,7 +66,8 @@ pub trait RouteTable {
 /// The real `ip`, found by `PATH`.
 #[derive(Clone, Debug)]
 pub struct Ip {
-    ownership: Ownership,
+    /// What is ours.
+    pub ownership: Ownership,
     /// Since when members are seen leaving their groups.
     leaving: Arc<Mutex<BTreeMap<(u32, u32), Instant>>>,
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::scene::{CHECK, LIMIT, Scene};
 use super::talk::{CONNECTIONS, Talk};
-use crate::lab::{FABRIC, G1, G1_PUBLIC, G3, G3_PUBLIC, Running, wait_until};
+use crate::lab::{FABRIC, G3, G3_PUBLIC, Running, wait_until};
 
 /// Idle is then what had no packet for 20 s. Nothing here takes so long that the limit itself would move anything.
 const LIMITS: &str = "drainTimeout: 80s";
@@ -30,16 +30,6 @@ const BALANCE: Case = Case {
     leaves: G3,
     public: G3_PUBLIC,
     link: "g3-eth1",
-};
-
-const FAILOVER: Case = Case {
-    strategy: "failover",
-    before: "10.116.0.5, 10.116.0.6",
-    drained: "{address: 10.116.0.5, drain: true}, 10.116.0.6",
-    taken_off: "10.116.0.6",
-    leaves: G1,
-    public: G1_PUBLIC,
-    link: "g1-eth1",
 };
 
 impl Case {
@@ -256,9 +246,4 @@ fn compare(case: &Case) {
 #[test]
 fn a_drained_gateway_of_three_breaks_no_connection_gets_hardly_a_new_one_and_can_then_be_cut() {
     compare(&BALANCE);
-}
-
-#[test]
-fn a_drained_gateway_hands_over_to_its_standby_and_breaks_no_connection() {
-    compare(&FAILOVER);
 }
