@@ -96,7 +96,7 @@ fn a_drained_gateway_stays_beside_the_others_until_nothing_of_it_is_busy() {
 #[test]
 fn the_time_limit_moves_what_is_left_by_force() {
     let terms = Terms {
-        drain_timeout: Duration::from_secs(60),
+        drain_timeout: Duration::from_mins(1),
         ..BALANCE
     };
     let after = |seconds| members(&[drained(leaving(A, 24, seconds)), in_use(B)], &terms);
