@@ -7,8 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
-use crate::config::{Config, HealthCheck, RouteSet, Strategy, WhenDown};
+use crate::config::{Config, Failback, HealthCheck, RouteSet, Strategy, WhenDown};
 use crate::net::nexthop_id;
 use crate::net::prefix::{Family, Prefix};
 use crate::routing::batch::Ownership;
@@ -99,7 +100,9 @@ impl Adopted {
             gateways.sort_by_key(|gateway| set.gateways.iter().position(|g| g == gateway));
         }
         let strategy = if group.gateways.len() == 1 && !spares.is_empty() {
-            Strategy::Failover { failback: false }
+            Strategy::Failover {
+                failback: Failback::Never,
+            }
         } else {
             Strategy::Balance
         };
@@ -113,6 +116,8 @@ impl Adopted {
         self.config.sets.push(RouteSet {
             name,
             gateways,
+            shares: known.map_or_else(BTreeMap::new, |set| set.shares.clone()),
+            drain_timeout: known.map_or(Duration::ZERO, |set| set.drain_timeout),
             destinations: destinations.collect(),
             except: Vec::new(),
             strategy: known.map_or(strategy, |set| set.strategy),
