@@ -51,5 +51,8 @@ async fn run(command: Command) -> anyhow::Result<u8> {
         Command::Man => cli::completion::man(),
         Command::Version => cli::completion::version(),
         Command::Cleanup(args) => cli::node::cleanup(args).await,
+        Command::Edit(args) => cli::edit::command(&args).await,
+        Command::Drain(args) => cli::drain::command(&args, true).await,
+        Command::Undrain(args) => cli::drain::command(&args, false).await,
     }
 }

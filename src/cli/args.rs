@@ -16,7 +16,9 @@ use crate::serve::socket::Probe;
 
 mod cluster;
 
-pub use cluster::{ClusterArgs, NodesArgs, NodesOutput, ShowArgs, SyncArgs, WaitArgs};
+pub use cluster::{
+    ClusterArgs, DrainArgs, EditArgs, NodesArgs, NodesOutput, ShowArgs, SyncArgs, WaitArgs,
+};
 
 /// Keeps a node's kernel routes equal to a mounted ConfigMap, so that chosen destinations leave through NAT gateways.
 #[derive(Debug, Parser)]
@@ -110,6 +112,19 @@ pub enum Command {
     /// Make the kubelets bring the ConfigMap now, then wait until every node has it
     #[command(after_help = "Exit status: 0 all Ready, 1 not, 2 error, 3 timed out while waiting.")]
     Sync(SyncArgs),
+    /// Edit the cluster's ConfigMap in $EDITOR: check it, show what changes, write it, then as `sync`
+    #[command(
+        after_help = "Exit status: 0 all Ready, 1 nothing written or not all Ready, 2 error, 3 timed out while waiting."
+    )]
+    Edit(EditArgs),
+    /// Take a gateway out of every set without cutting its flows, and wait until it carries none
+    #[command(
+        after_help = "Exit status: 0 it carries nothing on any node, 1 not, 2 error, 3 timed out while waiting.\nRun it again to go on waiting."
+    )]
+    Drain(DrainArgs),
+    /// Give a drained gateway new flows again
+    #[command(after_help = "Exit status: 0 all Ready, 1 not, 2 error, 3 timed out while waiting.")]
+    Undrain(DrainArgs),
     /// Remove every route and nexthop of ours from this node, and our annotations where that is allowed
     #[command(after_help = "Exit status: 0 removed, 2 error.")]
     Cleanup(CleanupArgs),

@@ -5,6 +5,8 @@ pub mod changes;
 pub mod check;
 pub mod completion;
 pub mod convert;
+pub mod drain;
+pub mod edit;
 pub mod explain;
 pub mod input;
 pub mod logs;

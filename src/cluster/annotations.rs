@@ -25,6 +25,9 @@ const ROUTES: &str = "egress-routes.dev/routes";
 const GATEWAYS: &str = "egress-routes.dev/gateways";
 const MESSAGE: &str = "egress-routes.dev/message";
 
+/// What a draining gateway is called that carries no flow: its machine can be rebooted.
+pub const DRAINED: &str = "drained";
+
 /// At most one patch in this time per node. A little more than the 5 s that are promised, so that a minute has no room for twelve.
 const EVERY: Duration = Duration::from_secs(6);
 /// What the first patch, and the first Event, after a quiet time is spread over, by node name.
@@ -85,13 +88,14 @@ fn gateways(status: &Status) -> String {
     let mut worst = BTreeMap::new();
     for gateway in status.sets.iter().flat_map(|set| &set.gateways) {
         let state = match gateway.state {
-            GatewayState::Up => 0,
-            GatewayState::Draining => 1,
-            GatewayState::Unknown => 2,
-            GatewayState::Down => 3,
-            GatewayState::Unusable => 4,
+            // No set's flow leads to it any more.
+            GatewayState::Draining if gateway.buckets == Some(0) => (0, DRAINED),
+            GatewayState::Up => (1, gateway.state.as_str()),
+            GatewayState::Draining => (2, gateway.state.as_str()),
+            GatewayState::Unknown => (3, gateway.state.as_str()),
+            GatewayState::Down => (4, gateway.state.as_str()),
+            GatewayState::Unusable => (5, gateway.state.as_str()),
         };
-        let state = (state, gateway.state.as_str());
         let known = worst.entry(gateway.address).or_insert(state);
         *known = state.max(*known);
     }

@@ -13,6 +13,7 @@
 mod advice;
 mod clash;
 pub mod convert;
+pub mod drain_edit;
 pub mod duration;
 mod fields;
 mod foreign;

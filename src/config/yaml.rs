@@ -66,6 +66,12 @@ impl At {
         text.get(self.start as usize..).unwrap_or_default()
     }
 
+    /// Which bytes of the file it is.
+    pub(crate) fn bytes(&self) -> std::ops::Range<usize> {
+        let start = self.start as usize;
+        start..start + self.len as usize
+    }
+
     fn of(location: serde_yaml::Location) -> Self {
         let small = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
         let span = location.span();

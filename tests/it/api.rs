@@ -19,6 +19,7 @@ use tokio::sync::{broadcast, watch};
 
 mod broken;
 mod cluster;
+mod edit;
 mod fresh;
 mod leaving;
 mod program;

@@ -2,6 +2,7 @@
 //!
 //! Pure.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -108,6 +109,31 @@ pub struct SyncArgs {
     pub cluster: ClusterArgs,
 }
 
+/// `edit`.
+#[derive(Clone, Debug, Args)]
+pub struct EditArgs {
+    /// The key of the `ConfigMap` to edit: routes.yaml, or a list file that it names
+    #[arg(value_name = "KEY", default_value = crate::config::ROUTES_YAML)]
+    pub key: String,
+    /// Write without asking, once it is valid
+    #[arg(short, long)]
+    pub yes: bool,
+    /// What follows the edit.
+    #[command(flatten)]
+    pub sync: SyncArgs,
+}
+
+/// `drain` and `undrain`.
+#[derive(Clone, Debug, Args)]
+pub struct DrainArgs {
+    /// The gateway's address
+    #[arg(value_name = "ADDRESS")]
+    pub address: IpAddr,
+    /// What follows the edit.
+    #[command(flatten)]
+    pub sync: SyncArgs,
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
@@ -122,5 +148,16 @@ mod tests {
         };
         assert_eq!(nodes.names, ["node1", "node2"]);
         assert_eq!(nodes.selector.as_deref(), Some("pool=web"));
+    }
+
+    #[test]
+    fn an_address_is_checked_before_the_cluster_is_asked() {
+        for address in ["10.116.0", "gateway-1", "10.116.0.5/32", ""] {
+            assert!(
+                Cli::try_parse_from(["egress-routes", "drain", address]).is_err(),
+                "{address}"
+            );
+        }
+        assert!(Cli::try_parse_from(["egress-routes", "undrain", "fd00::5"]).is_ok());
     }
 }

@@ -11,6 +11,7 @@ use kube::core::ObjectMeta;
 use serde::Serialize;
 
 use super::presence::{Agents, Presence};
+use crate::cluster::annotations::DRAINED;
 use crate::cluster::client::PREFIX;
 
 /// What a `ConfigMap` holds.
@@ -219,7 +220,7 @@ impl Row {
             // A set that is not for this node is not reported: the gateway is not there either. One that is down is out of every group.
             Goal::Drained(gateway) => {
                 let state = self.gateways.get(&gateway).map(String::as_str);
-                applied && matches!(state, None | Some("drained" | "down" | "unusable"))
+                applied && matches!(state, None | Some(DRAINED | "down" | "unusable"))
             }
         }
     }

@@ -13,21 +13,21 @@ const VIEWER: &str = "viewer";
 
 /// What a user who may read nodes, the agents' pods and the ConfigMap may do beyond that.
 #[derive(Clone, Copy, PartialEq)]
-enum Also {
+pub enum Also {
     Nothing,
     ReadTheDaemonSet,
     Write,
 }
 
 /// A namespace with a ConfigMap and two agents on nodes of their own, seen by a user with few rights.
-struct View<'a> {
+pub struct View<'a> {
     server: &'a Server,
     kubeconfig: tempfile::NamedTempFile,
     namespace: &'static str,
 }
 
 impl<'a> View<'a> {
-    fn new(server: &'a Server, namespace: &'static str, nodes: &[&str], also: Also) -> Self {
+    pub fn new(server: &'a Server, namespace: &'static str, nodes: &[&str], also: Also) -> Self {
         let installed = server.install(namespace);
         let daemonsets = if also == Also::Nothing {
             "nothing"
@@ -106,7 +106,7 @@ impl<'a> View<'a> {
             .kubectl_with_input(&["apply", "-f", "-"], &map.to_string());
     }
 
-    fn command(&self, name: &str, args: &[&str]) -> Command {
+    pub fn command(&self, name: &str, args: &[&str]) -> Command {
         let mut command = Command::new(AGENT);
         command
             .arg(name)
@@ -135,7 +135,7 @@ impl<'a> View<'a> {
         }
     }
 
-    fn revision(&self) -> String {
+    pub fn revision(&self) -> String {
         let said = self.nodes(&["-o", "json"]);
         let json: Value = serde_json::from_str(&said.out)
             .unwrap_or_else(|why| panic!("{why}: {}{}", said.out, said.err));
@@ -143,7 +143,7 @@ impl<'a> View<'a> {
     }
 
     /// What the node's agent would do once it has the revision.
-    fn applied(&self, node: &str, status: &str, revision: &str) {
+    pub fn applied(&self, node: &str, status: &str, revision: &str) {
         let words = [
             ("status", status),
             ("revision", revision),
