@@ -107,6 +107,32 @@ fn every_alert_asks_for_metrics_that_exist_and_says_what_is_wrong() {
 }
 
 #[test]
+fn the_prometheus_operator_gets_the_same_rules_and_scrapes_the_port_that_the_pods_have() {
+    let yaml = |text: &str| -> Value { serde_yaml::from_str(text).unwrap() };
+    let plain = yaml(&file("egress-routes.rules.yaml"));
+    let rule = yaml(&file("prometheusrule.yaml"));
+    assert_eq!(rule["kind"], "PrometheusRule");
+    assert_eq!(rule["spec"], plain);
+    let monitor = yaml(&file("podmonitor.yaml"));
+    let daemonset = fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/deploy/daemonset.yaml"
+    ))
+    .unwrap();
+    let objects: Vec<Value> = serde_yaml::from_multiple(&daemonset).unwrap();
+    let set = objects
+        .iter()
+        .find(|object| object["kind"] == "DaemonSet")
+        .unwrap();
+    assert_eq!(monitor["spec"]["selector"], set["spec"]["selector"]);
+    let port = &set["spec"]["template"]["spec"]["containers"][0]["ports"][0];
+    assert_eq!(
+        monitor["spec"]["podMetricsEndpoints"][0]["port"],
+        port["name"]
+    );
+}
+
+#[test]
 fn every_panel_of_the_dashboard_asks_for_metrics_that_exist() {
     let dashboard: Value = serde_json::from_str(&file("dashboard.json")).unwrap();
     let (series, mut shown) = (rendered(), BTreeSet::new());
