@@ -93,7 +93,7 @@ fn view<'a>(server: &'a Server, namespace: &'static str, nodes: &[&str]) -> View
 
 #[test]
 fn an_edit_is_checked_shown_in_words_written_and_followed_to_the_last_node() {
-    let Some(server) = shared() else { return };
+    let server = shared();
     let view = view(server, "edited", &["edited-1"]);
     let editor = Editor::new("sed -i 's/203.0.113.0.24/203.0.113.0\\/25/' \"$1\"");
     let mut editing = editor.edits(&view, &["--timeout", "60s"]).spawn().unwrap();
@@ -139,7 +139,7 @@ fn an_edit_is_checked_shown_in_words_written_and_followed_to_the_last_node() {
 
 #[test]
 fn what_agents_would_refuse_goes_back_to_the_editor_with_what_is_wrong_and_is_never_written() {
-    let Some(server) = shared() else { return };
+    let server = shared();
     let view = view(server, "refused", &["refused-1"]);
     let before = configmap(server, "refused");
     let editor = Editor::new("cat \"$1\" >>seen; sed -i 's/203.0.113.0/203.0.113.1/' \"$1\"");
@@ -182,7 +182,7 @@ fn what_agents_would_refuse_goes_back_to_the_editor_with_what_is_wrong_and_is_ne
 
 #[test]
 fn an_edit_of_somebody_else_meanwhile_is_not_overwritten_and_a_label_is_no_edit() {
-    let Some(server) = shared() else { return };
+    let server = shared();
     let view = view(server, "contended", &["contended-1"]);
     // Waits until the test has done its part.
     let waiting = ">started; n=0; while [ ! -e go ] && [ $n -lt 600 ]; do sleep 0.05; n=$((n+1)); done; sed -i 's/# one/# two/' \"$1\"";
@@ -241,7 +241,7 @@ fn an_edit_of_somebody_else_meanwhile_is_not_overwritten_and_a_label_is_no_edit(
 
 #[test]
 fn an_editor_that_changes_nothing_or_fails_writes_nothing_and_a_list_can_be_edited_too() {
-    let Some(server) = shared() else { return };
+    let server = shared();
     let view = view(server, "lists", &["lists-1"]);
     let before = configmap(server, "lists");
     for (script, words) in [
