@@ -122,7 +122,7 @@ fn age(seconds: i64) -> String {
     }
 }
 
-/// What `-o json` and `-o yaml` print; docs/schema/nodes.json describes it.
+/// What `-o json` and `-o yaml` print; docs/schema/nodes.schema.json describes it.
 pub(super) fn value(fleet: &Fleet, ready: bool) -> Value {
     json!({"revision": fleet.revision, "refused": fleet.refused, "ready": ready, "nodes": fleet.nodes})
 }
@@ -190,6 +190,26 @@ mod tests {
     fn the_value_has_types() {
         let fleet = look_at(&[ready_node("node1")]);
         insta::assert_snapshot!(value(&fleet, true), @r#"{"nodes":[{"agent":"running","created":"2026-11-20T10:00:00Z","gateways":{"10.116.0.5":"up"},"message":null,"node":"node1","nodeState":"Ready","pod":"agent-node1","revision":"0123456789ab","routes":{"installed":2050,"wanted":2050},"status":"Ready"}],"ready":true,"refused":null,"revision":"0123456789ab"}"#);
+    }
+
+    #[test]
+    fn the_schema_names_every_field_and_no_other() {
+        let schema: Value =
+            serde_json::from_str(include_str!("../../../docs/schema/nodes.schema.json")).unwrap();
+        let keys = |value: &Value| -> Vec<String> {
+            let object = value.as_object().unwrap();
+            object.keys().cloned().collect()
+        };
+        let value = value(&example(), false);
+        let node = &schema["properties"]["nodes"]["items"]["properties"];
+        assert_eq!(keys(&schema["properties"]), keys(&value));
+        for row in value["nodes"].as_array().unwrap() {
+            assert_eq!(keys(node), keys(row));
+            let agents = node["agent"]["enum"].as_array().unwrap();
+            assert!(agents.contains(&row["agent"]), "{row}");
+        }
+        let routes = &value["nodes"][1]["routes"];
+        assert_eq!(keys(&node["routes"]["properties"]), keys(routes));
     }
 
     #[test]

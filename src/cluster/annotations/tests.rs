@@ -71,6 +71,27 @@ fn a_gateway_of_several_sets_is_listed_once_with_its_worst_state() {
 }
 
 #[test]
+fn a_gateway_is_drained_when_no_set_has_a_flow_on_it() {
+    use GatewayState::{Draining, Up};
+    let with = |one: (GatewayState, Option<u32>), other: (GatewayState, Option<u32>)| {
+        let mut status = example();
+        status.sets = [one, other]
+            .map(|(state, buckets)| {
+                let mut set = set("a", &[("10.116.0.7", state)]);
+                set.gateways[0].buckets = buckets;
+                set
+            })
+            .into();
+        gateways(&status)
+    };
+    let drained = (Draining, Some(0));
+    assert_eq!(with(drained, drained), "10.116.0.7=drained");
+    assert_eq!(with(drained, (Draining, Some(3))), "10.116.0.7=draining");
+    assert_eq!(with((Draining, None), drained), "10.116.0.7=draining");
+    assert_eq!(with(drained, (Up, Some(9))), "10.116.0.7=up");
+}
+
+#[test]
 fn a_thousand_gateways_and_a_long_message_keep_within_their_limits() {
     let mut status = example();
     let addresses: Vec<String> = (0..1000)
