@@ -174,7 +174,7 @@ fn refused(value: &Value) -> Option<String> {
 fn full() -> Value {
     json!({
         "routes": [{
-            "name": "a", "gateways": ["10.116.0.5", "fd00::5"], "destinations": ["198.51.100.0/24", "2001:db8::/32"],
+            "name": "a", "gateways": [{"address": "10.116.0.5", "weight": 1, "drain": false}, "fd00::5"], "drainTimeout": "5m", "destinations": ["198.51.100.0/24", "2001:db8::/32"],
             "destinationFiles": ["a.txt"], "except": ["198.51.100.7"], "strategy": "failover", "failback": false,
             "whenDown": "withdraw", "leakGuard": true,
             "healthCheck": {"type": "tcp", "port": 443, "interval": "1s", "timeout": "500ms", "failures": 1, "successes": 100, "target": "192.0.2.1"},
@@ -186,8 +186,9 @@ fn full() -> Value {
 }
 
 /// Where each mapping of the schema is in a configuration.
-const MAPPINGS: [(&str, &str); 5] = [
+const MAPPINGS: [(&str, &str); 6] = [
     ("", ""),
+    ("/$defs/gateway", "/routes/0/gateways/0"),
     ("/$defs/set", "/routes/0"),
     ("/$defs/healthCheck", "/routes/0/healthCheck"),
     ("/$defs/nodeSelector", "/routes/0/nodeSelector"),

@@ -56,12 +56,14 @@ fn changed(old: &RouteSet, new: &RouteSet) -> Option<String> {
     if old.gateways != new.gateways {
         parts.push(format!("gateways {}", arrow(&old.gateways, &new.gateways)));
     }
+    parts.extend(gateways(old, new));
     let settings = [
         ("strategy", old.strategy != new.strategy),
         ("whenDown", old.when_down != new.when_down),
         ("leakGuard", old.leak_guard != new.leak_guard),
         ("healthCheck", old.health_check != new.health_check),
         ("nodeSelector", old.node_selector != new.node_selector),
+        ("drainTimeout", old.drain_timeout != new.drain_timeout),
     ];
     let other = settings.iter().filter(|(_, differs)| *differs);
     parts.extend(other.map(|(name, _)| format!("another {name}")));
@@ -69,6 +71,27 @@ fn changed(old: &RouteSet, new: &RouteSet) -> Option<String> {
         parts.push("other settings".into());
     }
     (!parts.is_empty()).then(|| format!("~ set `{}`: {}", new.name, parts.join(", ")))
+}
+
+/// What is asked of single gateways that stay.
+fn gateways(old: &RouteSet, new: &RouteSet) -> Vec<String> {
+    let mut parts = Vec::new();
+    for gateway in new.gateways.iter().filter(|it| old.gateways.contains(it)) {
+        let share = |set: &RouteSet| set.shares.get(gateway).copied().unwrap_or_default();
+        let (before, after) = (share(old), share(new));
+        match (before.drain, after.drain) {
+            (false, true) => parts.push(format!("{gateway} is drained")),
+            (true, false) => parts.push(format!("{gateway} is no longer drained")),
+            _ => {}
+        }
+        if before.weight != after.weight {
+            parts.push(format!(
+                "{gateway} has weight {} → {}",
+                before.weight, after.weight
+            ));
+        }
+    }
+    parts
 }
 
 fn difference<T: Ord + Display>(what: &str, old: &[T], new: &[T]) -> Vec<String> {
@@ -128,6 +151,18 @@ protected: [64.225.0.0/16]
         + set `c`: 1 destination through 10.116.0.5
         ~ protected: +1 ranges (64.225.0.0/16)
         ");
+    }
+
+    #[test]
+    fn a_drain_and_a_weight_are_said_of_the_gateway() {
+        let after = BEFORE.replace(
+            "10.116.0.5, 10.116.0.6",
+            "{ address: 10.116.0.5, drain: true }, { address: 10.116.0.6, weight: 2 }",
+        );
+        assert_eq!(
+            changes(&config(BEFORE), &config(&after)),
+            ["~ set `b`: 10.116.0.5 is drained, 10.116.0.6 has weight 1 → 2"]
+        );
     }
 
     #[test]

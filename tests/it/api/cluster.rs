@@ -125,7 +125,7 @@ impl<'a> View<'a> {
         self.run("nodes", args)
     }
 
-    fn run(&self, name: &str, args: &[&str]) -> Said {
+    pub fn run(&self, name: &str, args: &[&str]) -> Said {
         let output = self.command(name, args).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Said {

@@ -276,3 +276,67 @@ fn an_editor_that_changes_nothing_or_fails_writes_nothing_and_a_list_can_be_edit
         "198.51.100.0/24\n192.0.2.0/24\n"
     );
 }
+
+#[test]
+fn a_drain_is_written_into_every_set_and_waits_until_no_node_has_a_flow_on_the_gateway() {
+    let server = shared();
+    let view = view(server, "drained", &["drained-1"]);
+    let text = "# Partners: ask ops\nroutes:\n  - name: a\n    gateways: [10.116.0.5, 10.116.0.7]   # racks 1 and 2\n    destinations: [203.0.113.0/24]\n";
+    patch(server, "drained", &json!({"data": {"routes.yaml": text}}));
+    let reports = |gateways: &str| {
+        view.applied("drained-1", "Ready", &view.revision());
+        let annotation = format!("egress-routes.dev/gateways={gateways}");
+        server.kubectl(&["annotate", "--overwrite", "node", "drained-1", &annotation]);
+    };
+    let mut draining = view
+        .command("drain", &["10.116.0.7", "--timeout", "60s"])
+        .spawn()
+        .unwrap();
+    let after = text.replace("10.116.0.7]", "{ address: 10.116.0.7, drain: true }]");
+    let written = |text: &str| {
+        wait_until(LIMIT, || {
+            configmap(server, "drained")["data"]["routes.yaml"] == text
+        })
+    };
+    assert!(written(&after));
+    reports("10.116.0.5=up,10.116.0.7=draining");
+    assert!(
+        !wait_until(Duration::from_secs(3), || draining
+            .try_wait()
+            .unwrap()
+            .is_some()),
+        "it did not wait for the flows"
+    );
+    reports("10.116.0.5=up,10.116.0.7=drained");
+    assert!(
+        wait_until(LIMIT, || draining.try_wait().unwrap().is_some()),
+        "it still waits"
+    );
+    let said = ended(draining);
+    assert!(matches!(said.code, 0 | 1), "{}{}", said.out, said.err);
+    assert!(
+        said.err.contains("~ set `a`: 10.116.0.7 is drained"),
+        "{}",
+        said.err
+    );
+    // Again: nothing to write, and nothing to wait for.
+    let said = view.run("drain", &["10.116.0.7", "--timeout", "30s"]);
+    assert!(matches!(said.code, 0 | 1), "{}", said.err);
+    assert!(
+        said.err
+            .contains("10.116.0.7 is drained in every set already"),
+        "{}",
+        said.err
+    );
+    let said = view.run("undrain", &["10.116.0.7", "--timeout", "1s"]);
+    assert_eq!(said.code, 3, "no agent follows: {}", said.err);
+    assert!(written(text), "the old text, to the letter");
+    let said = view.run("drain", &["10.116.0.9"]);
+    assert_eq!(said.code, 2);
+    assert!(
+        said.err
+            .contains("no set has the gateway 10.116.0.9; there are: 10.116.0.5, 10.116.0.7"),
+        "{}",
+        said.err
+    );
+}
