@@ -142,6 +142,7 @@ fn decide(config: &Config, kernel: &Kernel) {
             "{body:?}"
         );
         let verb = [
+            "route add ",
             "route replace ",
             "route del ",
             "nexthop replace id ",

@@ -255,7 +255,9 @@ fn verdict(
         return (Overall::RolledBack, Some(message));
     }
     let waiting = match rollout.stage() {
-        Stage::Starting => "the configuration and the kernel have not been read yet",
+        Stage::Starting if problems.is_empty() => {
+            "the configuration and the kernel have not been read yet"
+        }
         Stage::Inherited => {
             "an earlier agent's change was never confirmed by an answer of the API server; the server is asked now, and until then nothing is changed"
         }

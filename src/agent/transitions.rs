@@ -437,11 +437,7 @@ fn of_lookups(before: &Report, after: &Report, all: &mut Vec<Transition>) {
     match words {
         Some(words) if *by != before.bypassed.0 => all.push(Transition {
             level: Level::Warn,
-            line: format!(
-                "Traffic is taken past the routes, by {} rules or routes: {}",
-                by.len(),
-                five(by)
-            ),
+            line: format!("Traffic is taken past the routes: {}", five(by)),
             event: (!was).then(|| NodeEvent {
                 reason: Reason::TrafficBypassed,
                 note: words.clone(),

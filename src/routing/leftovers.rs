@@ -16,14 +16,7 @@ const OF_THE_NODE: [u8; 3] = [2, 9, 16];
 /// Foreign routes of exactly our prefixes with a lower metric, in the order of prefixes.
 pub fn of<'k>(wanted: &Wanted, kernel: &'k Kernel, ownership: &Ownership) -> Vec<&'k ForeignRoute> {
     let mut by_prefix: BTreeMap<Prefix, Vec<&ForeignRoute>> = BTreeMap::new();
-    let candidates = kernel.foreign.iter().filter(|route| {
-        route.key.table == ownership.table
-            && route.key.tos == 0
-            && route.key.metric < ownership.metric
-            && !OF_THE_NODE.contains(&route.protocol)
-            && !route.key.prefix.is_everything()
-    });
-    for route in candidates {
+    for route in kernel.foreign.iter().filter(|route| wins(route, ownership)) {
         by_prefix.entry(route.key.prefix).or_default().push(route);
     }
     let ours = wanted
@@ -34,6 +27,25 @@ pub fn of<'k>(wanted: &Wanted, kernel: &'k Kernel, ownership: &Ownership) -> Vec
         .flatten()
         .copied()
         .collect()
+}
+
+/// The one of exactly this prefix.
+pub fn of_prefix<'k>(
+    prefix: Prefix,
+    kernel: &'k Kernel,
+    ownership: &Ownership,
+) -> Option<&'k ForeignRoute> {
+    let mut routes = kernel.foreign.iter().filter(|route| wins(route, ownership));
+    routes.find(|route| route.key.prefix == prefix)
+}
+
+/// Whether a route wins against ours of the same prefix, and is none that the node needs.
+fn wins(route: &ForeignRoute, ownership: &Ownership) -> bool {
+    route.key.table == ownership.table
+        && route.key.tos == 0
+        && route.key.metric < ownership.metric
+        && !OF_THE_NODE.contains(&route.protocol)
+        && !route.key.prefix.is_everything()
 }
 
 /// The command that deletes the route.

@@ -199,7 +199,13 @@ fn the_page_on_reliability_names_every_test_of_surroundings_and_no_test_that_is_
     ]
     .map(source)
     .concat();
-    let all = ours.clone() + &source("wide.rs") + &source("source.rs");
+    let all = ours.clone()
+        + &source("wide.rs")
+        + &source("source.rs")
+        + &source("kernel/killed.rs")
+        + &source("kernel/churn.rs")
+        + &source("kernel/links.rs")
+        + &source("../../src/kernel/apply/tests.rs");
     let named: Vec<&str> = page
         .split('`')
         .filter(|word| word.matches('_').count() > 3 && !word.starts_with("egress_"))

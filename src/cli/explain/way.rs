@@ -14,6 +14,7 @@ use crate::net::nexthop_id;
 use crate::net::prefix::{Family, Prefix};
 use crate::report::status::GatewayState;
 use crate::routing::batch::LEAK_GUARD_METRIC;
+use crate::routing::leftovers;
 use crate::routing::lookup::{Answer, Match, in_words};
 use crate::routing::origins::Origins;
 use crate::routing::protected::Protected;
@@ -43,6 +44,8 @@ pub(super) struct Way {
     pub(super) by_gateway: bool,
     /// Where packets go now and why, in one sentence.
     pub(super) verdict: String,
+    /// The command that deletes the other program's route which wins, where nothing needs it any more.
+    pub(super) remedy: Option<String>,
     /// What the far side saw.
     pub(super) echo: Option<Echo>,
     /// The node's addresses that the kernel would use as source; for the comparison.
@@ -119,6 +122,10 @@ pub(super) fn explain(here: &Here, packet: &Packet, answer: &Answer) -> Way {
             .unwrap_or_default(),
         by_gateway,
         verdict,
+        remedy: set
+            .filter(|_| !by_gateway)
+            .and_then(|(_, prefix)| leftovers::of_prefix(prefix, &here.kernel, &here.ownership))
+            .map(leftovers::delete_command),
         echo: None,
         leaves: matches!(answer, Answer::Route(found) if !found.local),
     }
@@ -469,6 +476,12 @@ impl fmt::Display for Way {
             line("gateway", &format!("{} {state}{active}", gateway.address))?;
         }
         line("verdict", &self.verdict)?;
+        if let Some(remedy) = &self.remedy {
+            line(
+                "remedy",
+                &format!("where nothing needs that route any more: {remedy}"),
+            )?;
+        }
         if let Some(echo) = &self.echo {
             line(
                 "echo",

@@ -288,6 +288,8 @@ impl IpWrapper {
                 batch.push(line.to_owned());
             }
         }
+        // One that only looks up is none that writes.
+        batches.retain(|batch| !batch.iter().all(|line| line.starts_with("route get ")));
         batches
     }
 

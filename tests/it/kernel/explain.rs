@@ -231,6 +231,7 @@ fn what_takes_packets_elsewhere_is_named() {
       rule      policy rule 32766 (from all lookup main)
       gateway   10.116.0.5 up, active
       verdict   packets to 20.1.2.3 go by 20.0.0.0/8 via 192.0.2.1 dev eth0: set `list` is shadowed by this route of route protocol 4, whose metric 50 is lower
+      remedy    where nothing needs that route any more: ip route del 20.0.0.0/8 via 192.0.2.1 dev eth0 proto static metric 50
     exit 1
     ");
     node.lab.batch("nd", "route add default via 192.0.2.1 dev eth0 table 100\nrule add from 10.244.0.7 lookup 100 priority 1536\nrule add fwmark 0x80 priority 900 prohibit\n");

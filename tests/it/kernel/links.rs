@@ -38,9 +38,12 @@ fn a_link_without_carrier_costs_only_its_own_gateway() {
     let agent = node.agent(&["--resync", "10m"]);
     let own = BTreeSet::from(["198.51.100.0/24".to_owned()]);
     println!("in the kernel after {:?}", node.owns(&own));
+    // The status follows the read-back.
+    assert!(wait_until(LIMIT, || node.status()["sets"][0]["gateways"]
+        [1]["state"]
+        == "unusable"));
     let status = node.becomes("Degraded");
     let gateways = &status["sets"][0]["gateways"];
-    assert_eq!(gateways[1]["state"], "unusable", "{status:#}");
     assert_eq!(
         gateways[1]["reason"],
         "is on-link by eth2, which has no carrier"

@@ -176,7 +176,10 @@ fn two_agents_take_turns_and_nothing_changes_when_the_second_takes_over() {
     let mut first = node.agent(&["--resync", "1s"]);
     node.is_well(&first);
     let mut second = node.agent(&["--resync", "1s"]);
-    second.wait_for("Another agent runs in this network namespace", SOON);
+    second.wait_for(
+        "runs in this network namespace (@egress-routes); waiting",
+        SOON,
+    );
     let happened = crate::guard::watched(&node.lab, || {
         first.kill();
         second.wait_for("Configuration in force", SOON);
