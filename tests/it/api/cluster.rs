@@ -137,6 +137,7 @@ impl<'a> View<'a> {
 
     pub fn revision(&self) -> String {
         let said = self.nodes(&["-o", "json"]);
+        crate::schema::must_be("nodes", &said.out);
         let json: Value = serde_json::from_str(&said.out)
             .unwrap_or_else(|why| panic!("{why}: {}{}", said.out, said.err));
         json["revision"].as_str().unwrap().to_owned()

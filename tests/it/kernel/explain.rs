@@ -69,6 +69,11 @@ impl Node {
             .into_iter()
             .chain(args.split_whitespace())
             .collect();
+        let json: Vec<&str> = all.iter().copied().chain(["-o", "json"]).collect();
+        let said = self.lab.egress_routes("nd", &json);
+        if said.code < 2 {
+            crate::schema::must_be("explain", &said.out);
+        }
         let said = self.lab.egress_routes("nd", &all);
         format!("{}{}exit {}", said.out, said.err, said.code)
     }
