@@ -1,4 +1,8 @@
 //! egress-routes: keeps a node's kernel routes equal to a mounted ConfigMap.
+// Files that unit tests and tests/it share name this crate alike in both.
+#[cfg(test)]
+extern crate self as egress_routes;
+
 pub mod agent;
 pub mod cli;
 pub mod cluster;

@@ -6,3 +6,6 @@ pub mod dump;
 pub mod ip;
 pub mod lookup;
 pub mod monitor;
+
+#[cfg(test)]
+pub mod model;

@@ -33,6 +33,7 @@ mod kernel;
 mod lab;
 mod layering;
 mod manifests;
+mod model;
 mod monitoring;
 mod probe;
 mod protect;
