@@ -133,7 +133,7 @@ fn is_type(wanted: &Value, value: &Value) -> bool {
     }
 }
 
-/// The three patterns of our schemas.
+/// The patterns of our schemas.
 fn matches(pattern: &str, text: &str) -> bool {
     let name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     match pattern {
@@ -155,6 +155,9 @@ fn matches(pattern: &str, text: &str) -> bool {
                 && text
                     .bytes()
                     .all(|b| b.is_ascii_digit() || b".msh".contains(&b))
+        }
+        "^([0-9a-f]{12})?$" => {
+            text.is_empty() || (text.len() == 12 && text.bytes().all(|b| b.is_ascii_hexdigit()))
         }
         other => panic!("the validator does not know the pattern {other}"),
     }
