@@ -290,9 +290,9 @@ async fn kubeconfig(args: &ClusterArgs) -> anyhow::Result<kube::Config> {
         ..KubeConfigOptions::default()
     };
     let file = match &args.kubeconfig {
-        Some(path) => Kubeconfig::read_from(path)
-            .with_context(|| format!("reading the kubeconfig `{}`", path.display()))?,
-        None => Kubeconfig::read().context("reading the kubeconfig")?,
+        // Its own words name the file.
+        Some(path) => Kubeconfig::read_from(path)?,
+        None => Kubeconfig::read()?,
     };
     let own_proxy = proxy_of(&file, args.context.as_deref());
     let mut config = kube::Config::from_custom_kubeconfig(file, &options)
