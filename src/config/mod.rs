@@ -420,7 +420,7 @@ pub struct RouteSet {
     pub strategy: Strategy,
     /// What happens when no gateway is healthy.
     pub when_down: WhenDown,
-    /// Whether each destination has a blackhole twin with the highest metric.
+    /// Whether each destination has a fallback blackhole route with the highest metric.
     pub leak_guard: bool,
     /// How gateways are probed.
     pub health_check: HealthCheck,

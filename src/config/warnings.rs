@@ -453,7 +453,7 @@ fn idle_except(set: &RouteSet) -> Option<Warning> {
     })
 }
 
-/// The twins outlive what is withdrawn.
+/// The guard's blackhole routes outlive what is withdrawn.
 fn idle_withdraw(set: &RouteSet) -> Option<Warning> {
     (set.leak_guard && set.when_down == WhenDown::Withdraw).then(|| {
         let message = format!(

@@ -24,13 +24,13 @@ pub const IDLE_TIMER: u32 = 300;
 pub struct Ownership {
     /// Route protocol number, also of nexthops.
     pub protocol: u8,
-    /// Metric of every route but a leak guard's twin.
+    /// Metric of every route but the leak guard's.
     pub metric: u32,
     /// Table of every route.
     pub table: u32,
 }
 
-/// Metric of a leak guard's twin.
+/// Metric of a leak guard's blackhole route.
 pub const LEAK_GUARD_METRIC: u32 = 4_294_967_294;
 
 impl Ownership {
@@ -44,7 +44,7 @@ impl Ownership {
         }
     }
 
-    /// The key of the leak guard's twin for a prefix.
+    /// The key of the leak guard's blackhole route for a prefix.
     pub const fn leak_guard_key(&self, prefix: Prefix) -> RouteKey {
         RouteKey {
             prefix,

@@ -15,11 +15,11 @@
 //! # How it is kept
 //!
 //! A destination that nothing is taken out of is installed as itself, never merged with others. Any other (always
-//! the two defaults) is *cut* into the fewest prefixes that make up its region. Pieces are longer than the
+//! the two defaults) is *split* into the fewest prefixes that make up its region. Pieces are longer than the
 //! destination, so they could beat a route that the destination would have lost to: a piece inside a longer foreign
 //! route, or inside the region of a longer destination, is left out. A piece *around* one stays: the longer
 //! prefix wins in the kernel as it would against the destination, also when it comes later or goes away, so a pod's
-//! or a neighbour's route seldom changes ours. A foreign route equal to a cut destination wins everywhere in it or
+//! or a neighbour's route seldom changes ours. A foreign route equal to a split destination wins everywhere in it or
 //! nowhere, so then all pieces are left out or none.
 //!
 //! Foreign routes with a type of service are for marked packets only and are not looked at.
@@ -39,7 +39,7 @@ pub const MOST_PREFIXES: usize = 250_000;
 
 /// What one set wants on this node; one for each (set, family), or one for both families.
 #[derive(Clone, Copy, Debug)]
-pub struct Claim<'a> {
+pub struct SetDestinations<'a> {
     /// The set's name.
     pub set: &'a str,
     /// Its destinations, of one family or both.
@@ -51,7 +51,7 @@ pub struct Claim<'a> {
     pub in_force: bool,
     /// While the API has not answered since the start: prefixes that the kernel has for this set, of our metric. A destination that
     /// is not among them but pieces of it are, keeps no more than these: what is missing may be an API server that is not known now.
-    pub standing: Option<&'a [Prefix]>,
+    pub installed: Option<&'a [Prefix]>,
 }
 
 /// What the node has that decides what can be installed.
@@ -69,18 +69,16 @@ pub struct Constraints<'a> {
     pub most: usize,
 }
 
-/// What to install for one claim, and what is not as written.
+/// What to install for one set, and what is not as written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Carved {
-    /// Sorted, distinct; no two claims that are in force have one in common.
+pub struct Selected {
+    /// Sorted, distinct; no two sets that are in force have one in common.
     pub install: Vec<Prefix>,
     /// Destinations of which nothing is installed.
     pub skipped: Notes,
-    /// Destinations that a foreign route wins against: installed when whole, not installed when they had to be cut or the
+    /// Destinations that a foreign route wins against: installed when whole, not installed when they had to be split or the
     /// foreign route has our metric.
     pub shadowed: Notes,
-    /// How many destinations keep only what the kernel has until the API answers.
-    pub held: usize,
 }
 
 /// Reasons per destination: the first [`SKIPPED_SHOWN`], and the count of all.
@@ -109,7 +107,7 @@ impl Notes {
 pub struct Clash {
     /// The prefix.
     pub prefix: Prefix,
-    /// The sets, in the order of the claims.
+    /// The names of the two sets, in the order of the input.
     pub sets: [String; 2],
 }
 
@@ -124,174 +122,185 @@ impl fmt::Display for Clash {
     }
 }
 
-/// What to install for each claim, in the order of the claims; or the prefixes that two of them have in common.
-pub fn carve(claims: &[Claim<'_>], ground: &Constraints<'_>) -> Result<Vec<Carved>, Vec<Clash>> {
-    let mut carver = Carver::new(claims, ground)?;
-    carver.settle_whole();
-    carver.settle_cut();
-    for carved in &mut carver.carved {
-        carved.install.sort_unstable();
+/// What to install for each set, in the order of the sets; or the prefixes that two of them have in common.
+pub fn select(
+    sets: &[SetDestinations<'_>],
+    constraints: &Constraints<'_>,
+) -> Result<Vec<Selected>, Vec<Clash>> {
+    let mut selection = Selection::new(sets, constraints)?;
+    selection.select_whole();
+    selection.select_split();
+    for selected in &mut selection.selected {
+        selected.install.sort_unstable();
     }
-    Ok(carver.carved)
+    Ok(selection.selected)
 }
 
-/// A destination and the claim that it is of.
+/// A destination and the set that it is of.
 #[derive(Clone, Copy)]
 struct Item {
     prefix: Prefix,
-    claim: usize,
+    set: usize,
 }
 
-struct Carver<'a> {
-    claims: &'a [Claim<'a>],
-    ground: &'a Constraints<'a>,
+struct Selection<'a> {
+    sets: &'a [SetDestinations<'a>],
+    constraints: &'a Constraints<'a>,
     /// All destinations, sorted, distinct; indices are those of `nest`.
     items: Vec<Item>,
     nest: Nest,
     /// Destinations that their own set takes out and another set has.
     taken_out: Vec<Item>,
-    /// By claim.
+    /// By set.
     excepts: Vec<Ranges>,
     /// Sorted by prefix and metric.
     foreign: Vec<&'a ForeignRoute>,
     foreign_nest: Nest,
     /// By item: pieces that the kernel has while the API has not answered.
-    standing: BTreeMap<usize, Vec<Prefix>>,
-    carved: Vec<Carved>,
+    installed: BTreeMap<usize, Vec<Prefix>>,
+    selected: Vec<Selected>,
     /// Prefixes that may still be installed.
     room: usize,
-    /// Indices of items that have to be cut.
-    cut: Vec<usize>,
+    /// Indices of items that have to be split.
+    split: Vec<usize>,
 }
 
-impl<'a> Carver<'a> {
-    fn new(claims: &'a [Claim<'a>], ground: &'a Constraints<'a>) -> Result<Self, Vec<Clash>> {
-        let excepts: Vec<Ranges> = claims
+impl<'a> Selection<'a> {
+    fn new(
+        sets: &'a [SetDestinations<'a>],
+        constraints: &'a Constraints<'a>,
+    ) -> Result<Self, Vec<Clash>> {
+        let excepts: Vec<Ranges> = sets
             .iter()
             .map(|c| Ranges::of(c.except.iter().copied()))
             .collect();
-        let (items, taken_out) = items_of(claims, &excepts)?;
-        let mut foreign: Vec<&ForeignRoute> = ground
+        let (items, taken_out) = items_of(sets, &excepts)?;
+        let mut foreign: Vec<&ForeignRoute> = constraints
             .foreign
             .iter()
-            .filter(|r| r.key.table == ground.table && r.key.tos == 0)
+            .filter(|r| r.key.table == constraints.table && r.key.tos == 0)
             .collect();
         foreign.sort_unstable_by_key(|r| (r.key.prefix, r.key.metric));
         let nest = Nest::of(items.iter().map(|i| i.prefix));
-        let mut carver = Self {
-            claims,
-            ground,
+        let mut selection = Self {
+            sets,
+            constraints,
             taken_out,
             excepts,
             foreign_nest: Nest::of(foreign.iter().map(|r| r.key.prefix)),
             foreign,
-            standing: BTreeMap::new(),
+            installed: BTreeMap::new(),
             items,
             nest,
-            carved: vec![Carved::default(); claims.len()],
-            room: ground.most,
-            cut: Vec::new(),
+            selected: vec![Selected::default(); sets.len()],
+            room: constraints.most,
+            split: Vec::new(),
         };
-        carver.gather_standing();
-        Ok(carver)
+        selection.gather_installed();
+        Ok(selection)
     }
 
-    /// Gives each standing prefix to the innermost destination of its set; one that stands whole is not held back.
-    fn gather_standing(&mut self) {
+    /// Gives each installed prefix to the innermost destination of its set; one that is installed whole is not limited.
+    fn gather_installed(&mut self) {
         let mut whole = Vec::new();
-        for (claim, standing) in self
-            .claims
+        for (set, installed) in self
+            .sets
             .iter()
             .enumerate()
-            .filter_map(|(index, c)| Some((index, c.standing?)))
+            .filter_map(|(index, c)| Some((index, c.installed?)))
         {
-            for prefix in standing {
+            for prefix in installed {
                 let Some(index) = self
                     .nest
                     .covering(*prefix)
-                    .find(|index| self.items[*index].claim == claim)
+                    .find(|index| self.items[*index].set == set)
                 else {
                     continue;
                 };
                 if self.items[index].prefix == *prefix {
                     whole.push(index);
                 } else {
-                    self.standing.entry(index).or_default().push(*prefix);
+                    self.installed.entry(index).or_default().push(*prefix);
                 }
             }
         }
         for index in whole {
-            self.standing.remove(&index);
+            self.installed.remove(&index);
         }
     }
 
-    /// Skips what is protected or taken out altogether, installs what nothing is taken out of, and leaves the rest to be cut.
-    fn settle_whole(&mut self) {
+    /// Skips what is protected or taken out altogether, installs what nothing is taken out of, and leaves the rest to be split.
+    fn select_whole(&mut self) {
         for index in 0..self.items.len() {
-            let Item { prefix, claim } = self.items[index];
-            let (protected, except) = (self.ground.protected, &self.excepts[claim]);
-            let carved = &mut self.carved[claim];
+            let Item { prefix, set } = self.items[index];
+            let (protected, except) = (self.constraints.protected, &self.excepts[set]);
+            let selected = &mut self.selected[set];
             if protected.ranges().covers(prefix) {
-                carved
+                selected
                     .skipped
                     .add(prefix, || protected.forbids(prefix).unwrap_or_default());
             } else if except.covers(prefix) {
-                carved.skipped.add(prefix, taken_out);
+                selected.skipped.add(prefix, taken_out);
             } else if prefix.is_everything()
                 || protected.holes().touches(prefix)
                 || except.touches(prefix)
-                || self.standing.contains_key(&index)
+                || self.installed.contains_key(&index)
             {
-                self.cut.push(index);
+                self.split.push(index);
             } else {
-                self.install_whole(prefix, claim);
+                self.install_whole(prefix, set);
             }
         }
-        for Item { prefix, claim } in std::mem::take(&mut self.taken_out) {
-            self.carved[claim].skipped.add(prefix, taken_out);
+        for Item { prefix, set } in std::mem::take(&mut self.taken_out) {
+            self.selected[set].skipped.add(prefix, taken_out);
         }
     }
 
-    fn install_whole(&mut self, prefix: Prefix, claim: usize) {
+    fn install_whole(&mut self, prefix: Prefix, set: usize) {
         let key = RouteKey {
             prefix,
-            metric: self.ground.metric,
-            table: self.ground.table,
+            metric: self.constraints.metric,
+            table: self.constraints.table,
             tos: 0,
         };
-        let rivals = rivals(&self.foreign, prefix);
-        let carved = &mut self.carved[claim];
-        if let Some(taken) = rivals.iter().find(|r| r.key == key) {
-            carved.shadowed.add(prefix, || {
+        let same_prefix = same_prefix(&self.foreign, prefix);
+        let selected = &mut self.selected[set];
+        if let Some(taken) = same_prefix.iter().find(|r| r.key == key) {
+            selected.shadowed.add(prefix, || {
                 format!("the node has the route {taken} with our metric, which is left as it is")
             });
             return;
         }
         if self.room == 0 {
-            carved.skipped.add(prefix, || too_many(self.ground.most));
+            selected
+                .skipped
+                .add(prefix, || too_many(self.constraints.most));
             return;
         }
         self.room -= 1;
-        carved.install.push(prefix);
-        if let Some(winner) = rivals.first().filter(|r| r.key.metric < self.ground.metric) {
-            carved.shadowed.add(prefix, || {
+        selected.install.push(prefix);
+        if let Some(winner) = same_prefix
+            .first()
+            .filter(|r| r.key.metric < self.constraints.metric)
+        {
+            selected.shadowed.add(prefix, || {
                 format!("shadowed by the route {winner}, whose metric is lower")
             });
         }
     }
 
-    /// Cuts the rest, longer destinations before the wider ones that cover them, so that these are the first to find no room.
-    fn settle_cut(&mut self) {
-        let mut cut = std::mem::take(&mut self.cut);
-        cut.sort_by_key(|index| std::cmp::Reverse(self.items[*index].prefix.len()));
-        for index in cut {
-            let Item { prefix, claim } = self.items[index];
+    /// Splits the rest, longer destinations before the wider ones that cover them, so that these are the first to find no room.
+    fn select_split(&mut self) {
+        let mut split = std::mem::take(&mut self.split);
+        split.sort_by_key(|index| std::cmp::Reverse(self.items[*index].prefix.len()));
+        for index in split {
+            let Item { prefix, set } = self.items[index];
             if !prefix.is_everything()
-                && let Some(winner) = rivals(&self.foreign, prefix)
+                && let Some(winner) = same_prefix(&self.foreign, prefix)
                     .first()
-                    .filter(|r| r.key.metric <= self.ground.metric)
+                    .filter(|r| r.key.metric <= self.constraints.metric)
             {
-                self.carved[claim].shadowed.add(prefix, || {
+                self.selected[set].shadowed.add(prefix, || {
                     format!("shadowed by the route {winner}, whose metric is not higher")
                 });
                 continue;
@@ -301,12 +310,12 @@ impl<'a> Carver<'a> {
     }
 
     fn install_pieces(&mut self, index: usize) {
-        let Item { prefix, claim } = self.items[index];
-        let standing = Ranges::of(self.standing.get(&index).into_iter().flatten().copied());
-        let holes = [self.ground.protected.holes(), &self.excepts[claim]];
+        let Item { prefix, set } = self.items[index];
+        let installed = Ranges::of(self.installed.get(&index).into_iter().flatten().copied());
+        let holes = [self.constraints.protected.holes(), &self.excepts[set]];
         let (mut install, mut left, mut foreign) = (Vec::new(), 0_usize, 0_usize);
         for piece in remains(prefix, &holes).flat_map(never_everything) {
-            for piece in held_to(&standing, piece) {
+            for piece in limit_to(&installed, piece) {
                 left += 1;
                 if self.beaten_by_foreign(piece, prefix) {
                     foreign += 1;
@@ -315,25 +324,24 @@ impl<'a> Carver<'a> {
                 }
             }
             if install.len() > self.room {
-                self.carved[claim]
+                self.selected[set]
                     .skipped
-                    .add(prefix, || too_many(self.ground.most));
+                    .add(prefix, || too_many(self.constraints.most));
                 return;
             }
         }
-        let carved = &mut self.carved[claim];
-        carved.held += usize::from(!standing.is_empty());
+        let selected = &mut self.selected[set];
         if left == 0 {
-            carved.skipped.add(prefix, || {
+            selected.skipped.add(prefix, || {
                 "nothing is left of it without `except` and what is protected".to_owned()
             });
         } else if foreign == left {
-            carved.shadowed.add(prefix, || {
+            selected.shadowed.add(prefix, || {
                 "shadowed by more specific routes of the node in all that is left of it".to_owned()
             });
         }
         self.room -= install.len();
-        carved.install.append(&mut install);
+        selected.install.append(&mut install);
     }
 
     /// Whether a foreign route that is longer than the destination covers the piece.
@@ -352,15 +360,15 @@ impl<'a> Carver<'a> {
             .nest
             .covering(piece)
             .take_while(|index| *index != destination)
-            .map(|index| self.items[index].claim);
+            .map(|index| self.items[index].set);
         inner
             .into_iter()
-            .any(|claim| self.claims[claim].in_force && !self.excepts[claim].touches(piece))
+            .any(|set| self.sets[set].in_force && !self.excepts[set].touches(piece))
     }
 }
 
 /// Routes of just this prefix, the lowest metric first.
-fn rivals<'f, 'a>(foreign: &'f [&'a ForeignRoute], prefix: Prefix) -> &'f [&'a ForeignRoute] {
+fn same_prefix<'f, 'a>(foreign: &'f [&'a ForeignRoute], prefix: Prefix) -> &'f [&'a ForeignRoute] {
     let from = foreign.partition_point(|r| r.key.prefix < prefix);
     let len = foreign[from..].partition_point(|r| r.key.prefix == prefix);
     &foreign[from..from + len]
@@ -369,25 +377,25 @@ fn rivals<'f, 'a>(foreign: &'f [&'a ForeignRoute], prefix: Prefix) -> &'f [&'a F
 /// All destinations in order, each once; or the clashes. What a set's own `except` takes out altogether does not clash with
 /// another set's, and is listed apart.
 fn items_of(
-    claims: &[Claim<'_>],
+    sets: &[SetDestinations<'_>],
     excepts: &[Ranges],
 ) -> Result<(Vec<Item>, Vec<Item>), Vec<Clash>> {
-    let of = |(claim, c): (usize, &Claim<'_>)| {
+    let of = |(set, c): (usize, &SetDestinations<'_>)| {
         c.destinations
             .iter()
             .map(|prefix| Item {
                 prefix: *prefix,
-                claim,
+                set,
             })
             .collect::<Vec<_>>()
     };
-    let mut items: Vec<Item> = claims.iter().enumerate().flat_map(of).collect();
-    items.sort_unstable_by_key(|item| (item.prefix, item.claim));
-    items.dedup_by_key(|item| (item.prefix, item.claim));
+    let mut items: Vec<Item> = sets.iter().enumerate().flat_map(of).collect();
+    items.sort_unstable_by_key(|item| (item.prefix, item.set));
+    items.dedup_by_key(|item| (item.prefix, item.set));
     let clash = |pair: &[Item]| {
         let sets = [
-            claims[pair[0].claim].set.to_owned(),
-            claims[pair[1].claim].set.to_owned(),
+            sets[pair[0].set].set.to_owned(),
+            sets[pair[1].set].set.to_owned(),
         ];
         Clash {
             prefix: pair[0].prefix,
@@ -399,7 +407,7 @@ fn items_of(
     for same in items.chunk_by(|one, next| one.prefix == next.prefix) {
         let (out, wanted): (Vec<Item>, Vec<Item>) = if same.len() > 1 {
             same.iter()
-                .partition(|item| excepts[item.claim].covers(item.prefix))
+                .partition(|item| excepts[item.set].covers(item.prefix))
         } else {
             (Vec::new(), same.to_vec())
         };
@@ -435,12 +443,15 @@ fn never_everything(piece: Prefix) -> impl Iterator<Item = Prefix> {
         .take(if piece.is_everything() { 2 } else { 1 })
 }
 
-/// The piece, or what of it already stands where something does.
-fn held_to(standing: &Ranges, piece: Prefix) -> Vec<Prefix> {
-    if standing.is_empty() || standing.covers(piece) {
+/// The piece, or what of it is installed already where something is.
+fn limit_to(installed: &Ranges, piece: Prefix) -> Vec<Prefix> {
+    if installed.is_empty() || installed.covers(piece) {
         return vec![piece];
     }
-    Ranges::of([piece]).intersect(standing).prefixes().collect()
+    Ranges::of([piece])
+        .intersect(installed)
+        .prefixes()
+        .collect()
 }
 
 fn too_many(most: usize) -> String {

@@ -1,6 +1,6 @@
 //! What this node shall have: configuration, kernel, API facts and health in, wanted state out.
 //!
-//! Pure. Which prefixes remain of a destination is `carve`'s, what is protected and which device
+//! Pure. Which prefixes remain of a destination is `exclude`'s, what is protected and which device
 //! reaches a gateway `protect`'s; here it is decided which sets apply, which gateways of a set carry
 //! its routes now, and what is said about it.
 
@@ -225,7 +225,7 @@ struct Part<'a> {
     destinations: &'a [Prefix],
     choice: Choice,
     /// For [`Facts::NotYet`]: what the kernel has for it.
-    standing: Option<Vec<Prefix>>,
+    installed: Option<Vec<Prefix>>,
 }
 
 impl Part<'_> {
@@ -236,13 +236,13 @@ impl Part<'_> {
         )
     }
 
-    fn claim(&self) -> exclude::Claim<'_> {
-        exclude::Claim {
+    fn destinations(&self) -> exclude::SetDestinations<'_> {
+        exclude::SetDestinations {
             set: &self.set.name,
             destinations: self.destinations,
             except: &self.set.except,
             in_force: self.has_routes() || self.set.leak_guard,
-            standing: self.standing.as_deref(),
+            installed: self.installed.as_deref(),
         }
     }
 }
@@ -259,21 +259,22 @@ pub fn resolve(inputs: &Inputs<'_>) -> Result<Resolution, Vec<exclude::Clash>> {
         .flat_map(|(set, examined)| builder.parts(set, examined))
         .collect();
     let protected = protected::Protected::gather(inputs.kernel, inputs.facts, inputs.config);
-    let ground = exclude::Constraints {
+    let constraints = exclude::Constraints {
         protected: &protected,
         foreign: &inputs.kernel.foreign,
         table: inputs.ownership.table,
         metric: inputs.ownership.metric,
         most: exclude::MOST_PREFIXES,
     };
-    let claims: Vec<exclude::Claim<'_>> = parts.iter().map(Part::claim).collect();
-    let mut carved = exclude::carve(&claims, &ground)?.into_iter();
+    let destinations: Vec<exclude::SetDestinations<'_>> =
+        parts.iter().map(Part::destinations).collect();
+    let mut selected = exclude::select(&destinations, &constraints)?.into_iter();
     let mut parts = parts.iter().peekable();
     for (set, examined) in sets.iter().zip(&examined) {
         let mut view = builder.view(set, examined);
         while let Some(part) = parts.next_if(|p| p.set.name == set.name) {
-            if let Some(carved) = carved.next() {
-                builder.add(part, carved, examined, &mut view);
+            if let Some(selected) = selected.next() {
+                builder.add(part, selected, examined, &mut view);
             }
         }
         resolution.sets.push(view);
@@ -402,21 +403,21 @@ impl<'a> Builder<'a> {
             .filter(|(_, d)| !d.is_empty())
         {
             let choice = self.choose(set, family, examined);
-            let standing = matches!(self.inputs.facts, Facts::NotYet { .. })
-                .then(|| self.standing(nexthop_id::group(&set.name, family)));
+            let installed = matches!(self.inputs.facts, Facts::NotYet { .. })
+                .then(|| self.installed(nexthop_id::group(&set.name, family)));
             parts.push(Part {
                 set,
                 family,
                 destinations,
                 choice,
-                standing,
+                installed,
             });
         }
         parts
     }
 
     /// What the kernel has through a group.
-    fn standing(&self, group: u32) -> Vec<Prefix> {
+    fn installed(&self, group: u32) -> Vec<Prefix> {
         let key = |prefix| self.inputs.ownership.key(prefix);
         let own = self.inputs.kernel.own.iter();
         own.filter(|r| r.target == Target::Nexthop(group) && r.key == key(r.key.prefix))
@@ -450,28 +451,28 @@ impl<'a> Builder<'a> {
     fn add(
         &mut self,
         part: &Part<'_>,
-        carved: exclude::Carved,
+        selected: exclude::Selected,
         examined: &Examined,
         view: &mut SetView,
     ) {
         let (set, family) = (part.set, part.family);
         let id = nexthop_id::group(&set.name, family);
-        if !carved.install.is_empty() {
+        if !selected.install.is_empty() {
             self.group(id, family, &part.choice);
             self.describe(
                 set,
                 family,
                 &part.choice,
                 examined,
-                carved.install.len(),
+                selected.install.len(),
                 view,
             );
             if part.has_routes() {
                 view.groups.insert(family, id);
             }
         }
-        if carved.shadowed.total > 0 {
-            let example = carved
+        if selected.shadowed.total > 0 {
+            let example = selected
                 .shadowed
                 .shown
                 .first()
@@ -482,15 +483,15 @@ impl<'a> Builder<'a> {
                 &set.name,
                 format!(
                     "{} destination(s) of set `{}` are shadowed{example}",
-                    carved.shadowed.total, set.name
+                    selected.shadowed.total, set.name
                 ),
             ));
         }
-        view.skipped_total += carved.skipped.total + carved.shadowed.total;
-        view.skipped.extend(carved.skipped.shown);
-        view.skipped.extend(carved.shadowed.shown);
+        view.skipped_total += selected.skipped.total + selected.shadowed.total;
+        view.skipped.extend(selected.skipped.shown);
+        view.skipped.extend(selected.shadowed.shown);
         let ownership = self.inputs.ownership;
-        for prefix in carved.install {
+        for prefix in selected.install {
             if part.has_routes() {
                 self.wanted.routes.push(OwnRoute {
                     key: ownership.key(prefix),
@@ -804,7 +805,7 @@ pub fn taken_out_before(inputs: &Inputs<'_>, revision: &str) -> BTreeSet<ProbeKe
 
 /// [`taken_out_before`], where the kernel's state is known to be made from this configuration.
 pub fn taken_out(inputs: &Inputs<'_>) -> BTreeSet<ProbeKey> {
-    // Carving takes its time: only where a group is missing is it asked whether there would be one.
+    // Selecting the prefixes takes time: only where a group is missing is it asked whether there would be one.
     let if_healthy = LazyCell::new(|| {
         resolve(&Inputs {
             health: &HealthView::new(),

@@ -23,8 +23,8 @@
 )]
 
 mod api;
-mod carve;
 mod corpus;
+mod exclude;
 mod flows;
 mod gateway;
 mod guard;

@@ -1,4 +1,4 @@
-//! Random nodes, and the promise of `carve` in its plainest form: ask everybody, take the best. Shared by the
+//! Random nodes, and the promise of `select` in its plainest form: ask everybody, take the best. Shared by the
 //! properties beside the code and by the comparison with a real kernel in `tests/it`.
 
 use std::cmp::Reverse;

@@ -1,4 +1,4 @@
-//! The promise of `carve` against a real kernel: random tables of others and our carved prefixes in a namespace, and where
+//! The promise of `select` against a real kernel: random tables of others and our selected prefixes in a namespace, and where
 //! `ip route get` says that addresses go.
 //!
 //! Others' routes leave by `f0`, each set's by a device of its own, so that the device names the winner. The random worlds
@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use egress_routes::net::prefix::{Family, Prefix};
-use egress_routes::routing::exclude::{Claim, Constraints, MOST_PREFIXES, carve};
+use egress_routes::routing::exclude::{Constraints, MOST_PREFIXES, SetDestinations, select};
 use egress_routes::routing::protected::{Protected, Protection, Why};
 use egress_routes::routing::state::{ForeignRoute, RouteKey};
 use proptest::prelude::*;
@@ -47,7 +47,7 @@ fn node() -> Lab {
     lab
 }
 
-fn carved(world: &World) -> Vec<(Prefix, usize)> {
+fn selected(world: &World) -> Vec<(Prefix, usize)> {
     let protections = world
         .protected
         .iter()
@@ -74,27 +74,27 @@ fn carved(world: &World) -> Vec<(Prefix, usize)> {
             unicast: true,
         })
         .collect();
-    let ground = Constraints {
+    let constraints = Constraints {
         protected: &protected,
         foreign: &foreign,
         table: 254,
         metric: METRIC,
         most: MOST_PREFIXES,
     };
-    let claim = |set: &'_ world::Set| (set.destinations.clone(), set.except.clone(), set.in_force);
-    let sets: Vec<_> = world.sets.iter().map(claim).collect();
-    let claims: Vec<Claim<'_>> = sets
+    let set = |set: &'_ world::Set| (set.destinations.clone(), set.except.clone(), set.in_force);
+    let sets: Vec<_> = world.sets.iter().map(set).collect();
+    let sets: Vec<SetDestinations<'_>> = sets
         .iter()
-        .map(|(destinations, except, in_force)| Claim {
+        .map(|(destinations, except, in_force)| SetDestinations {
             set: "set",
             destinations,
             except,
             in_force: *in_force,
-            standing: None,
+            installed: None,
         })
         .collect();
-    let carved = carve(&claims, &ground).expect("worlds have no clashes");
-    let in_force = carved
+    let selected = select(&sets, &constraints).expect("worlds have no clashes");
+    let in_force = selected
         .iter()
         .enumerate()
         .filter(|(index, _)| world.sets[*index].in_force);
@@ -173,7 +173,7 @@ fn compare(lab: &Lab, world: &World) -> Result<usize, TestCaseError> {
             "route add {prefix} dev f0 proto static metric {metric}"
         );
     }
-    let installed = carved(world);
+    let installed = selected(world);
     for (prefix, set) in &installed {
         // `add`, not `replace`: a key that is taken would fail here.
         let _ = writeln!(
