@@ -9,12 +9,12 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cluster::uninstall::{OnExit, daemonset_of};
-use crate::config::duration;
-use crate::routing::batch::{LEAK_GUARD_METRIC, Ownership};
+use crate::routing::batch::Ownership;
 use crate::serve::listen::Listen;
 use crate::serve::socket::Probe;
 
 mod cluster;
+mod values;
 
 pub use cluster::{
     ClusterArgs, DrainArgs, EditArgs, NodesArgs, NodesOutput, ShowArgs, SyncArgs, WaitArgs,
@@ -160,13 +160,13 @@ pub enum Output {
 #[derive(Clone, Copy, Debug, Args)]
 pub struct KernelArgs {
     /// Routing table
-    #[arg(long, env = "EGRESS_ROUTES_TABLE", default_value_t = 254, value_parser = table, value_name = "N")]
+    #[arg(long, env = "EGRESS_ROUTES_TABLE", default_value_t = 254, value_parser = values::table, value_name = "N")]
     pub table: u32,
     /// Route protocol number, also of nexthops: the mark of what is ours
-    #[arg(long, env = "EGRESS_ROUTES_PROTOCOL", default_value_t = 230, value_parser = protocol, value_name = "N")]
+    #[arg(long, env = "EGRESS_ROUTES_PROTOCOL", default_value_t = 230, value_parser = values::protocol, value_name = "N")]
     pub protocol: u8,
     /// Metric of every route; a foreign route of the same prefix with a lower one wins
-    #[arg(long, env = "EGRESS_ROUTES_METRIC", default_value_t = 4242, value_parser = metric, value_name = "N")]
+    #[arg(long, env = "EGRESS_ROUTES_METRIC", default_value_t = 4242, value_parser = values::metric, value_name = "N")]
     pub metric: u32,
 }
 
@@ -222,7 +222,7 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "IP")]
     pub from: Option<IpAddr>,
     /// The packet's mark, like 0x80 or 128
-    #[arg(long, default_value = "0", value_parser = mark, value_name = "N", hide_default_value = true)]
+    #[arg(long, default_value = "0", value_parser = values::mark, value_name = "N", hide_default_value = true)]
     pub mark: u32,
     /// Fetch this http:// URL from the address, and print the source address that the far side saw
     #[arg(long, value_name = "URL")]
@@ -233,14 +233,6 @@ pub struct ExplainArgs {
     /// What is ours and where the configuration is.
     #[command(flatten)]
     pub node: NodeArgs,
-}
-
-fn mark(text: &str) -> Result<u32, String> {
-    let number = match text.strip_prefix("0x") {
-        Some(hex) => u32::from_str_radix(hex, 16),
-        None => text.parse(),
-    };
-    number.map_err(|_| "expected a number, like 0x80 or 128".to_owned())
 }
 
 /// `diff` and `apply`.
@@ -298,10 +290,10 @@ pub struct RunArgs {
     #[arg(long, env = "EGRESS_ROUTES_LISTEN_GLOBAL", value_parser = clap::builder::BoolishValueParser::new(), num_args = 0..=1, default_value = "false", default_missing_value = "true", hide_possible_values = true, value_name = "BOOL")]
     pub listen_global: bool,
     /// How often the kernel is read although nothing was noticed
-    #[arg(long, env = "EGRESS_ROUTES_RESYNC", default_value = "30s", value_parser = positive, value_name = "DURATION")]
+    #[arg(long, env = "EGRESS_ROUTES_RESYNC", default_value = "30s", value_parser = values::positive, value_name = "DURATION")]
     pub resync: Duration,
     /// How long the API server may be silent after a change before the change is taken back; 0 is off
-    #[arg(long, env = "EGRESS_ROUTES_CONFIRM", default_value = "20s", value_parser = duration_or_zero, value_name = "DURATION")]
+    #[arg(long, env = "EGRESS_ROUTES_CONFIRM", default_value = "20s", value_parser = values::duration_or_zero, value_name = "DURATION")]
     pub confirm: Duration,
     /// What happens to the routes at the end; auto keeps them unless the DaemonSet is gone or going
     #[arg(
@@ -347,163 +339,5 @@ impl RunArgs {
     }
 }
 
-fn table(text: &str) -> Result<u32, String> {
-    match text.parse() {
-        Ok(0) | Err(_) => {
-            Err("expected the number of a routing table, like 254 for `main`".to_owned())
-        }
-        Ok(255) => Err(
-            "255 is the kernel's table of its own addresses; the usual one is 254, `main`"
-                .to_owned(),
-        ),
-        Ok(table) => Ok(table),
-    }
-}
-
-fn protocol(text: &str) -> Result<u8, String> {
-    let taken = |by: &str| {
-        Err(format!(
-            "{text} marks the routes of {by}, which would then be taken for ours; 200 to 247 are free"
-        ))
-    };
-    match text.parse() {
-        Ok(0) | Err(_) => Err("expected a number from 1 to 255; 200 to 247 are free".to_owned()),
-        // linux/rtnetlink.h
-        Ok(1) => taken("ICMP redirects"),
-        Ok(2) => taken("the kernel"),
-        Ok(3) => taken("`ip route add` without a protocol"),
-        Ok(4) => taken("administrators"),
-        Ok(9) => taken("router advertisements"),
-        Ok(16) => taken("DHCP clients"),
-        // rtnetlink.h too, and what the daemons of Kubernetes networks take for themselves
-        Ok(11) => taken("zebra"),
-        Ok(12) => taken("BIRD"),
-        Ok(17) => taken("kube-router"),
-        Ok(18) => taken("keepalived"),
-        Ok(42) => taken("Babel"),
-        Ok(66) => taken("Google's guest agent"),
-        Ok(80) => taken("Calico"),
-        Ok(84) => taken("OVN"),
-        Ok(99) => taken("Open/R"),
-        Ok(186..=198) => taken("routing daemons such as FRR"),
-        Ok(248) => taken("kube-vip"),
-        Ok(protocol) => Ok(protocol),
-    }
-}
-
-fn metric(text: &str) -> Result<u32, String> {
-    match text.parse() {
-        Ok(metric) if metric > 0 && metric < LEAK_GUARD_METRIC => Ok(metric),
-        _ => Err(format!(
-            "expected a number from 1 to {} (0 would be the kernel's default metric, and {LEAK_GUARD_METRIC} is the leak guard's)",
-            LEAK_GUARD_METRIC - 1
-        )),
-    }
-}
-
-/// A duration as Kubernetes writes them; a bare `0` too.
-fn duration_or_zero(text: &str) -> Result<Duration, String> {
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    duration::parse(text).map_err(|why| format!("{why}; expected a duration like 500ms, 1s or 2m"))
-}
-
-/// A duration of at least 100 ms.
-fn positive(text: &str) -> Result<Duration, String> {
-    duration_or_zero(text).and_then(|d| {
-        if d < Duration::from_millis(100) {
-            Err("expected a duration of at least 100ms".to_owned())
-        } else {
-            Ok(d)
-        }
-    })
-}
-
 #[cfg(test)]
-mod tests {
-    use std::net::SocketAddr;
-
-    use clap::CommandFactory as _;
-
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn help_fits_a_terminal_of_80_columns() {
-        let mut cli = Cli::command().term_width(80);
-        cli.build();
-        let mut all = vec![cli.clone()];
-        all.extend(cli.get_subcommands().cloned());
-        for mut command in all {
-            let name = command.get_name().to_owned();
-            for help in [
-                command.clone().term_width(80).render_help(),
-                command.clone().term_width(80).render_long_help(),
-            ] {
-                for line in help.to_string().lines() {
-                    assert!(line.chars().count() <= 80, "{name}: {line}");
-                }
-            }
-            let _ = &mut command;
-        }
-    }
-
-    #[test]
-    fn defaults_are_those_of_the_contract() {
-        let cli = Cli::parse_from(["egress-routes", "run"]);
-        let Command::Run(run) = cli.command else {
-            panic!("not run")
-        };
-        assert_eq!(
-            run.node.kernel.ownership(),
-            Ownership {
-                protocol: 230,
-                metric: 4242,
-                table: 254
-            }
-        );
-        assert_eq!(
-            run.listen,
-            Listen::At(SocketAddr::from(([127, 0, 0, 1], 9465)))
-        );
-        assert!(!run.listen_global);
-        assert_eq!(
-            (run.resync, run.confirm),
-            (Duration::from_secs(30), Duration::from_secs(20))
-        );
-        assert_eq!((run.on_exit, run.startup_taint), (OnExit::Auto, None));
-    }
-
-    #[test]
-    fn what_would_take_foreign_routes_for_ours_is_refused() {
-        for arguments in [
-            ["--protocol", "2"],
-            ["--protocol", "4"],
-            ["--table", "255"],
-            ["--metric", "0"],
-            ["--metric", "4294967294"],
-            ["--resync", "1"],
-        ] {
-            assert!(
-                Cli::try_parse_from(["egress-routes", "run"].iter().chain(&arguments)).is_err(),
-                "{arguments:?}"
-            );
-        }
-        assert!(Cli::try_parse_from(["egress-routes", "run", "--confirm", "0"]).is_ok());
-    }
-
-    #[test]
-    fn durations_are_written_as_in_kubernetes() {
-        assert_eq!(duration_or_zero("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration_or_zero("2m"), Ok(Duration::from_mins(2)));
-        assert_eq!(duration_or_zero("1h30m"), Ok(Duration::from_mins(90)));
-        for text in ["", "2", "m", "2 m", "2d", "-1s", "4000000000000h"] {
-            assert!(duration_or_zero(text).is_err(), "{text}");
-        }
-    }
-}
+mod tests;

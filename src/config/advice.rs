@@ -4,8 +4,8 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::fields::listed;
 use super::problem::quoted;
+use super::spelling::listed;
 use crate::net::prefix::{Family, Prefix, PrefixError, value_of};
 
 /// Most CIDRs that an answer writes out.
@@ -414,7 +414,7 @@ mod tests {
     )]
     fn what_is_pasted_is_answered_with_what_would_be_right() {
         let (mut wrong, mut right) = (Vec::new(), String::new());
-        for line in include_str!("pasted.txt").lines() {
+        for line in include_str!("tests/pasted.txt").lines() {
             let Some((text, expected)) = line.split_once(" => ") else {
                 right.push_str(&format!("{line}\n"));
                 continue;

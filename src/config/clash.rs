@@ -9,8 +9,8 @@
 use std::cell::RefCell;
 
 use super::RouteSet;
+use super::destinations::nearest_cover;
 use super::selector::{Overlap, Terms};
-use super::sets::nearest_cover;
 use crate::net::prefix::Prefix;
 
 /// A prefix that two sets have.

@@ -4,14 +4,14 @@
 //! the next value and all problems come at once. A YAML null is never taken for "absent": a
 //! template that lost its value must not mean "every node" or "no destinations".
 
-use std::fmt::Display;
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::str::FromStr as _;
 use std::time::Duration;
 
 use super::advice;
-use super::problem::{Found, Path, Source, printable, quoted};
+use super::problem::{Found, Path, Source, quoted};
+use super::spelling::{listed, listed_or, nearest};
 use super::yaml::{At, Node, Value};
 use crate::config::duration;
 use crate::net::prefix::{Prefix, parse_address};
@@ -462,40 +462,6 @@ fn unknown_key(key: &str, keys: &Keys) -> String {
             "{quoted} is not known here; expected {}",
             listed_or(keys.known)
         ),
-    }
-}
-
-/// The known name that was probably meant: the same but for case, `_` and `-`, or a few letters off.
-fn nearest<'k>(key: &str, known: &[&'k str]) -> Option<&'k str> {
-    if key.len() > 64 {
-        return None;
-    }
-    let folded = |text: &str| text.to_lowercase().replace(['_', '-'], "");
-    let wanted = folded(key);
-    let distance = |name: &str| strsim::damerau_levenshtein(&wanted, &folded(name));
-    let (least, name) = known.iter().map(|name| (distance(name), *name)).min()?;
-    (least <= name.len().min(wanted.len()) / 3).then_some(name)
-}
-
-/// `a`, `b` and `c`, in backticks.
-pub(crate) fn listed(names: &[impl Display]) -> String {
-    joined(names, "and")
-}
-
-/// `a`, `b` or `c`, in backticks.
-pub(crate) fn listed_or(names: &[impl Display]) -> String {
-    joined(names, "or")
-}
-
-fn joined(names: &[impl Display], word: &str) -> String {
-    let quoted: Vec<String> = names
-        .iter()
-        .map(|name| format!("`{}`", printable(&name.to_string())))
-        .collect();
-    match quoted.split_last() {
-        None => "nothing".to_owned(),
-        Some((only, [])) => only.clone(),
-        Some((last, others)) => format!("{} {word} {last}", others.join(", ")),
     }
 }
 

@@ -5,6 +5,7 @@
 )]
 
 use proptest::prelude::{Strategy as _, any, prop_assert_eq, proptest};
+use std::net::IpAddr;
 
 use super::tests::{CONTRACT, LISTED, accepted, files};
 use super::*;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::positive;
+use super::values::positive;
 
 /// Which cluster, and what the agent's objects are called there.
 #[derive(Clone, Debug, Args)]
