@@ -2,8 +2,9 @@
 //!
 //! I/O around `routing::lookup`, which decides what to ask and what an answer means.
 
+use super::engine::{Engine, Outside};
 use super::target::{Source, Target};
-use super::{Agent, Causes};
+use super::triggers::Causes;
 use crate::kernel::apply::Outcome;
 use crate::kernel::lookup;
 use crate::report::status::Problem;
@@ -20,7 +21,7 @@ pub(super) struct Lookups {
     failed: Option<String>,
 }
 
-impl Agent {
+impl<O: Outside> Engine<O> {
     /// Asks the kernel, and writes what it finds into the sets; returns what is of no set.
     pub(super) async fn look_up(
         &mut self,

@@ -6,12 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
+use super::engine::{Engine, Outside};
 use super::repair_limit::RepairState;
-use super::rollout::Event;
+use super::rollout::{Clock, Event};
 use super::target::{Footprint, Source, Target};
-use super::{Agent, Causes};
+use super::triggers::Causes;
 use crate::cluster::annotations;
 use crate::config::Config;
 use crate::health::probe::ProbePath;
@@ -69,10 +68,10 @@ pub(super) struct LastPass {
     /// How long the last read took: what decides how often a busy table is read.
     pub(super) reading: Duration,
     /// When it ended.
-    pub(super) ended: Option<Instant>,
+    pub(super) ended: Option<Clock>,
 }
 
-impl Agent {
+impl<O: Outside> Engine<O> {
     /// Makes the kernel equal to what is wanted.
     pub(super) async fn pass(&mut self) {
         if self.wait_for_repair_limit() {
@@ -90,7 +89,7 @@ impl Agent {
             self.causes.take_up(causes);
             self.retry_later();
         }
-        self.last.ended = Some(Instant::now());
+        self.last.ended = Some(self.now());
         self.publish();
     }
 
@@ -99,19 +98,13 @@ impl Agent {
         if error.is::<Hung>() {
             return None;
         }
-        self.applier
-            .table
-            .check_version()
-            .await
-            .err()?
-            .downcast()
-            .ok()
+        self.applier.table.unfit().await
     }
 
     async fn try_pass(&mut self, causes: Causes) -> anyhow::Result<()> {
-        let started = Instant::now();
+        let started = self.now();
         let kernel = self.read().await?;
-        self.last.reading = started.elapsed();
+        self.last.reading = self.now().saturating_sub(started);
         let before = Footprint::of(&Wanted::as_found(&kernel, &self.ownership()));
         self.last.has_routes = !kernel.own.is_empty();
         if self.rollout.is_starting() {
@@ -123,7 +116,7 @@ impl Agent {
             return Ok(());
         };
         let planned = Footprint::of(&resolution.wanted);
-        let now = self.started.elapsed();
+        let now = self.now();
         let (limit, effects) = self.rollout.admit(&planned, now);
         self.perform(effects);
         if let Some(limit) = &limit {
@@ -144,12 +137,12 @@ impl Agent {
             Ok(outcome) => outcome,
             Err(error) => {
                 let event = Event::WriteUnknown { planned: allowed };
-                let effects = self.rollout.step(event, self.started.elapsed());
-                self.perform(effects);
+                self.advance(event);
                 return Err(error);
             }
         };
-        self.account(&outcome, vanished, causes, started.elapsed());
+        let took = self.now().saturating_sub(started);
+        self.account(&outcome, vanished, causes, took);
         let of_node = self
             .look_up(&target, &mut resolution, &outcome, causes)
             .await;
@@ -169,11 +162,10 @@ impl Agent {
             changed,
             left,
         };
-        let effects = self.rollout.step(event, self.started.elapsed());
-        self.perform(effects);
+        self.advance(event);
         self.settle_records().await;
         self.sweep(causes.resync).await;
-        self.remove_startup_taint();
+        self.report_first_apply();
         Ok(())
     }
 
@@ -185,8 +177,7 @@ impl Agent {
             .needs_adoption(&records)
             .then(|| self.adopt(kernel));
         let event = Event::Found { records, adopted };
-        let effects = self.rollout.step(event, self.started.elapsed());
-        self.perform(effects);
+        self.advance(event);
     }
 
     fn adopt(&self, kernel: &Kernel) -> Arc<Adopted> {
@@ -234,8 +225,7 @@ impl Agent {
                         why,
                         found: self.adopt(kernel),
                     };
-                    let effects = self.rollout.step(event, self.started.elapsed());
-                    self.perform(effects);
+                    self.advance(event);
                 }
             }
         }
@@ -269,6 +259,7 @@ impl Agent {
         let mut switched = false;
         let mut kernel = loop {
             tokio::select! {
+                biased;
                 kernel = &mut reading => break kernel?,
                 Ok(()) = self.health.changed() => {
                     self.health_changed().await;
@@ -340,7 +331,7 @@ impl Agent {
 
     /// Something removed our routes and nothing explains it.
     fn repaired(&mut self) {
-        if self.repair_limit.repaired(self.started.elapsed()) == RepairState::Started {
+        if self.repair_limit.repaired(self.now()) == RepairState::Started {
             tracing::error!(
                 "Something keeps removing or changing our routes. Likely: systemd-networkd (set ManageForeignRoutes=no and ManageForeignNextHops=no in \
                  networkd.conf), NetworkManager, or another agent with this route protocol. They are put back less often from now on"
@@ -353,10 +344,10 @@ impl Agent {
         if self.causes.call_for_lookups() {
             return false;
         }
-        match self.repair_limit.wait_until(self.started.elapsed()) {
+        match self.repair_limit.wait_until(self.now()) {
             Some(at) => {
                 self.causes = Causes::default();
-                self.causes.again(self.started + at);
+                self.causes.again(at);
                 true
             }
             None => false,
@@ -411,9 +402,9 @@ impl Agent {
     fn retry_later(&mut self) {
         let pause = FIRST_RETRY
             .saturating_mul(1 << self.last.failures.min(10))
-            .min(self.args.resync);
+            .min(self.resync);
         self.last.failures = self.last.failures.saturating_add(1);
-        self.causes.again(Instant::now() + pause);
+        self.causes.again(self.now() + pause);
     }
 
     // --- gateways ---
@@ -450,15 +441,13 @@ impl Agent {
             }
             self.last.adopted.insert(set.name.clone());
         }
-        let gateways = wanted.keys().map(|key| key.gateway);
-        self.links.update(gateways, kernel);
-        self.probes.set(&wanted, &adopted);
+        self.outside.probe(&wanted, &adopted, kernel);
     }
 
     /// Re-points groups at once; the whole pass that verifies it follows.
     pub(super) async fn health_changed(&mut self) {
         let health = self.health.borrow_and_update().clone();
-        self.causes.health_changed();
+        self.causes.health_changed(self.outside.now());
         if let Some((target, limit)) = self
             .last
             .target

@@ -2,7 +2,7 @@
 //!
 //! What is worth a line or an Event is decided by `transitions`.
 
-use super::Agent;
+use super::engine::{Engine, Outside};
 use super::rollout::{Newest, Rollout};
 use super::transitions::{InForce, Level, Report, Stage, outlives, transitions};
 use crate::cluster::events;
@@ -20,7 +20,7 @@ const LONGEST: usize = 1024;
 /// For routes that were taken back while the revision stayed.
 const ROUTES_HELD: &str = "new routes of the revision in force cut off the API server and were taken back; the earlier ones stay until labels, links or configuration change";
 
-impl Agent {
+impl<O: Outside> Engine<O> {
     /// Publishes the status if it differs, and reports what changed.
     pub(super) fn publish(&mut self) {
         let status = self.status_now();

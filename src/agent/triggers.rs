@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
+use super::rollout::Clock;
 use crate::cli::args::RunArgs;
 use crate::kernel::monitor::{self, GatewayLinks, Notice};
 use crate::source::watch::Watch;
@@ -82,12 +83,12 @@ pub(super) struct Causes {
     rules: bool,
     /// The periodic read: unused objects are swept too.
     pub(super) resync: bool,
-    due: Option<Instant>,
+    due: Option<Clock>,
 }
 
 impl Causes {
     /// When the next pass is due, if at all.
-    pub(super) const fn due(&self) -> Option<Instant> {
+    pub(super) const fn due(&self) -> Option<Clock> {
         self.due
     }
 
@@ -97,24 +98,29 @@ impl Causes {
         self.asked || self.link || self.rules || self.resync
     }
 
-    pub(super) fn target_changed(&mut self) {
+    pub(super) fn target_changed(&mut self, now: Clock) {
         self.asked = true;
-        self.by(Instant::now());
+        self.by(now);
     }
 
-    pub(super) fn health_changed(&mut self) {
+    pub(super) fn health_changed(&mut self, now: Clock) {
         self.asked = true;
-        self.by(Instant::now() + SETTLE);
+        self.by(now + SETTLE);
     }
 
-    pub(super) fn resync_is_due(&mut self) {
+    pub(super) fn resync_is_due(&mut self, now: Clock) {
         self.resync = true;
-        self.by(Instant::now());
+        self.by(now);
     }
 
     /// The kernel said something; `reading` is how long the last read took, `ended` when the last pass did.
-    pub(super) fn notice(&mut self, notice: Notice, reading: Duration, ended: Option<Instant>) {
-        let now = Instant::now();
+    pub(super) fn notice(
+        &mut self,
+        notice: Notice,
+        now: Clock,
+        reading: Duration,
+        ended: Option<Clock>,
+    ) {
         let rested = |times| ended.map_or(now, |ended| ended + (reading * times).min(LONGEST_REST));
         self.link |= notice == Notice::Link;
         self.rules |= notice == Notice::Rule;
@@ -133,11 +139,11 @@ impl Causes {
     }
 
     /// Something is left to do; at this time at the latest.
-    pub(super) fn again(&mut self, at: Instant) {
+    pub(super) fn again(&mut self, at: Clock) {
         self.by(at);
     }
 
-    fn by(&mut self, at: Instant) {
+    fn by(&mut self, at: Clock) {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 }
@@ -146,13 +152,13 @@ impl Causes {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_link_event_is_acted_upon_at_once_and_a_stream_of_them_leaves_time_for_others() {
-        let now = Instant::now();
+    #[test]
+    fn a_link_event_is_acted_upon_at_once_and_a_stream_of_them_leaves_time_for_others() {
+        let now = Duration::from_mins(1);
         let due = |notice, ended| {
             let mut causes = Causes::default();
-            causes.notice(notice, Duration::from_millis(300), ended);
-            causes.due().unwrap() - now
+            causes.notice(notice, now, Duration::from_millis(300), ended);
+            causes.due().unwrap().saturating_sub(now)
         };
         assert_eq!(due(Notice::Link, None), SETTLE_LINK);
         assert_eq!(
@@ -163,7 +169,7 @@ mod tests {
         assert_eq!(
             due(Notice::Ours, Some(now)),
             SETTLE,
-            "how often that is, is `fight`'s"
+            "how often that is, is `repair_limit`'s"
         );
         assert_eq!(due(Notice::Foreign, None), SETTLE);
         assert_eq!(due(Notice::Foreign, Some(now)), LONGEST_REST);

@@ -15,6 +15,7 @@ use crate::cli::args::{ExplainArgs, Output};
 use crate::cli::node;
 use crate::config::{self, Checked, Files};
 use crate::kernel::ip::{Ip, RouteTable as _};
+use crate::kernel::lookup::Lookup as _;
 use crate::report::status::Status;
 use crate::routing::batch::Ownership;
 use crate::routing::lookup::{Answer, RulesOfBoth};

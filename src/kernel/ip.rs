@@ -61,6 +61,8 @@ pub trait RouteTable {
         family: Option<Family>,
         lines: &str,
     ) -> impl Future<Output = anyhow::Result<BatchErrors>>;
+    /// What is wrong with the program `ip` itself, if anything.
+    fn unfit(&self) -> impl Future<Output = Option<Unfit>>;
 }
 
 /// The real `ip`, found by `PATH`.
@@ -251,6 +253,10 @@ impl RouteTable for Ip {
             bail!("`ip -j -N addr show` shows no interface, not even `lo`");
         }
         Ok(kernel)
+    }
+
+    async fn unfit(&self) -> Option<Unfit> {
+        self.check_version().await.err()?.downcast().ok()
     }
 
     async fn write(&self, family: Option<Family>, lines: &str) -> anyhow::Result<BatchErrors> {

@@ -21,9 +21,16 @@ const MOST_RULES: usize = 100_000;
 /// Route types of the node's own addresses, linux/rtnetlink.h: local, broadcast, anycast, multicast.
 const RTN_OWN_ADDRESSES: std::ops::RangeInclusive<u32> = 2..=5;
 
-impl Ip {
+/// The kernel's rules and lookups.
+pub trait Lookup {
     /// The policy rules of both families.
-    pub async fn read_rules(&self) -> anyhow::Result<RulesOfBoth> {
+    fn read_rules(&self) -> impl Future<Output = anyhow::Result<RulesOfBoth>>;
+    /// Which route each packet takes.
+    fn look_up(&self, packets: &[Packet]) -> impl Future<Output = anyhow::Result<Vec<Answer>>>;
+}
+
+impl Lookup for Ip {
+    async fn read_rules(&self) -> anyhow::Result<RulesOfBoth> {
         let (v4, v6) =
             tokio::try_join!(Self::show_rules(Family::V4), Self::show_rules(Family::V6))?;
         Ok(RulesOfBoth {
@@ -32,8 +39,7 @@ impl Ip {
         })
     }
 
-    /// Which route each packet takes.
-    pub async fn look_up(&self, packets: &[Packet]) -> anyhow::Result<Vec<Answer>> {
+    async fn look_up(&self, packets: &[Packet]) -> anyhow::Result<Vec<Answer>> {
         let mut answers = Vec::with_capacity(packets.len());
         let mut lines = String::new();
         for chunk in packets.chunks(CHUNK) {
@@ -47,7 +53,11 @@ impl Ip {
 }
 
 /// Looks up what a check wants to know. What it costs does not depend on how many routes there are.
-pub async fn check(ip: &Ip, view: View<'_>, rotation: &mut Rotation) -> anyhow::Result<Findings> {
+pub async fn check(
+    ip: &impl Lookup,
+    view: View<'_>,
+    rotation: &mut Rotation,
+) -> anyhow::Result<Findings> {
     if view.wanted.routes.is_empty() {
         *rotation = Rotation::default();
         return Ok(Findings::default());

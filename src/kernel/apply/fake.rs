@@ -11,7 +11,7 @@ use std::str::SplitWhitespace;
 use anyhow::bail;
 
 use crate::kernel::dump::BatchErrors;
-use crate::kernel::ip::{CHUNK, RouteTable};
+use crate::kernel::ip::{CHUNK, RouteTable, Unfit};
 use crate::net::prefix::Family;
 use crate::routing::batch::Ownership;
 use crate::routing::state::{
@@ -244,6 +244,10 @@ impl RouteTable for FakeTable {
             links: kernel.links,
             ..Kernel::default()
         })
+    }
+
+    async fn unfit(&self) -> Option<Unfit> {
+        None
     }
 
     async fn write(&self, _family: Option<Family>, text: &str) -> anyhow::Result<BatchErrors> {
