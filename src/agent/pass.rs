@@ -23,7 +23,7 @@ use crate::report::metrics::Change;
 use crate::report::status::{Problem, ProblemKind};
 use crate::routing::adopt::Adopted;
 use crate::routing::batch::Line;
-use crate::routing::diff::{Wanted, records_to};
+use crate::routing::diff::records_to;
 use crate::routing::exclude::Clash;
 use crate::routing::protected;
 use crate::routing::resolve::{self, Inputs, Resolution, SetView, resolve};
@@ -105,7 +105,7 @@ impl<O: Outside> Engine<O> {
         let started = self.now();
         let kernel = self.read().await?;
         self.last.reading = self.now().saturating_sub(started);
-        let before = Footprint::of(&Wanted::as_found(&kernel, &self.ownership()));
+        let before = Footprint::found(&kernel, &self.ownership()).shared_with(&self.last.footprint);
         self.last.has_routes = !kernel.own.is_empty();
         if self.rollout.is_starting() {
             self.start_rollout(&kernel);
@@ -115,7 +115,7 @@ impl<O: Outside> Engine<O> {
             self.last.kernel = without_routes(kernel);
             return Ok(());
         };
-        let planned = Footprint::of(&resolution.wanted);
+        let planned = Footprint::of(&resolution.wanted).shared_with(&before);
         let now = self.now();
         let (limit, effects) = self.rollout.admit(&planned, now);
         self.perform(effects);
@@ -146,11 +146,13 @@ impl<O: Outside> Engine<O> {
         let of_node = self
             .look_up(&target, &mut resolution, &outcome, causes)
             .await;
-        self.last.footprint = Footprint::of(&Wanted::as_found(&outcome.kernel, &self.ownership()));
+        self.last.footprint = if outcome.wrote {
+            Footprint::found(&outcome.kernel, &self.ownership()).shared_with(&allowed)
+        } else {
+            before
+        };
         let left = !outcome.left.is_empty();
-        let installed = allowed
-            .clone()
-            .without(outcome.left.replace.iter().map(|write| &write.route));
+        let installed = allowed.without(outcome.left.replace.iter().map(|write| &write.route));
         let changed = outcome.changed.any();
         // What a limit holds back is not written yet, and not lost either.
         let planned = if limit.is_some() { planned } else { allowed };

@@ -3,13 +3,15 @@
 //! Pure values. When which target is in force is `rollout`'s.
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::Config;
 use crate::routing::adopt::Adopted;
+use crate::routing::batch::Ownership;
 use crate::routing::diff::{Wanted, WantedNexthop};
 use crate::routing::node_facts::Facts;
-use crate::routing::state::{OwnRoute, Target as RouteTarget};
+use crate::routing::state::{Kernel, NexthopKind, OwnRoute, Target as RouteTarget};
 
 /// A configuration that passed its check.
 #[derive(Debug, PartialEq)]
@@ -69,20 +71,44 @@ impl Target {
 /// Everything that can lead packets elsewhere: a sorted hash of each route and of each gateway's nexthop object. Blackhole nexthops
 /// are no part of it, nor are groups' members: what health does with confirmed gateways is no change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Footprint(Vec<u64>);
+pub struct Footprint(Arc<[u64]>);
 
 impl Footprint {
     /// Of a wanted state.
     pub fn of(wanted: &Wanted) -> Self {
-        let routes = wanted.routes.iter().map(route_hash);
-        let gateways = wanted
+        let gateways = wanted.nexthops.iter().filter_map(|(id, what)| match what {
+            WantedNexthop::Via(gateway, dev) => Some(gateway_hash(*id, *gateway, dev)),
+            WantedNexthop::Blackhole(_) => None,
+        });
+        Self::from_parts(&wanted.routes, gateways)
+    }
+
+    /// Of what the kernel has of ours.
+    pub fn found(kernel: &Kernel, ownership: &Ownership) -> Self {
+        let gateways = kernel
             .nexthops
             .iter()
-            .filter(|(_, what)| leads(what))
-            .map(|(id, what)| nexthop_hash(*id, what));
-        let mut hashes: Vec<u64> = routes.chain(gateways).collect();
+            .filter_map(|(id, nexthop)| match &nexthop.kind {
+                NexthopKind::Via { gateway, dev } if nexthop.protocol == ownership.protocol => {
+                    Some(gateway_hash(*id, *gateway, dev))
+                }
+                _ => None,
+            });
+        Self::from_parts(&kernel.own, gateways)
+    }
+
+    fn from_parts(routes: &[OwnRoute], gateways: impl Iterator<Item = u64>) -> Self {
+        let mut hashes = Vec::with_capacity(routes.len());
+        hashes.extend(routes.iter().map(route_hash));
+        hashes.extend(gateways);
         hashes.sort_unstable();
-        Self(hashes)
+        Self(hashes.into())
+    }
+
+    /// The same, in the memory of the other where that is equal.
+    #[must_use]
+    pub fn shared_with(self, other: &Self) -> Self {
+        if self == *other { other.clone() } else { self }
     }
 
     /// Whether there is something in it that `confirmed` has not.
@@ -109,19 +135,23 @@ impl Footprint {
 
     /// Without these routes.
     #[must_use]
-    pub fn without<'a>(mut self, routes: impl Iterator<Item = &'a OwnRoute>) -> Self {
+    pub fn without<'a>(&self, routes: impl Iterator<Item = &'a OwnRoute>) -> Self {
         let mut missing: Vec<u64> = routes.map(route_hash).collect();
+        if missing.is_empty() {
+            return self.clone();
+        }
         missing.sort_unstable();
-        self.0.retain(|hash| missing.binary_search(hash).is_err());
-        self
+        let stays = |hash: &&u64| missing.binary_search(hash).is_err();
+        Self(self.0.iter().filter(stays).copied().collect())
     }
 
     /// Takes out of `wanted` whatever is not in this footprint.
     pub fn restrict(&self, wanted: &mut Wanted) {
         let has = |hash: u64| self.0.binary_search(&hash).is_ok();
-        wanted
-            .nexthops
-            .retain(|id, what| !leads(what) || has(nexthop_hash(*id, what)));
+        wanted.nexthops.retain(|id, what| match what {
+            WantedNexthop::Via(gateway, dev) => has(gateway_hash(*id, *gateway, dev)),
+            WantedNexthop::Blackhole(_) => true,
+        });
         let nexthops = &wanted.nexthops;
         for group in wanted.groups.values_mut() {
             group
@@ -145,21 +175,63 @@ impl Footprint {
     }
 }
 
-const fn leads(what: &WantedNexthop) -> bool {
-    matches!(what, WantedNexthop::Via(..))
-}
-
 /// Even for routes and odd for nexthops, so that they can be counted apart.
 fn route_hash(route: &OwnRoute) -> u64 {
     hash(route) & !1
 }
 
-fn nexthop_hash(id: u32, what: &WantedNexthop) -> u64 {
-    hash(&(id, what)) | 1
+fn gateway_hash(id: u32, gateway: IpAddr, dev: &str) -> u64 {
+    hash(&(id, gateway, dev)) | 1
 }
 
 fn hash(value: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routing::state::Nexthop;
+
+    #[test]
+    fn what_was_wanted_and_what_the_kernel_has_of_it_leave_one_footprint() {
+        let ownership = Ownership {
+            protocol: 230,
+            metric: 4242,
+            table: 254,
+        };
+        let gateway: IpAddr = "10.116.0.5".parse().unwrap();
+        let route = OwnRoute {
+            key: ownership.key("203.0.113.0/24".parse().unwrap()),
+            target: RouteTarget::Nexthop(200),
+        };
+        let wanted = Wanted {
+            nexthops: [(100, WantedNexthop::Via(gateway, "eth1".into()))].into(),
+            routes: vec![route.clone()],
+            ..Wanted::default()
+        };
+        let via = |protocol| Nexthop {
+            kind: NexthopKind::Via {
+                gateway,
+                dev: "eth1".into(),
+            },
+            protocol,
+        };
+        let mut kernel = Kernel {
+            own: vec![route],
+            nexthops: [(100, via(230)), (101, via(12))].into(),
+            ..Kernel::default()
+        };
+        assert_eq!(
+            Footprint::found(&kernel, &ownership),
+            Footprint::of(&wanted)
+        );
+        kernel.nexthops.insert(102, via(230));
+        assert_ne!(
+            Footprint::found(&kernel, &ownership),
+            Footprint::of(&wanted)
+        );
+    }
 }

@@ -32,6 +32,8 @@ const REMOVAL_TRIES: u32 = 10;
 pub struct Outcome {
     /// The kernel after it.
     pub kernel: Kernel,
+    /// Whether `ip` was given anything to write.
+    pub wrote: bool,
     /// What changed, as the read-back shows.
     pub changed: Counts,
     /// What is still to do: refused by the kernel, or in the way and not ours.
@@ -151,6 +153,7 @@ impl<T: RouteTable> Applier<T> {
             });
         }
         let mut outcome = Outcome {
+            wrote: true,
             examples: plan.in_words(wanted, &found).take(EXAMPLES).collect(),
             ..Outcome::default()
         };

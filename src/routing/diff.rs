@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
-use crate::net::nexthop_id;
 use crate::net::prefix::Family;
 use crate::routing::batch::{BUCKETS, IDLE_TIMER, LEAK_GUARD_METRIC, Line, Ownership};
 use crate::routing::state::{
@@ -58,44 +57,6 @@ pub enum WantedNexthop {
 }
 
 impl Wanted {
-    /// What the kernel has of ours: the set to put back when a change is taken back and nothing else is known.
-    pub fn as_found(kernel: &Kernel, ownership: &Ownership) -> Self {
-        let mut wanted = Self {
-            routes: kernel.own.clone(),
-            ..Self::default()
-        };
-        for (id, nexthop) in kernel
-            .nexthops
-            .iter()
-            .filter(|(_, n)| n.protocol == ownership.protocol)
-        {
-            match &nexthop.kind {
-                NexthopKind::Via { gateway, dev } => {
-                    wanted
-                        .nexthops
-                        .insert(*id, WantedNexthop::Via(*gateway, dev.clone()));
-                }
-                NexthopKind::Group { members, resilient } => {
-                    let group = WantedGroup {
-                        members: members.clone(),
-                        idle: resilient.map_or(IDLE_TIMER, |r| r.idle),
-                    };
-                    wanted.groups.insert(*id, group);
-                }
-                // The kernel does not tell a blackhole's family; those that `nexthop_id` makes are known.
-                NexthopKind::Blackhole => {
-                    if let Some(family) = nexthop_id::blackhole_family(*id) {
-                        wanted
-                            .nexthops
-                            .insert(*id, WantedNexthop::Blackhole(family));
-                    }
-                }
-                NexthopKind::Other => {}
-            }
-        }
-        wanted
-    }
-
     /// The same without these nexthop objects: a group that the kernel takes is better than one that it refuses whole.
     #[must_use]
     pub fn without(&self, refused: &BTreeSet<u32>) -> Self {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::kernel::apply::fake::FakeTable;
+use crate::net::nexthop_id;
 use crate::net::prefix::Prefix;
 
 const OURS: Ownership = Ownership {
@@ -47,6 +48,44 @@ const STANDING: &str = "
     route replace 198.51.100.7/32 nhid 11 proto 230 metric 4242 table 254
     route replace 192.0.2.0/24 nhid 12 proto 230 metric 4242 table 254";
 
+/// What the kernel has of ours, as something to want.
+fn as_found(kernel: &Kernel, ownership: &Ownership) -> Wanted {
+    let mut wanted = Wanted {
+        routes: kernel.own.clone(),
+        ..Wanted::default()
+    };
+    for (id, nexthop) in kernel
+        .nexthops
+        .iter()
+        .filter(|(_, n)| n.protocol == ownership.protocol)
+    {
+        match &nexthop.kind {
+            NexthopKind::Via { gateway, dev } => {
+                wanted
+                    .nexthops
+                    .insert(*id, WantedNexthop::Via(*gateway, dev.clone()));
+            }
+            NexthopKind::Group { members, resilient } => {
+                let group = WantedGroup {
+                    members: members.clone(),
+                    idle: resilient.map_or(IDLE_TIMER, |r| r.idle),
+                };
+                wanted.groups.insert(*id, group);
+            }
+            // The kernel does not tell a blackhole's family; those that `nexthop_id` makes are known.
+            NexthopKind::Blackhole => {
+                if let Some(family) = nexthop_id::blackhole_family(*id) {
+                    wanted
+                        .nexthops
+                        .insert(*id, WantedNexthop::Blackhole(family));
+                }
+            }
+            NexthopKind::Other => {}
+        }
+    }
+    wanted
+}
+
 #[test]
 fn a_diff_says_what_comes_goes_and_goes_another_way() {
     let kernel = kernel(STANDING);
@@ -77,13 +116,13 @@ fn a_diff_says_what_comes_goes_and_goes_another_way() {
     ~ 203.0.113.0/24 via 10.116.0.5, 10.116.0.6 (was via 10.116.0.5)
     - 198.51.100.7/32 via 10.116.0.5
     ");
-    assert_eq!(words(&Wanted::as_found(&kernel, &OURS), &kernel), "");
+    assert_eq!(words(&as_found(&kernel, &OURS), &kernel), "");
 }
 
 #[test]
 fn a_gateway_that_only_stands_by_is_a_line_and_a_route_that_changes_its_set_is_one() {
     let kernel = kernel(STANDING);
-    let mut wanted = Wanted::as_found(&kernel, &OURS);
+    let mut wanted = as_found(&kernel, &OURS);
     wanted.nexthops.extend(gateways(&[7]));
     assert_eq!(
         words(&wanted, &kernel),
@@ -110,7 +149,7 @@ fn a_gateway_that_only_stands_by_is_a_line_and_a_route_that_changes_its_set_is_o
 #[test]
 fn a_gateway_that_moved_to_another_device_changes_the_routes_through_it() {
     let kernel = kernel(STANDING);
-    let mut wanted = Wanted::as_found(&kernel, &OURS);
+    let mut wanted = as_found(&kernel, &OURS);
     wanted.nexthops.insert(
         6,
         WantedNexthop::Via("10.116.0.6".parse().unwrap(), "eth2".into()),
@@ -126,7 +165,7 @@ fn what_nothing_uses_is_listed_apart_groups_before_their_members_and_is_no_diffe
     let kernel = kernel(&format!(
         "{STANDING}\nnexthop replace id 7 via 10.116.0.7 dev eth1 proto 230\nnexthop replace id 13 group 5/7 proto 230"
     ));
-    let mut wanted = Wanted::as_found(&kernel, &OURS);
+    let mut wanted = as_found(&kernel, &OURS);
     wanted.groups.remove(&13);
     wanted.nexthops.remove(&7);
     let plan = diff(&wanted, &kernel, &OURS, true);
@@ -161,7 +200,7 @@ fn a_metric_or_table_of_another_run_is_cleaned_up() {
         table: 100,
         ..OURS
     };
-    let mut wanted = Wanted::as_found(&kernel, &OURS);
+    let mut wanted = as_found(&kernel, &OURS);
     for route in &mut wanted.routes {
         route.key = other.key(route.key.prefix);
     }
