@@ -1,6 +1,6 @@
-//! The command line: what can be said, and what it is checked for before anything runs.
+//! The command line: its arguments, and the checks before anything runs.
 //!
-//! Pure. Doing what was said is `commands`' and `agent`'s.
+//! Pure. The other files of `cli`, and `agent`, run the commands.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ pub use cluster::{
     ClusterArgs, DrainArgs, EditArgs, NodesArgs, NodesOutput, ShowArgs, SyncArgs, WaitArgs,
 };
 
-/// Keeps a node's kernel routes equal to a mounted ConfigMap, so that chosen destinations leave through NAT gateways.
+/// Sends traffic for selected destinations through NAT gateways on every Kubernetes node, so partners see a few known addresses
 #[derive(Debug, Parser)]
 #[command(
     name = "egress-routes",
@@ -34,12 +34,12 @@ Configuration by example (a ConfigMap key `routes.yaml`):
       gateways: [10.116.0.5]
       destinations: [203.0.113.0/24, 198.51.100.7]
 
-Try it before it is applied:  kustomize build overlay | egress-routes check -
-See it on a node:             kubectl -n kube-system exec ds/egress-routes -- egress-routes status
-See it on all nodes:          egress-routes nodes --wait"
+Check it before you apply it:  kustomize build overlay | egress-routes check -
+See every node:                egress-routes nodes --wait
+See one node:                  kubectl -n kube-system exec ds/egress-routes -- egress-routes status"
 )]
 pub struct Cli {
-    /// How much is logged, to stderr: error, warn, info, debug or trace; or directives like `egress_routes=debug,info`
+    /// Log level, to stderr: error, warn, info, debug, trace or off; or directives like `egress_routes=debug,info`
     #[arg(
         long,
         global = true,
@@ -48,7 +48,7 @@ pub struct Cli {
         value_name = "LEVEL"
     )]
     pub log_level: String,
-    /// How it is logged: lines for people, or one JSON object a line
+    /// Log format: lines for people, or one JSON object a line
     #[arg(
         long,
         global = true,
@@ -57,12 +57,12 @@ pub struct Cli {
         value_name = "FORMAT"
     )]
     pub log_format: LogFormat,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// How logs look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// Lines for people.
@@ -71,65 +71,69 @@ pub enum LogFormat {
     Json,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Watch the configuration and keep the kernel's routes equal to it, until SIGTERM: the DaemonSet's command
+    /// Run the agent: watch the configuration and keep the kernel's routes equal to it, until SIGTERM
     #[command(after_help = "Exit status: 0 on SIGTERM or SIGINT.")]
     Run(RunArgs),
-    /// Validate a directory, a routes.yaml, or Kubernetes manifests that hold a ConfigMap with one; needs no privileges
+    /// Validate a directory, a routes.yaml, or Kubernetes manifests with its ConfigMap; needs no privileges
     #[command(
         after_help = "Exit status: 0 valid, 1 refused (with --strict warnings too), 2 could not be read."
     )]
     Check(CheckArgs),
-    /// Print what `apply` would change on this node now: `+ PREFIX via …`, `- …`, `~ …`, a line each
-    #[command(after_help = "Exit status: 0 nothing to change, 1 changes, 2 error.")]
+    /// Print what `apply` would change on this node: a line `+ PREFIX via …`, `- …` or `~ …` for each route
+    #[command(after_help = "Exit status: 0 nothing to change, 1 changes, 2 error or refused.")]
     Diff(OneShotArgs),
-    /// Apply once and read back; for a node without the agent
-    #[command(after_help = "Exit status: 0 all in, 1 something refused or failed, 2 error.")]
+    /// Apply the configuration once and read it back; for a machine without the agent
+    #[command(
+        after_help = "Exit status: 0 everything is installed, 1 something was refused or failed, 2 error."
+    )]
     Apply(ApplyArgs),
-    /// Show which way packets to an address take on this node, and why, by the kernel's own lookup
-    #[command(after_help = "Exit status: 0 by a gateway of its set, 1 not, 2 error.")]
+    /// Show the path of packets to an address on this node, and why, by the kernel's own lookup
+    #[command(after_help = "Exit status: 0 by a gateway of its set, 1 by another path, 2 error.")]
     Explain(ExplainArgs),
     /// Show this node: sets, gateways with health, routes wanted and installed, problems
     #[command(
-        after_help = "Exit status: 0 Ready, 1 not, 2 error.\nAsks the agent of this network namespace; without one, compares configuration and kernel itself."
+        after_help = "Exit status: 0 Ready, 1 not Ready or no agent, 2 error.\nAsks the agent of this network namespace. Without an agent it compares configuration and kernel itself."
     )]
     Status {
-        /// What is ours and where the configuration is.
+        /// The marks of the agent's routes, and the configuration.
         #[command(flatten)]
         node: NodeArgs,
-        /// How it is printed
+        /// Output format
         #[arg(short, long, default_value = "table", value_name = "FORMAT")]
         output: Output,
-        /// Print nothing but a reason, and exit 0 or 1: for the probes of the agent's own container
+        /// Answer a probe of the agent's container: exit 0, or print the reason and exit 1
         #[arg(long, value_name = "WHAT")]
         probe: Option<Probe>,
     },
-    /// Show the cluster, a line per node, from a kubeconfig
-    #[command(after_help = "Exit status: 0 all Ready, 1 not, 2 error, 3 timed out while waiting.")]
+    /// Show every node of the cluster, from a kubeconfig
+    #[command(after_help = "Exit status: 0 all nodes Ready, 1 not all, 2 error, 3 timed out.")]
     Nodes(NodesArgs),
     /// Make the kubelets bring the ConfigMap now, then wait until every node has it
-    #[command(after_help = "Exit status: 0 all Ready, 1 not, 2 error, 3 timed out while waiting.")]
+    #[command(after_help = "Exit status: 0 all nodes Ready, 1 not all, 2 error, 3 timed out.")]
     Sync(SyncArgs),
-    /// Edit the cluster's ConfigMap in $EDITOR: check it, show what changes, write it, then as `sync`
+    /// Edit the cluster's ConfigMap in $EDITOR: check it, show the changes, write it, then continue as `sync`
     #[command(
-        after_help = "Exit status: 0 all Ready, 1 nothing written or not all Ready, 2 error, 3 timed out while waiting."
+        after_help = "Exit status: 0 all nodes Ready, 1 not all or nothing written, 2 error, 3 timed out."
     )]
     Edit(EditArgs),
     /// Take a gateway out of every set without cutting its flows, and wait until it carries none
     #[command(
-        after_help = "Exit status: 0 it carries nothing on any node, 1 not, 2 error, 3 timed out while waiting.\nRun it again to go on waiting."
+        after_help = "Exit status: 0 it carries no flow on any node, 1 not all nodes Ready or nothing written, 2 error, 3 timed out.\nRun it again to continue waiting."
     )]
     Drain(DrainArgs),
     /// Give a drained gateway new flows again
-    #[command(after_help = "Exit status: 0 all Ready, 1 not, 2 error, 3 timed out while waiting.")]
+    #[command(after_help = "Exit status: 0 all nodes Ready, 1 not all, 2 error, 3 timed out.")]
     Undrain(DrainArgs),
-    /// Remove every route and nexthop of ours from this node, and our annotations where that is allowed
+    /// Remove the agent's routes and nexthops from this node, and its annotations where that is allowed
     #[command(after_help = "Exit status: 0 removed, 2 error.")]
     Cleanup(CleanupArgs),
-    /// Make a routes.yaml of `StaticRoute` and `Route` resources, or of `ip route` lines
-    #[command(after_help = "Exit status: 0 all carried over, 1 something could not be, 2 error.")]
+    /// Convert `StaticRoute` and `Route` resources, or `ip route` lines, to a routes.yaml
+    #[command(
+        after_help = "Exit status: 0 everything was carried over, 1 something could not be, 2 error."
+    )]
     Convert {
         /// A file, or `-` for standard input, as `kubectl get … -o yaml` prints it [default: -]
         path: Option<String>,
@@ -137,7 +141,7 @@ pub enum Command {
     /// Print a completion script for a shell
     #[command(after_help = "For bash:  source <(egress-routes completion bash)")]
     Completion {
-        /// Which shell
+        /// The shell
         shell: clap_complete::Shell,
     },
     /// Print the manual page
@@ -147,7 +151,7 @@ pub enum Command {
     Version,
 }
 
-/// How a report is printed.
+/// The format of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// For people.
@@ -156,22 +160,22 @@ pub enum Output {
     Json,
 }
 
-/// What tells our routes from everybody else's.
+/// How the agent's routes are marked.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct KernelArgs {
     /// Routing table
     #[arg(long, env = "EGRESS_ROUTES_TABLE", default_value_t = 254, value_parser = values::table, value_name = "N")]
     pub table: u32,
-    /// Route protocol number, also of nexthops: the mark of what is ours
+    /// Route protocol number of routes and nexthops: only what carries it is ever changed or deleted
     #[arg(long, env = "EGRESS_ROUTES_PROTOCOL", default_value_t = 230, value_parser = values::protocol, value_name = "N")]
     pub protocol: u8,
-    /// Metric of every route; a foreign route of the same prefix with a lower one wins
+    /// Metric of every route; another route of the same prefix with a lower metric wins
     #[arg(long, env = "EGRESS_ROUTES_METRIC", default_value_t = 4242, value_parser = values::metric, value_name = "N")]
     pub metric: u32,
 }
 
 impl KernelArgs {
-    /// The same as the kernel side wants it.
+    /// The same for the kernel's side.
     pub const fn ownership(&self) -> Ownership {
         Ownership {
             protocol: self.protocol,
@@ -181,13 +185,13 @@ impl KernelArgs {
     }
 }
 
-/// A node's configuration and what is ours on it.
+/// A node's configuration, and how the agent's routes are marked on it.
 #[derive(Clone, Debug, Args)]
 pub struct NodeArgs {
-    /// What is ours.
+    /// How the agent's routes are marked.
     #[command(flatten)]
     pub kernel: KernelArgs,
-    /// Directory of the configuration, normally a ConfigMap volume
+    /// Directory of the configuration, normally a mounted ConfigMap
     #[arg(
         long,
         env = "EGRESS_ROUTES_CONFIG",
@@ -195,7 +199,7 @@ pub struct NodeArgs {
         value_name = "DIR"
     )]
     pub config: PathBuf,
-    /// This node's name in the cluster; without it there is none
+    /// Node name; if unset, cluster features are off
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
 }
@@ -208,7 +212,7 @@ pub struct CheckArgs {
     /// Treat warnings as problems, for CI
     #[arg(long)]
     pub strict: bool,
-    /// How it is printed
+    /// Output format
     #[arg(short, long, default_value = "table", value_name = "FORMAT")]
     pub output: Output,
 }
@@ -218,19 +222,19 @@ pub struct CheckArgs {
 pub struct ExplainArgs {
     /// The destination
     pub address: IpAddr,
-    /// The source: one of the node's addresses, or of a pod on it
+    /// Source address: one of the node's, or a pod's
     #[arg(long, value_name = "IP")]
     pub from: Option<IpAddr>,
-    /// The packet's mark, like 0x80 or 128
+    /// Mark of the packet, like 0x80 or 128
     #[arg(long, default_value = "0", value_parser = values::mark, value_name = "N", hide_default_value = true)]
     pub mark: u32,
-    /// Fetch this http:// URL from the address, and print the source address that the far side saw
+    /// Fetch this http:// URL from the address, and print the source address in the answer
     #[arg(long, value_name = "URL")]
     pub echo: Option<String>,
-    /// How it is printed
+    /// Output format
     #[arg(short, long, default_value = "table", value_name = "FORMAT")]
     pub output: Output,
-    /// What is ours and where the configuration is.
+    /// The marks of the agent's routes, and the configuration.
     #[command(flatten)]
     pub node: NodeArgs,
 }
@@ -241,10 +245,10 @@ pub struct ExplainArgs {
 pub struct OneShotArgs {
     /// A directory, a file, or `-` for standard input, instead of --config
     pub path: Option<String>,
-    /// What is ours and where the configuration is.
+    /// The marks of the agent's routes, and the configuration.
     #[command(flatten)]
     pub node: NodeArgs,
-    /// How it is printed
+    /// Output format
     #[arg(short, long, default_value = "table", value_name = "FORMAT")]
     pub output: Output,
 }
@@ -255,7 +259,7 @@ pub struct ApplyArgs {
     /// The same as `diff`'s.
     #[command(flatten)]
     pub one_shot: OneShotArgs,
-    /// Apply although an agent runs here, which will undo it
+    /// Apply even if an agent runs here, which will revert it
     #[arg(long)]
     pub force: bool,
 }
@@ -263,16 +267,16 @@ pub struct ApplyArgs {
 /// `cleanup`.
 #[derive(Clone, Debug, Args)]
 pub struct CleanupArgs {
-    /// What is ours.
+    /// How the agent's routes are marked.
     #[command(flatten)]
     pub kernel: KernelArgs,
-    /// This node's name, for its annotations
+    /// Node name, to remove its annotations
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
-    /// Remove although an agent runs here, which will put its routes back
+    /// Remove even if an agent runs here, which will restore its routes
     #[arg(long)]
     pub force: bool,
-    /// How it is printed
+    /// Output format
     #[arg(short, long, default_value = "table", value_name = "FORMAT")]
     pub output: Output,
 }
@@ -280,22 +284,22 @@ pub struct CleanupArgs {
 /// `run`.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
-    /// What is ours and where the configuration is.
+    /// The marks of the agent's routes, and the configuration.
     #[command(flatten)]
     pub node: NodeArgs,
-    /// Address of /livez, /readyz, /metrics and /status; never all addresses
+    /// Address of /livez, /readyz, /metrics and /status; never all addresses of the node
     #[arg(long, env = "EGRESS_ROUTES_LISTEN", default_value = "127.0.0.1:9465", value_parser = crate::serve::listen::parse, value_name = "ADDRESS:PORT")]
     pub listen: Listen,
-    /// Let --listen name a global address; without it the port is opened on loopback instead
+    /// Allow a public address in --listen; otherwise the port is opened on loopback instead
     #[arg(long, env = "EGRESS_ROUTES_LISTEN_GLOBAL", value_parser = clap::builder::BoolishValueParser::new(), num_args = 0..=1, default_value = "false", default_missing_value = "true", hide_possible_values = true, value_name = "BOOL")]
     pub listen_global: bool,
-    /// How often the kernel is read although nothing was noticed
+    /// Full resync interval: how often the kernel is read without any notification
     #[arg(long, env = "EGRESS_ROUTES_RESYNC", default_value = "30s", value_parser = values::positive, value_name = "DURATION")]
     pub resync: Duration,
-    /// How long the API server may be silent after a change before the change is taken back; 0 is off
+    /// How long the API server may stay silent after a change before the change is reverted; 0 is off
     #[arg(long, env = "EGRESS_ROUTES_CONFIRM", default_value = "20s", value_parser = values::duration_or_zero, value_name = "DURATION")]
     pub confirm: Duration,
-    /// What happens to the routes at the end; auto keeps them unless the DaemonSet is gone or going
+    /// The routes at exit; auto keeps them unless the DaemonSet is deleted
     #[arg(
         long,
         env = "EGRESS_ROUTES_ON_EXIT",
@@ -320,16 +324,16 @@ pub struct RunArgs {
         hide = true
     )]
     pub daemonset: Option<String>,
-    /// Name of the agent's pod, which its `DaemonSet`'s name is the beginning of
+    /// Name of the agent's pod, which begins with its `DaemonSet`'s name
     #[arg(long, env = "POD_NAME", value_name = "NAME", hide = true)]
     pub pod_name: Option<String>,
-    /// Taint that is removed from the node once the first apply is verified [default: off]
+    /// Key of a taint to remove from the node once the first apply is verified [default: off]
     #[arg(long, env = "EGRESS_ROUTES_STARTUP_TAINT", value_name = "KEY")]
     pub startup_taint: Option<String>,
 }
 
 impl RunArgs {
-    /// The agent's own `DaemonSet`: as it was given, else as the pod's name shows it, else as `deploy/` calls it.
+    /// The agent's own `DaemonSet`: as given, else by the pod's name, else as in `deploy/`.
     pub fn daemonset(&self) -> &str {
         let by_pod = || daemonset_of(self.pod_name.as_deref()?);
         self.daemonset

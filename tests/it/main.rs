@@ -24,6 +24,7 @@
 
 mod api;
 mod corpus;
+mod docs;
 mod docs_blocks;
 mod exclude;
 mod flows;

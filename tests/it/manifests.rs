@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::Parser as _;
 use egress_routes::cli::args::{self, Cli};
 use egress_routes::cluster::uninstall::OnExit;
 use egress_routes::serve::listen::Listen;
@@ -366,40 +366,4 @@ fn every_example_in_the_samples_comments_is_valid_too() {
     assert!(objects[0]["data"]["aws.txt"].is_string());
     let (code, said) = check(&text);
     assert_eq!(code, Some(0), "{said}");
-}
-
-#[test]
-fn the_installation_page_lists_the_flags_of_run_with_their_defaults() {
-    let page = fs::read_to_string(Path::new(ROOT).join("docs/install.md")).unwrap();
-    let row = |name: &str| {
-        page.lines()
-            .find(|line| line.starts_with(&format!("| `--{name}`")))
-            .map(str::to_owned)
-    };
-    let command = Cli::command();
-    let run = command.find_subcommand("run").unwrap();
-    let mut listed = 0;
-    for arg in run.get_arguments().chain(command.get_arguments()) {
-        let Some(name) = arg
-            .get_long()
-            .filter(|name| !["help", "version"].contains(name) && !arg.is_hide_set())
-        else {
-            continue;
-        };
-        let row = row(name).unwrap_or_else(|| panic!("docs/install.md does not list --{name}"));
-        for default in arg.get_default_values() {
-            assert!(
-                row.contains(default.to_str().unwrap()),
-                "--{name} defaults to {default:?}, the page says {row}"
-            );
-        }
-        listed += 1;
-    }
-    assert_eq!(
-        page.lines()
-            .filter(|line| line.starts_with("| `--"))
-            .count(),
-        listed,
-        "the page lists a flag that `run` does not have"
-    );
 }

@@ -1,4 +1,4 @@
-//! The arguments of the commands that look at a whole cluster from a kubeconfig.
+//! The arguments of the commands for a whole cluster, from a kubeconfig.
 //!
 //! Pure.
 
@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 
 use super::values::positive;
 
-/// Which cluster, and what the agent's objects are called there.
+/// The cluster, and the names of the agent's objects there.
 #[derive(Clone, Debug, Args)]
 pub struct ClusterArgs {
     /// The kubeconfig file [default: $KUBECONFIG or ~/.kube/config]
@@ -37,12 +37,12 @@ pub struct ClusterArgs {
     pub pods: String,
 }
 
-/// How a cluster is printed.
+/// Output formats of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum NodesOutput {
     /// A line per node; on a terminal, messages are cut to its width.
     Table,
-    /// The same with the agent's pod and the node's own state, nothing cut.
+    /// The same with the agent's pod and the node's own state, and full messages.
     Wide,
     /// For programs.
     Json,
@@ -50,10 +50,10 @@ pub enum NodesOutput {
     Yaml,
 }
 
-/// How a cluster is shown.
+/// Output of a cluster.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct ShowArgs {
-    /// How it is printed
+    /// Output format
     #[arg(short, long, default_value = "table", value_name = "FORMAT")]
     pub output: NodesOutput,
     /// Print no heading
@@ -61,13 +61,13 @@ pub struct ShowArgs {
     pub no_headers: bool,
 }
 
-/// How long is waited, and for whom.
+/// Waiting: how long, and for which nodes.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct WaitArgs {
-    /// How long to wait, like `90s` or `2m` [default: 2m, `drain` 30m]
+    /// Longest time to wait, like `90s` or `2m` [default: 2m, `drain` 30m]
     #[arg(long, value_name = "DURATION", value_parser = positive)]
     pub timeout: Option<Duration>,
-    /// Nodes that are not Ready themselves do not count: the exit status is 0 without them
+    /// Ignore nodes that are not Ready themselves: exit 0 without them
     #[arg(long)]
     pub allow_missing: bool,
 }
@@ -81,16 +81,16 @@ pub struct NodesArgs {
     /// Only nodes with these labels, like `pool=web`
     #[arg(short = 'l', long, value_name = "SELECTOR")]
     pub selector: Option<String>,
-    /// Wait until every node that can has the `ConfigMap`'s current revision in force
+    /// Wait until every node that can has the `ConfigMap`'s newest revision in force
     #[arg(long)]
     pub wait: bool,
-    /// For how long.
+    /// Waiting.
     #[command(flatten)]
     pub waiting: WaitArgs,
-    /// How it is shown.
+    /// Output.
     #[command(flatten)]
     pub show: ShowArgs,
-    /// Where.
+    /// The cluster.
     #[command(flatten)]
     pub cluster: ClusterArgs,
 }
@@ -98,13 +98,13 @@ pub struct NodesArgs {
 /// `sync`.
 #[derive(Clone, Debug, Args)]
 pub struct SyncArgs {
-    /// For how long.
+    /// Waiting.
     #[command(flatten)]
     pub waiting: WaitArgs,
-    /// How it is shown.
+    /// Output.
     #[command(flatten)]
     pub show: ShowArgs,
-    /// Where.
+    /// The cluster.
     #[command(flatten)]
     pub cluster: ClusterArgs,
 }
@@ -115,10 +115,10 @@ pub struct EditArgs {
     /// The key of the `ConfigMap` to edit: routes.yaml, or a list file that it names
     #[arg(value_name = "KEY", default_value = crate::config::ROUTES_YAML)]
     pub key: String,
-    /// Write without asking, once it is valid
+    /// Write a valid text without asking
     #[arg(short, long)]
     pub yes: bool,
-    /// What follows the edit.
+    /// After the edit.
     #[command(flatten)]
     pub sync: SyncArgs,
 }
@@ -129,7 +129,7 @@ pub struct DrainArgs {
     /// The gateway's address
     #[arg(value_name = "ADDRESS")]
     pub address: IpAddr,
-    /// What follows the edit.
+    /// After the edit.
     #[command(flatten)]
     pub sync: SyncArgs,
 }

@@ -31,7 +31,7 @@ pub(super) fn table(text: &str) -> Result<u32, String> {
 pub(super) fn protocol(text: &str) -> Result<u8, String> {
     let taken = |by: &str| {
         Err(format!(
-            "{text} marks the routes of {by}, which would then be taken for ours; 200 to 247 are free"
+            "{text} marks the routes of {by}, and the agent would take them for its own; 200 to 247 are free"
         ))
     };
     match text.parse() {

@@ -146,7 +146,7 @@ impl Fleet {
         let unmanaged = self.nodes.iter().filter(|row| row.status == UNMANAGED);
         if let Some(row) = unmanaged.clone().next() {
             self.hints.push(format!(
-                "hint: no agent is to run on {} of the nodes, like {}, and what one left is still there: docs/cluster.md has the command that cleans up a node",
+                "hint: the DaemonSet does not select {} of the nodes, like {}, and an agent's report and maybe its routes are still there; docs/install.md has the command that cleans up a node",
                 unmanaged.count(),
                 row.node
             ));

@@ -1,4 +1,4 @@
-//! The commands that look at a cluster, as somebody who may do what docs/cluster.md lists, and nothing else.
+//! The commands that look at a cluster, as somebody who may do what docs/operations.md lists, and nothing else.
 
 use std::io::Read as _;
 use std::process::{Command, Stdio};
@@ -382,7 +382,7 @@ fn a_node_of_a_narrowed_daemonset_has_a_word_of_its_own_and_all_is_not_well() {
         said.out
     );
     assert!(
-        said.err.contains("narrowed-2") && said.err.contains("docs/cluster.md"),
+        said.err.contains("narrowed-2") && said.err.contains("docs/install.md"),
         "{}",
         said.err
     );

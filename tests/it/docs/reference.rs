@@ -1,0 +1,457 @@
+//! `docs/reference.md` and `docs/configuration.md` against the program: commands, statuses, annotations, Events, metrics, schemas, keys and limits.
+//!
+//! The commands are generated: `UPDATE_DOCS=1 cargo test --test it docs::reference` writes them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+
+use clap::{Arg, Command, CommandFactory as _};
+use egress_routes::cli::args::Cli;
+use egress_routes::report::metrics::Metrics;
+use egress_routes::report::status::Status;
+use serde_json::{Value, json};
+
+use super::{prose, read, root};
+
+const REFERENCE: &str = "docs/reference.md";
+const CONFIGURATION: &str = "docs/configuration.md";
+
+/// The heading of a table of flags.
+const COLUMNS: &str = "| flag | default | environment | meaning |\n| --- | --- | --- | --- |\n";
+
+/// The rows of the table of `page` whose heading row begins with `first`, by their first cell without backticks.
+fn table(page: &str, section: &str, first: &str) -> BTreeMap<String, Vec<String>> {
+    let text = read(page);
+    let mut rows = BTreeMap::new();
+    let mut lines = prose(&text)
+        .skip_while(|line| !line.starts_with(&format!("{section} ")) && *line != section);
+    assert!(lines.next().is_some(), "{page} has no {section}");
+    let in_table = lines
+        .skip_while(|line| !line.starts_with(&format!("| {first} |")))
+        .skip(2)
+        .take_while(|line| line.starts_with('|'));
+    for line in in_table {
+        let cells: Vec<String> = line
+            .replace("\\|", "\u{1}")
+            .trim_matches('|')
+            .split('|')
+            .map(|cell| cell.trim().replace('\u{1}', "|"))
+            .collect();
+        let key = cells[0].trim_matches('`').to_owned();
+        assert!(
+            rows.insert(key, cells).is_none(),
+            "{page}, {section}: twice: {line}"
+        );
+    }
+    assert!(!rows.is_empty(), "{page}, {section}: no table of {first}");
+    rows
+}
+
+fn keys(rows: &BTreeMap<String, Vec<String>>) -> BTreeSet<String> {
+    rows.keys().cloned().collect()
+}
+
+/// Every source file that is not a test.
+fn sources() -> Vec<(PathBuf, String)> {
+    let mut folders = vec![root().join("src")];
+    let mut sources = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|ending| ending == "rs")
+                && path.file_stem().unwrap() != "tests"
+            {
+                let text = fs::read_to_string(&path).unwrap();
+                let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+                let relative = path.strip_prefix(root().join("src")).unwrap();
+                sources.push((relative.to_owned(), code.to_owned()));
+            }
+        }
+    }
+    sources
+}
+
+/// The variants of an enum of `src/report/status.rs`.
+fn variants(name: &str) -> BTreeSet<String> {
+    let text = read("src/report/status.rs");
+    let start = text.find(&format!("pub enum {name} {{")).unwrap();
+    text[start..]
+        .lines()
+        .skip(1)
+        .take_while(|line| *line != "}")
+        .filter(|line| !line.trim_start().starts_with(['/', '#']))
+        .map(|line| line.trim().trim_end_matches(',').to_owned())
+        .collect()
+}
+
+fn camel_case(variant: &str) -> String {
+    variant[..1].to_lowercase() + &variant[1..]
+}
+
+#[test]
+fn commands_and_flags_are_those_of_the_program() {
+    let mut wanted = String::new();
+    let mut cli = Cli::command();
+    cli.build();
+    let _ = write!(wanted, "\n### Flags of every command\n\n{COLUMNS}");
+    for arg in cli.get_arguments().filter(|arg| arg.is_global_set()) {
+        row(&mut wanted, arg);
+    }
+    for command in cli.get_subcommands().filter(|c| c.get_name() != "help") {
+        section(&mut wanted, command);
+    }
+    wanted.push('\n');
+    let page = read(REFERENCE);
+    let (before, rest) = page.split_once("<!-- generated: commands -->\n").unwrap();
+    let (found, after) = rest.split_once("<!-- end -->").unwrap();
+    if found == wanted {
+        return;
+    }
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        let text = format!("{before}<!-- generated: commands -->\n{wanted}<!-- end -->{after}");
+        return fs::write(root().join(REFERENCE), text).unwrap();
+    }
+    let stale = found.lines().zip(wanted.lines()).find(|(is, be)| is != be);
+    panic!(
+        "{REFERENCE} is not what the program has ({stale:?}); run UPDATE_DOCS=1 cargo test --test it docs::reference"
+    );
+}
+
+/// One command, in Markdown.
+fn section(text: &mut String, command: &Command) {
+    let path = format!("egress-routes {}", command.get_name());
+    let about = command
+        .get_about()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    let operands: String = command
+        .get_positionals()
+        .map(|arg| format!(" {}", operand(arg)))
+        .collect();
+    let _ = writeln!(
+        text,
+        "\n### `{path}`\n\n{about}.\n\n```text\n{path} [FLAGS]{operands}\n```\n"
+    );
+    if let Some(after) = command.get_after_help() {
+        for line in after.to_string().lines() {
+            let _ = writeln!(text, "{line}\n");
+        }
+    }
+    let listed: Vec<&Arg> = command
+        .get_arguments()
+        .filter(|arg| !arg.is_hide_set() && !arg.is_global_set())
+        .filter(|arg| !["help", "version"].contains(&arg.get_id().as_str()))
+        .collect();
+    if !listed.is_empty() {
+        text.push_str(COLUMNS);
+    }
+    for arg in listed {
+        row(text, arg);
+    }
+}
+
+fn operand(arg: &Arg) -> String {
+    let name = arg.get_value_names().unwrap()[0].to_string().to_uppercase();
+    let many = arg.get_num_args().is_some_and(|n| n.max_values() > 1);
+    match (arg.is_required_set(), many) {
+        (true, _) => name,
+        (false, true) => format!("[{name}…]"),
+        (false, false) => format!("[{name}]"),
+    }
+}
+
+fn row(text: &mut String, arg: &Arg) {
+    let value = match arg.get_value_names() {
+        Some(names) if arg.get_action().takes_values() => format!(" {}", names[0]),
+        _ => String::new(),
+    };
+    let short = arg
+        .get_short()
+        .map(|c| format!("`-{c}`, "))
+        .unwrap_or_default();
+    let name = arg
+        .get_long()
+        .map_or_else(|| operand(arg), |long| format!("--{long}{value}"));
+    let defaults = arg.get_default_values().iter();
+    let default = match defaults.map(|v| v.to_string_lossy()).next() {
+        Some(value) if !arg.is_hide_default_value_set() && arg.get_action().takes_values() => {
+            format!(" `{value}`")
+        }
+        _ => String::new(),
+    };
+    let variable = arg
+        .get_env()
+        .map(|name| format!(" `{}`", name.to_string_lossy()))
+        .unwrap_or_default();
+    let mut help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+    let values: Vec<String> = arg
+        .get_possible_values()
+        .iter()
+        .map(|value| format!("`{}`", value.get_name()))
+        .collect();
+    if !values.is_empty() && arg.get_action().takes_values() && !arg.is_hide_possible_values_set() {
+        let _ = write!(help, ": {}", values.join(", "));
+    }
+    let help = help.replace('|', "\\|");
+    let _ = writeln!(text, "| {short}`{name}` |{default} |{variable} | {help} |");
+}
+
+#[test]
+fn statuses_gateway_states_and_problems_are_those_of_the_program() {
+    let statuses = keys(&table(REFERENCE, "## Status", "status"));
+    assert_eq!(statuses, variants("Overall"));
+    let states = keys(&table(REFERENCE, "## Status", "gateway"));
+    let wanted: BTreeSet<String> = variants("GatewayState")
+        .iter()
+        .map(|variant| variant.to_lowercase())
+        .collect();
+    assert_eq!(states, wanted);
+    let problems = keys(&table(REFERENCE, "## Status", "problem"));
+    let wanted: BTreeSet<String> = variants("ProblemKind")
+        .iter()
+        .map(|variant| camel_case(variant))
+        .collect();
+    assert_eq!(problems, wanted);
+    let remedies = keys(&table("docs/troubleshooting.md", "## Degraded", "kind"));
+    assert!(remedies.is_subset(&wanted), "{remedies:?}");
+}
+
+#[test]
+fn annotations_are_those_that_the_program_names() {
+    let mut wanted = BTreeSet::new();
+    for (_, code) in sources() {
+        for rest in code.split("\"egress-routes.dev/").skip(1) {
+            let name = rest.split('"').next().unwrap();
+            if !name.is_empty() {
+                wanted.insert(format!("egress-routes.dev/{name}"));
+            }
+        }
+    }
+    let text = read(REFERENCE);
+    let listed: BTreeSet<String> = prose(&text)
+        .filter_map(|line| line.strip_prefix("| `egress-routes.dev/"))
+        .map(|rest| format!("egress-routes.dev/{}", rest.split('`').next().unwrap()))
+        .collect();
+    assert_eq!(listed, wanted);
+}
+
+#[test]
+fn events_are_those_that_the_program_writes() {
+    let source = read("src/cluster/events.rs");
+    let mut wanted = BTreeMap::new();
+    for line in source.lines() {
+        let Some(rest) = line.trim().strip_prefix("Reason::") else {
+            continue;
+        };
+        let words: Vec<&str> = rest.split('"').collect();
+        if let [_, kind, _, reason, ..] = words[..] {
+            wanted.insert(reason.to_owned(), kind.to_owned());
+        }
+    }
+    assert_eq!(
+        wanted.keys().cloned().collect::<BTreeSet<_>>(),
+        variants("Reason")
+    );
+    let listed: BTreeMap<String, String> = table(REFERENCE, "## Events", "reason")
+        .into_iter()
+        .map(|(reason, cells)| (reason, cells[1].clone()))
+        .collect();
+    assert_eq!(listed, wanted);
+}
+
+/// A status with a set and a gateway, so that every family has a member.
+fn status() -> Status {
+    serde_json::from_value(json!({
+        "node": "node1", "agent": "running", "status": "Ready", "revision": "0123456789ab", "message": null, "problems": [],
+        "sets": [{"name": "clouds", "strategy": "balance", "whenDown": "hold", "wanted": 1, "installed": 1, "skipped": [], "overridden": [], "bypassed": [],
+            "gateways": [{"address": "10.116.0.5", "state": "up", "active": true, "weight": 1, "buckets": null, "rttMs": 0.5, "reason": null}]}],
+        "rejectedRevision": null, "lastAppliedAt": "2026-11-22T12:00:00Z",
+    }))
+    .unwrap()
+}
+
+#[test]
+fn metrics_are_those_that_the_program_exports() {
+    let metrics = Metrics::new();
+    metrics.observe(&status());
+    metrics.asked_api("get", "200");
+    let text = metrics.render().unwrap();
+    let mut wanted = BTreeMap::new();
+    for line in text.lines() {
+        if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|l| l.split_once(' ')) {
+            let total = if kind == "counter" { "_total" } else { "" };
+            let labels = text
+                .lines()
+                .find_map(|line| line.strip_prefix(&format!("{name}{total}{{")))
+                .map(|rest| rest.split('}').next().unwrap())
+                .unwrap_or_default()
+                .split(',')
+                .filter_map(|label| label.split_once('=').map(|(name, _)| format!("`{name}`")))
+                .collect::<Vec<_>>()
+                .join(", ");
+            wanted.insert(format!("{name}{total}"), (kind.to_owned(), labels));
+        }
+    }
+    let listed: BTreeMap<String, (String, String)> = table(REFERENCE, "## Metrics", "metric")
+        .into_iter()
+        .map(|(name, cells)| (name, (cells[1].clone(), cells[2].clone())))
+        .collect();
+    assert_eq!(listed, wanted);
+}
+
+#[test]
+fn every_schema_is_listed() {
+    let wanted: BTreeSet<String> = fs::read_dir(root().join("docs/schema"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let listed: BTreeSet<String> = table(REFERENCE, "## JSON", "schema")
+        .into_keys()
+        .map(|cell| cell[1..].split(']').next().unwrap().to_owned())
+        .collect();
+    assert_eq!(listed, wanted);
+}
+
+/// Against the schema, which another test holds to the parser.
+#[test]
+fn the_configuration_page_lists_every_key_with_its_default() {
+    let schema: Value = serde_json::from_str(&read("docs/schema/routes.schema.json")).unwrap();
+    for (section, part) in [
+        ("## `routes`:", "set"),
+        ("### `gateways`:", "gateway"),
+        ("## `healthCheck`", "healthCheck"),
+    ] {
+        let properties = schema["$defs"][part]["properties"].as_object().unwrap();
+        let listed = table(CONFIGURATION, section, "key");
+        let wanted: BTreeSet<String> = properties.keys().cloned().collect();
+        assert_eq!(keys(&listed), wanted, "{section}");
+        for (key, value) in properties {
+            let default = match &value["default"] {
+                Value::Null => continue,
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            let cell = &listed[key][1];
+            assert!(cell.contains(&default), "{key}: {cell}, not {default}");
+            for choice in value["enum"].as_array().into_iter().flatten() {
+                let choice = choice
+                    .as_str()
+                    .map_or_else(|| choice.to_string(), str::to_owned);
+                let meaning = &listed[key][2];
+                assert!(
+                    meaning.contains(&format!("`{choice}`")),
+                    "{key}: {meaning} lacks {choice}"
+                );
+            }
+        }
+    }
+    let text = read(CONFIGURATION);
+    for key in schema["properties"].as_object().unwrap().keys() {
+        assert!(
+            text.contains(&format!("\n## `{key}`: ")),
+            "no section for {key}"
+        );
+    }
+}
+
+/// What the limits are called in the code, below which room.
+const LIMITS: [(&str, &str, &str); 20] = [
+    ("bytes of one file", "config", "MAX_FILE"),
+    ("bytes of a configuration", "config", "MAX_TOTAL"),
+    ("route sets", "config", "MAX_SETS"),
+    ("gateways of a set", "config", "MAX_GATEWAYS"),
+    ("list files of a set", "config", "MAX_LISTS"),
+    (
+        "destinations of a configuration",
+        "config",
+        "MAX_DESTINATIONS",
+    ),
+    (
+        "prefixes that remain of wide destinations",
+        "routing",
+        "MOST_PREFIXES",
+    ),
+    ("characters of a set's name", "config", "MAX_NAME"),
+    ("entries of `expectedRules`", "config", "MAX_RULES"),
+    ("bytes of a ConfigMap", "config", "MAX_CONFIG_MAP"),
+    (
+        "bytes of a ConfigMap for a plain `kubectl apply`",
+        "config",
+        "MAX_APPLIED",
+    ),
+    ("problems that a refusal lists", "config", "MAX_KEPT"),
+    (
+        "destinations that a report lists per set as skipped, overridden or bypassed",
+        "report",
+        "SKIPPED_SHOWN",
+    ),
+    ("destinations looked up in a pass", "routing", "SAMPLE"),
+    (
+        "look-ups for policy rules in a pass",
+        "routing",
+        "RULE_LOOKUPS",
+    ),
+    ("commands in one batch of `ip`", "kernel", "CHUNK"),
+    ("seconds for one run of `ip`", "kernel", "TIME_LIMIT"),
+    ("HTTP connections at a time", "serve", "CONNECTIONS"),
+    (
+        "bytes of the annotation `message`",
+        "cluster",
+        "MESSAGE_LENGTH",
+    ),
+    (
+        "bytes of the annotation `gateways`",
+        "cluster",
+        "GATEWAYS_LENGTH",
+    ),
+];
+
+#[test]
+fn limits_are_those_of_the_code() {
+    let listed = table(REFERENCE, "## Limits", "limit");
+    let named: BTreeSet<String> = LIMITS
+        .iter()
+        .map(|(row, _, _)| row.trim_end_matches('`').to_owned())
+        .collect();
+    assert_eq!(keys(&listed), named);
+    let sources = sources();
+    for (name, room, constant) in LIMITS {
+        let mut values = sources
+            .iter()
+            .filter(|(path, _)| path.starts_with(room))
+            .flat_map(|(_, code)| code.lines())
+            .filter_map(|line| line.split_once(&format!("const {constant}: ")))
+            .filter_map(|(_, rest)| rest.split_once(" = "))
+            .map(|(_, value)| number(value))
+            .peekable();
+        assert!(values.peek().is_some(), "{room} has no {constant}");
+        let cell = number(&listed[name.trim_end_matches('`')][1]);
+        assert!(
+            values.all(|value| value == cell),
+            "{name}: the page has {cell}"
+        );
+    }
+}
+
+/// `250_000`, `4 << 20`, `Duration::from_secs(10)` and `1,024` as numbers.
+fn number(text: &str) -> u64 {
+    let text: String = text
+        .trim_end_matches(';')
+        .replace("Duration::from_secs(", "")
+        .chars()
+        .filter(|c| !matches!(c, '_' | ',' | ')'))
+        .collect();
+    let parse = |part: &str| {
+        part.trim()
+            .parse::<u64>()
+            .unwrap_or_else(|_| panic!("`{text}` is no number"))
+    };
+    match text.split_once("<<") {
+        Some((base, shift)) => parse(base) << parse(shift),
+        None => parse(&text),
+    }
+}
