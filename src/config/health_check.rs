@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::fields::{Keys, Reader};
+use super::fields::{Fields, Keys, Reader};
 use super::problem::{Path, quoted};
 use super::yaml::Node;
 use super::{HealthCheck, Probe};
@@ -76,9 +76,6 @@ pub(crate) fn read(
             ],
         ),
     };
-    let port = fields
-        .get("port")
-        .map(|node| (node, reader.number(node, &path.key("port"), 1..=65_535)));
     for (key, range, value) in [
         ("interval", INTERVAL, &mut check.interval),
         ("timeout", TIMEOUT, &mut check.timeout),
@@ -111,13 +108,27 @@ pub(crate) fn read(
             );
         }
     }
+    check.probe = probe(reader, &fields, path, kind)?;
+    Some(check)
+}
+
+/// What a kind and its port make; nothing where they do not fit.
+fn probe(
+    reader: &mut Reader<'_>,
+    fields: &Fields<'_, '_>,
+    path: &Path<'_>,
+    kind: Option<Kind>,
+) -> Option<Probe> {
+    let port = fields
+        .get("port")
+        .map(|node| (node, reader.number(node, &path.key("port"), 1..=65_535)));
     match (kind?, port) {
         (Kind::Tcp, None) => reader.problem(
             fields.at,
             path,
             "`type: tcp` needs a `port`, like `port: 443`",
         ),
-        (Kind::Tcp, Some((_, port))) => check.probe = Probe::Tcp(u16::try_from(port?).ok()?),
+        (Kind::Tcp, Some((_, port))) => return Some(Probe::Tcp(u16::try_from(port?).ok()?)),
         (Kind::Icmp | Kind::None, Some((node, _))) => {
             reader.problem(
                 node.at,
@@ -125,10 +136,10 @@ pub(crate) fn read(
                 "is only for `type: tcp`; leave it out, or write `type: tcp`",
             );
         }
-        (Kind::Icmp, None) => check.probe = Probe::Icmp,
-        (Kind::None, None) => check.probe = Probe::None,
+        (Kind::Icmp, None) => return Some(Probe::Icmp),
+        (Kind::None, None) => return Some(Probe::None),
     }
-    Some(check)
+    None
 }
 
 /// An address to probe through the gateways of its family.

@@ -9,7 +9,6 @@ use std::net::IpAddr;
 
 use super::tests::{CONTRACT, LISTED, accepted, files};
 use super::*;
-use crate::net::prefix::Family;
 
 fn prefixes() -> impl proptest::strategy::Strategy<Value = Vec<Prefix>> {
     proptest::collection::vec(
@@ -49,73 +48,4 @@ proptest! {
         let again = parse(&files(LISTED, &[("aws.txt", printed.as_bytes())])).unwrap().config;
         prop_assert_eq!(again, listed, "what is printed is read back");
     }
-}
-
-/// `cargo test --release --lib fifty_thousand -- --ignored --nocapture`, once for each `LARGE`.
-#[test]
-#[ignore = "measures: run by hand, in a release build"]
-fn fifty_thousand_destinations_are_cheap() {
-    let list = |from: u32| {
-        (0..50_000).map(move |i| format!("{}/24", Family::V4.address(u128::from(from + i * 256))))
-    };
-    let inline: String = list(0x0b00_0000).map(|p| format!("  - {p}\n")).collect();
-    let large = match std::env::var("LARGE").as_deref() {
-        Ok("list") => files(
-            LISTED,
-            &[(
-                "aws.txt",
-                list(0x0b00_0000).collect::<Vec<_>>().join("\n").as_bytes(),
-            )],
-        ),
-        Ok("problems") => files(
-            format!(
-                "routes:\n- name: a\n  gateways: [192.0.2.1]\n  destinations:\n{}",
-                inline.replace("/24", "/7")
-            ),
-            &[],
-        ),
-        Ok("sets") => files(
-            format!(
-                "routes:\n{}",
-                (0..50)
-                    .map(|n| format!(
-                        "- name: s{n}\n  gateways: [192.0.2.1]\n  destinations:\n{}",
-                        inline
-                            .lines()
-                            .skip(n * 1000)
-                            .take(1000)
-                            .map(|l| format!("{l}\n"))
-                            .collect::<String>()
-                    ))
-                    .collect::<String>()
-            ),
-            &[],
-        ),
-        _ => files(
-            format!("routes:\n- name: a\n  gateways: [192.0.2.1]\n  destinations:\n{inline}"),
-            &[],
-        ),
-    };
-    drop(inline);
-    let kib = |key: &str| {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix(key))
-            .unwrap()
-            .trim_matches([':', '\t', ' ', 'k', 'B'])
-            .parse::<u64>()
-            .unwrap()
-    };
-    std::fs::write("/proc/self/clear_refs", "5").unwrap();
-    let (before, begun) = (kib("VmRSS"), std::time::Instant::now());
-    let result = parse(&large);
-    let took = begun.elapsed();
-    println!(
-        "{} bytes, {took:?}, peak {} KiB above {before}, after {}; ok {}",
-        large.routes_yaml.len(),
-        kib("VmHWM") - before,
-        kib("VmRSS"),
-        result.is_ok()
-    );
 }

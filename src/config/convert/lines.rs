@@ -2,7 +2,9 @@
 //!
 //! Pure. Routes of the same gateways become one set.
 
+use std::iter::Peekable;
 use std::net::IpAddr;
+use std::str::SplitWhitespace;
 
 use super::{Draft, Set};
 use crate::config::problem::quoted;
@@ -137,31 +139,37 @@ impl<'l> Route<'l> {
         if !is_destination {
             return None;
         }
+        route.options(words)?;
+        Some(route)
+    }
+
+    /// What comes after the destination; nothing where it is cut short.
+    fn options(&mut self, mut words: Peekable<SplitWhitespace<'l>>) -> Option<()> {
         while let Some(word) = words.next() {
             match word {
                 "via" => {
                     words.next_if(|word| *word == "inet6" || *word == "inet");
-                    route.gateways.push((words.next()?, 1));
+                    self.gateways.push((words.next()?, 1));
                 }
-                "gw" => route.gateways.push((words.next()?, 1)),
+                "gw" => self.gateways.push((words.next()?, 1)),
                 "weight" => {
                     let weight = words.next()?.parse().ok()?;
-                    route.gateways.last_mut()?.1 = weight;
+                    self.gateways.last_mut()?.1 = weight;
                 }
-                "proto" | "protocol" => route.protocol = words.next(),
-                "table" => route.table = words.next(),
+                "proto" | "protocol" => self.protocol = words.next(),
+                "table" => self.table = words.next(),
                 "dev" | "metric" | "pref" | "nhid" | "scope" | "preference" | "expires" => {
                     words.next();
                 }
                 "nexthop" | "onlink" | "linkdown" | "dead" | "rt_trap" | "offload" => {}
                 other if other.starts_with("nexthop") => {}
                 other => {
-                    route.others.push(other);
+                    self.others.push(other);
                     words.next();
                 }
             }
         }
-        Some(route)
+        Some(())
     }
 
     /// Gateways and destination, or nothing with the reason in the draft.
