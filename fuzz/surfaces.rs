@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use egress_routes::config::{Config, Files, check_any_bytes, parse};
-use egress_routes::kernel::dump::{read_batch_errors, read_links, read_nexthops, read_routes};
+use egress_routes::kernel::dump::{read_batch_errors, read_links, read_nexthops};
+use egress_routes::kernel::saved;
 use egress_routes::net::prefix::Family;
 use egress_routes::routing::batch::Ownership;
 use egress_routes::routing::diff::diff;
@@ -50,17 +51,21 @@ pub fn list(data: &[u8]) {
     }
 }
 
-/// What `ip -j` prints; the first byte says for which question.
-pub fn ip_json(data: &[u8]) {
-    let Some((question, json)) = data.split_first() else {
+/// What `ip -j` and `ip route save` print; the first byte says for which question.
+pub fn ip_dumps(data: &[u8]) {
+    let Some((question, said)) = data.split_first() else {
         return;
     };
     let mut kernel = Kernel::default();
+    let mut routes = |family| {
+        let saved = saved::read_routes(said, family, &OURS);
+        saved.map(|saved| saved.into_kernel(&mut kernel)).is_ok()
+    };
     let understood = match question {
-        b'4' => read_routes(json, Family::V4, &OURS, &mut kernel).is_ok(),
-        b'6' => read_routes(json, Family::V6, &OURS, &mut kernel).is_ok(),
-        b'n' => read_nexthops(json, &mut kernel).is_ok(),
-        _ => read_links(json, &mut kernel).is_ok(),
+        b'4' => routes(Family::V4),
+        b'6' => routes(Family::V6),
+        b'n' => read_nexthops(said, &mut kernel).is_ok(),
+        _ => read_links(said, &mut kernel).is_ok(),
     };
     if understood {
         let here = node();

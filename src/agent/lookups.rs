@@ -4,13 +4,13 @@
 
 use super::engine::{Engine, Outside};
 use super::target::{Source, Target};
-use super::triggers::Causes;
-use crate::kernel::apply::Outcome;
 use crate::kernel::lookup;
 use crate::report::status::Problem;
+use crate::routing::diff::Wanted;
 use crate::routing::lookup::{Findings, Rotation, View};
 use crate::routing::node_facts::Facts;
-use crate::routing::resolve::Resolution;
+use crate::routing::resolve::SetView;
+use crate::routing::state::Kernel;
 
 /// What lookups found, and where the sample goes on.
 #[derive(Default)]
@@ -22,29 +22,30 @@ pub(super) struct Lookups {
 }
 
 impl<O: Outside> Engine<O> {
-    /// Asks the kernel, and writes what it finds into the sets; returns what is of no set.
+    /// Asks the kernel, if a pass made for these causes has to, and writes what it finds into the sets; returns what is of no set.
     pub(super) async fn look_up(
         &mut self,
         target: &Target,
-        resolution: &mut Resolution,
-        outcome: &Outcome,
-        causes: Causes,
+        wanted: &Wanted,
+        sets: &mut [SetView],
+        kernel: &Kernel,
+        needed: bool,
     ) -> Vec<Problem> {
         // Nobody can tell what a group is for whose set is not known.
         let Source::Config(loaded) = &target.source else {
             self.lookups = Lookups::default();
             return Vec::new();
         };
-        if !self.lookups.done || causes.call_for_lookups() || outcome.changed.any() {
+        if !self.lookups.done || needed {
             let pod_cidrs = match &target.facts {
                 Facts::Known(known) => &known.pod_cidrs[..],
                 Facts::NotYet { .. } | Facts::NoCluster => &[],
             };
             let ownership = self.ownership();
             let view = View {
-                wanted: &resolution.wanted,
-                sets: &resolution.sets,
-                kernel: &outcome.kernel,
+                wanted,
+                sets,
+                kernel,
                 pod_cidrs,
                 expected: &loaded.config.expected_rules,
                 ownership: &ownership,
@@ -65,6 +66,6 @@ impl<O: Outside> Engine<O> {
                 }
             }
         }
-        self.lookups.findings.report(&mut resolution.sets)
+        self.lookups.findings.report(sets)
     }
 }

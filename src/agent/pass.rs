@@ -14,7 +14,7 @@ use super::triggers::Causes;
 use crate::cluster::annotations;
 use crate::config::Config;
 use crate::health::probe::ProbePath;
-use crate::health::{HealthView, ProbeKey};
+use crate::health::{Health, HealthView, ProbeKey};
 use crate::kernel::apply::{Counts, Outcome};
 use crate::kernel::ip::{Hung, RouteTable as _, Unfit};
 use crate::net::nexthop_id;
@@ -23,7 +23,7 @@ use crate::report::metrics::Change;
 use crate::report::status::{Problem, ProblemKind};
 use crate::routing::adopt::Adopted;
 use crate::routing::batch::Line;
-use crate::routing::diff::records_to;
+use crate::routing::diff::{Wanted, records_to};
 use crate::routing::exclude::Clash;
 use crate::routing::protected;
 use crate::routing::resolve::{self, Inputs, Resolution, SetView, resolve};
@@ -47,6 +47,7 @@ pub(super) struct LastPass {
     pub(super) written: bool,
     /// What of ours the last verified read had.
     footprint: Footprint,
+    settled: Option<Settled>,
     /// Some of it are routes.
     pub(super) has_routes: bool,
     /// All that is wanted is in the kernel, and all that applies is known.
@@ -69,6 +70,14 @@ pub(super) struct LastPass {
     pub(super) reading: Duration,
     /// When it ended.
     pub(super) ended: Option<Clock>,
+}
+
+/// What a pass that left nothing to do was decided with. The same would lead to the same.
+struct Settled {
+    target: Target,
+    health: HealthView,
+    /// Without its routes: they are what the kernel has.
+    wanted: Wanted,
 }
 
 impl<O: Outside> Engine<O> {
@@ -111,7 +120,13 @@ impl<O: Outside> Engine<O> {
             self.start_rollout(&kernel);
         }
         self.review(&kernel);
-        let Some((target, mut resolution)) = self.decide(&kernel) else {
+        if let Some(settled) = self.last.settled.take()
+            && self.is_as_it_was(&settled, &kernel, &before)
+        {
+            self.stay(settled, kernel, causes).await;
+            return Ok(());
+        }
+        let Some((target, health, mut resolution)) = self.decide(&kernel) else {
             self.last.kernel = without_routes(kernel);
             return Ok(());
         };
@@ -143,8 +158,10 @@ impl<O: Outside> Engine<O> {
         };
         let took = self.now().saturating_sub(started);
         self.account(&outcome, vanished, causes, took);
+        let needed = causes.call_for_lookups() || outcome.changed.any();
+        let Resolution { wanted, sets, .. } = &mut resolution;
         let of_node = self
-            .look_up(&target, &mut resolution, &outcome, causes)
+            .look_up(&target, wanted, sets, &outcome.kernel, needed)
             .await;
         self.last.footprint = if outcome.wrote {
             Footprint::found(&outcome.kernel, &self.ownership()).shared_with(&allowed)
@@ -156,7 +173,7 @@ impl<O: Outside> Engine<O> {
         let changed = outcome.changed.any();
         // What a limit holds back is not written yet, and not lost either.
         let planned = if limit.is_some() { planned } else { allowed };
-        self.remember(&target, limit, resolution, outcome);
+        let settled = self.remember(&target, limit, health, resolution, outcome);
         self.last.problems.extend(of_node);
         let event = Event::Written {
             planned,
@@ -165,10 +182,43 @@ impl<O: Outside> Engine<O> {
             left,
         };
         self.advance(event);
+        self.last.settled = settled.filter(|_| !self.rollout.is_undecided());
+        self.conclude(causes).await;
+        Ok(())
+    }
+
+    async fn conclude(&mut self, causes: Causes) {
         self.settle_records().await;
         self.sweep(causes.resync).await;
         self.report_first_apply();
-        Ok(())
+    }
+
+    /// Whether all that a pass decides on is as it was when the last one left nothing to do.
+    fn is_as_it_was(&mut self, settled: &Settled, kernel: &Kernel, found: &Footprint) -> bool {
+        let last = &self.last;
+        !self.rollout.is_undecided()
+            && self.rollout.target() == Some(&settled.target)
+            && *found == last.footprint
+            && kernel.is_same_but_for_own(&last.kernel)
+            && same_verdicts(&settled.health, &self.health.borrow_and_update())
+    }
+
+    /// Leaves everything as it is; only which way packets take may have changed.
+    async fn stay(&mut self, mut settled: Settled, mut kernel: Kernel, causes: Causes) {
+        settled.wanted.routes = std::mem::take(&mut kernel.own);
+        let mut sets = std::mem::take(&mut self.last.sets);
+        let needed = causes.call_for_lookups();
+        let of_node = self
+            .look_up(&settled.target, &settled.wanted, &mut sets, &kernel, needed)
+            .await;
+        settled.wanted.routes = Vec::new();
+        self.last.sets = sets;
+        self.last
+            .problems
+            .retain(|problem| problem.kind != ProblemKind::Bypassed);
+        self.last.problems.extend(of_node);
+        self.last.settled = Some(settled);
+        self.conclude(causes).await;
     }
 
     /// Takes up what an earlier agent left, as far as the kernel shows it; before anything is written.
@@ -209,13 +259,13 @@ impl<O: Outside> Engine<O> {
     }
 
     /// The target, and what it makes here. One that clashes gives way to what is in force.
-    fn decide(&mut self, kernel: &Kernel) -> Option<(Target, Resolution)> {
+    fn decide(&mut self, kernel: &Kernel) -> Option<(Target, HealthView, Resolution)> {
         for _ in 0..TARGETS {
             let target = self.rollout.target()?.clone();
             self.watch_gateways(&target, kernel);
             let health = self.health.borrow_and_update().clone();
             match self.resolve(&target, kernel, &health) {
-                Ok(resolution) => return Some((target, resolution)),
+                Ok(resolution) => return Some((target, health, resolution)),
                 Err(clashes) => {
                     let why = clashes
                         .iter()
@@ -360,10 +410,12 @@ impl<O: Outside> Engine<O> {
         &mut self,
         target: &Target,
         limit: Option<Footprint>,
-        resolution: Resolution,
+        health: HealthView,
+        mut resolution: Resolution,
         mut outcome: Outcome,
-    ) {
+    ) -> Option<Settled> {
         let left = !outcome.left.is_empty() || !outcome.left.conflicts.is_empty();
+        let unlimited = limit.is_none();
         let last = &mut self.last;
         let revision = target.revision().unwrap_or_default();
         if last.revision.as_deref() != Some(revision) {
@@ -396,9 +448,15 @@ impl<O: Outside> Engine<O> {
         last.kernel = without_routes(outcome.kernel);
         if left {
             self.retry_later();
-        } else {
-            self.last.failures = 0;
+            return None;
         }
+        self.last.failures = 0;
+        resolution.wanted.routes = Vec::new();
+        unlimited.then(|| Settled {
+            target: target.clone(),
+            health,
+            wanted: resolution.wanted,
+        })
     }
 
     fn retry_later(&mut self) {
@@ -545,6 +603,19 @@ pub(super) fn config_of(target: &Target) -> &Config {
         Source::Config(loaded) => &loaded.config,
         Source::Adopted(adopted) => &adopted.config,
     }
+}
+
+/// Whether routes would be decided alike; round-trip times are for reports.
+fn same_verdicts(one: &HealthView, other: &HealthView) -> bool {
+    let verdict = |(key, health): (&ProbeKey, &Health)| {
+        (
+            key.clone(),
+            health.state,
+            health.ever_up,
+            health.reason.clone(),
+        )
+    };
+    one.iter().map(verdict).eq(other.iter().map(verdict))
 }
 
 fn without_routes(kernel: Kernel) -> Kernel {

@@ -7,11 +7,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::net::prefix::value_of;
 use crate::routing::adopt::Adopted;
 use crate::routing::batch::Ownership;
 use crate::routing::diff::{Wanted, WantedNexthop};
 use crate::routing::node_facts::Facts;
-use crate::routing::state::{Kernel, NexthopKind, OwnRoute, Target as RouteTarget};
+use crate::routing::state::{Kernel, NexthopKind, OwnRoute, RouteKey, Target as RouteTarget};
 
 /// A configuration that passed its check.
 #[derive(Debug, PartialEq)]
@@ -175,9 +176,29 @@ impl Footprint {
     }
 }
 
-/// Even for routes and odd for nexthops, so that they can be counted apart.
+/// Even for routes and odd for nexthops, so that they can be counted apart. In one piece, because there may be 250,000 of them.
 fn route_hash(route: &OwnRoute) -> u64 {
-    hash(route) & !1
+    let RouteKey {
+        prefix,
+        metric,
+        table,
+        tos,
+    } = route.key;
+    let (kind, id, words) = match &route.target {
+        RouteTarget::Nexthop(id) => (0, *id, ""),
+        RouteTarget::Blackhole => (1, 0, ""),
+        RouteTarget::Stray(words) => (2, 0, &**words),
+    };
+    let mut bytes = [0; 32];
+    bytes[..16].copy_from_slice(&value_of(prefix.address()).to_ne_bytes());
+    bytes[16..20].copy_from_slice(&metric.to_ne_bytes());
+    bytes[20..24].copy_from_slice(&table.to_ne_bytes());
+    bytes[24..28].copy_from_slice(&id.to_ne_bytes());
+    bytes[28..].copy_from_slice(&[prefix.len(), prefix.family() as u8, tos, kind]);
+    let mut hasher = DefaultHasher::new();
+    hasher.write(&bytes);
+    hasher.write(words.as_bytes());
+    hasher.finish() & !1
 }
 
 fn gateway_hash(id: u32, gateway: IpAddr, dev: &str) -> u64 {

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::iter::Peekable;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -402,22 +403,75 @@ impl<T: RouteTable> Applier<T> {
     ) -> anyhow::Result<Ran> {
         let mut ran = Ran::Whole;
         let mut lines = lines.peekable();
-        let (mut chunk, mut text) = (Vec::new(), String::new());
-        while lines.peek().is_some() {
-            chunk.clear();
-            text.clear();
-            chunk.extend(lines.by_ref().take(CHUNK));
-            chunk
-                .iter()
-                .for_each(|line| line.render(&self.ownership, &mut text));
-            let errors = self.table.write(family, &text).await?;
-            ran = ran.max(Ran::of(&errors));
-            outcome.note(&chunk, errors);
-            if ran == Ran::Stopped {
-                break;
+        while lines.peek().is_some() && ran != Ran::Stopped {
+            let first = Chunk::take(&mut lines, &self.ownership, |_| true);
+            // The next one may run beside it where no line of either waits for one of the other.
+            let second = match first.are_like {
+                Some(like) => {
+                    Chunk::take(&mut lines, &self.ownership, |l| Like::of(l) == Some(like))
+                }
+                None => Chunk::default(),
+            };
+            let run = async |chunk: &Chunk<'_>| {
+                if chunk.lines.is_empty() {
+                    return Ok(BatchErrors::default());
+                }
+                self.table.write(family, &chunk.text).await
+            };
+            let (one, other) = futures::join!(run(&first), run(&second));
+            for (chunk, errors) in [(first, one?), (second, other?)] {
+                ran = ran.max(Ran::of(&errors));
+                outcome.note(&chunk.lines, errors);
             }
         }
         Ok(ran)
+    }
+}
+
+/// The lines of one run of `ip`.
+#[derive(Default)]
+struct Chunk<'a> {
+    lines: Vec<Line<'a>>,
+    text: String,
+    /// What all of them are.
+    are_like: Option<Like>,
+}
+
+/// Lines that do not depend on each other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Like {
+    /// Routes through nexthops.
+    Routes,
+    /// Leak guards.
+    Blackholes,
+}
+
+impl Like {
+    const fn of(line: &Line<'_>) -> Option<Self> {
+        match line {
+            Line::Route { target, .. } => Some(match target {
+                Target::Blackhole => Self::Blackholes,
+                Target::Nexthop(_) | Target::Stray(_) => Self::Routes,
+            }),
+            _ => None,
+        }
+    }
+}
+
+impl<'a> Chunk<'a> {
+    fn take(
+        lines: &mut Peekable<impl Iterator<Item = Line<'a>>>,
+        ownership: &Ownership,
+        belongs: impl Fn(&Line<'a>) -> bool,
+    ) -> Self {
+        let mut chunk = Self::default();
+        while let Some(line) = lines.next_if(|line| chunk.lines.len() < CHUNK && belongs(line)) {
+            line.render(ownership, &mut chunk.text);
+            chunk.lines.push(line);
+        }
+        let like = chunk.lines.first().and_then(Like::of);
+        chunk.are_like = like.filter(|_| chunk.lines.iter().all(|line| Like::of(line) == like));
+        chunk
     }
 }
 

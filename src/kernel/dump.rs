@@ -1,101 +1,16 @@
-//! What `ip` (iproute2) prints: JSON dumps and batch errors.
+//! What `ip` (iproute2) prints: nexthops and links as JSON, and batch errors.
 //!
-//! Pure. Running `ip` is `kernel::ip`'s. Dumps are read with `-N`, because the names depend on files of the host.
+//! Pure. Running `ip` is `kernel::ip`'s, routes are `saved`'s. Dumps are read with `-N`, because the names depend on files of the host.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
-use std::io::Read;
+use std::fmt;
 use std::net::IpAddr;
 
 use serde::Deserialize;
-use serde::de::{self, Deserializer as _, IgnoredAny, SeqAccess, Visitor};
+use serde::de::{self, IgnoredAny, Visitor};
 
-use crate::net::prefix::{Family, Prefix};
-use crate::routing::batch::{MAIN_TABLE, Ownership, safe_name};
-use crate::routing::state::{
-    ELSEWHERE_KEPT, ForeignRoute, Kernel, Leaving, Link, Member, Nexthop, NexthopKind, OwnRoute,
-    Resilient, RouteKey, Target,
-};
-
-/// What `ip` leaves out of its JSON: a route without `protocol` is a `boot` one.
-const PROTO_BOOT: u8 = 3;
-/// Reads `ip -j -N -4|-6 route show table all` into `kernel`, one route at a time: with the
-/// kernel's `nexthop_compat_mode` every route repeats its next hops, 50,000 times 16 of them.
-pub fn read_routes(
-    json: impl Read,
-    family: Family,
-    ownership: &Ownership,
-    kernel: &mut Kernel,
-) -> Result<(), serde_json::Error> {
-    let mut reader = serde_json::Deserializer::from_reader(json);
-    match reader.deserialize_seq(Routes {
-        family,
-        ownership,
-        kernel,
-    }) {
-        // An `ip` that has nothing to show may print nothing at all.
-        Err(e) if e.is_eof() && e.line() <= 1 && e.column() == 0 => Ok(()),
-        done => done,
-    }
-}
-
-struct Routes<'a> {
-    family: Family,
-    ownership: &'a Ownership,
-    kernel: &'a mut Kernel,
-}
-
-impl<'de> Visitor<'de> for Routes<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of routes")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while let Some(route) = seq.next_element::<RawRoute>()? {
-            route
-                .sort_into(self.family, self.ownership, self.kernel)
-                .map_err(de::Error::custom)?;
-        }
-        Ok(())
-    }
-}
-
-#[derive(Deserialize)]
-struct RawRoute {
-    #[serde(default, rename = "type")]
-    kind: Option<Number>,
-    dst: Box<str>,
-    /// IPv6: for packets from there alone. None of ours is, but a stray with our protocol number may be.
-    #[serde(default)]
-    from: Option<Box<str>>,
-    #[serde(default)]
-    dev: Option<Box<str>>,
-    #[serde(default)]
-    gateway: Option<Box<str>>,
-    #[serde(default)]
-    via: Option<Via>,
-    #[serde(default)]
-    nexthops: Option<IgnoredAny>,
-    #[serde(default)]
-    nhid: Option<u32>,
-    #[serde(default)]
-    table: Option<Number>,
-    #[serde(default)]
-    protocol: Option<Number>,
-    #[serde(default)]
-    metric: Option<u32>,
-    #[serde(default)]
-    tos: Option<Number>,
-}
-
-/// A next hop of the other family.
-#[derive(Deserialize)]
-struct Via {
-    #[serde(default)]
-    host: Option<Box<str>>,
-}
+use crate::net::prefix::Family;
+use crate::routing::state::{Kernel, Leaving, Link, Member, Nexthop, NexthopKind, Resilient};
 
 /// A number that `ip -N` prints as text, decimal or hexadecimal; text that is no number is a name from
 /// a host's table that `-N` should have kept away.
@@ -128,100 +43,8 @@ impl<'de> Deserialize<'de> for Number {
     }
 }
 
-/// Route types, linux/rtnetlink.h.
-const RTN_UNICAST: u32 = 1;
-const RTN_BLACKHOLE: u32 = 6;
-/// local, broadcast, anycast, multicast: the node's own addresses, not ways to elsewhere.
-const RTN_OWN_ADDRESSES: std::ops::RangeInclusive<u32> = 2..=5;
-
-impl RawRoute {
-    fn sort_into(
-        self,
-        family: Family,
-        ownership: &Ownership,
-        kernel: &mut Kernel,
-    ) -> Result<(), String> {
-        let kind = self.kind.map_or(RTN_UNICAST, |n| n.0);
-        let protocol = byte(
-            self.protocol.map_or(u32::from(PROTO_BOOT), |n| n.0),
-            "protocol",
-        )?;
-        let key = RouteKey {
-            prefix: destination(&self.dst, family)?,
-            metric: self.metric.unwrap_or(0),
-            table: self.table.map_or(MAIN_TABLE, |n| n.0),
-            tos: byte(self.tos.map_or(0, |n| n.0), "tos")?,
-        };
-        if protocol == ownership.protocol {
-            let target = match (self.nhid, kind) {
-                (Some(id), _) if self.from.is_none() => Target::Nexthop(id),
-                (None, RTN_BLACKHOLE) if self.from.is_none() => Target::Blackhole,
-                _ => Target::Stray(words(
-                    self.from.as_deref(),
-                    self.gateway.as_deref(),
-                    self.dev.as_deref(),
-                )),
-            };
-            kernel.own.push(OwnRoute { key, target });
-            return Ok(());
-        }
-        kernel.lent.extend(self.nhid);
-        let is_ours_or_main = key.table == ownership.table || key.table == MAIN_TABLE;
-        if kind == RTN_UNICAST && !is_ours_or_main && kernel.elsewhere.len() < ELSEWHERE_KEPT {
-            kernel.elsewhere.push((key.table, key.prefix));
-        }
-        if !RTN_OWN_ADDRESSES.contains(&kind) && is_ours_or_main {
-            let gatewayed = self.gateway.is_some()
-                || self.via.is_some()
-                || self.nexthops.is_some()
-                || self.nhid.is_some();
-            let gateway = self.gateway.or_else(|| self.via?.host);
-            kernel.foreign.push(ForeignRoute {
-                key,
-                protocol,
-                dev: self.dev,
-                gatewayed,
-                gateway: gateway.and_then(|gateway| gateway.parse().ok()),
-                unicast: kind == RTN_UNICAST,
-            });
-        }
-        Ok(())
-    }
-}
-
 fn byte(number: u32, what: &str) -> Result<u8, String> {
     u8::try_from(number).map_err(|_| format!("{what} {number} is more than 255"))
-}
-
-fn words(from: Option<&str>, gateway: Option<&str>, dev: Option<&str>) -> Box<str> {
-    let mut words = String::new();
-    if let Some(from) = from.and_then(|from| from.parse::<Prefix>().ok()) {
-        let _ = write!(words, " from {from}");
-    }
-    if let Some(gateway) = gateway.filter(|g| g.parse::<IpAddr>().is_ok()) {
-        let _ = write!(words, " via {gateway}");
-    }
-    if let Some(dev) = dev.filter(|d| safe_name(d)) {
-        let _ = write!(words, " dev {dev}");
-    }
-    words.into()
-}
-
-fn destination(text: &str, family: Family) -> Result<Prefix, String> {
-    if text == "default" {
-        return Ok(family.everything());
-    }
-    // The kernel's own word, and so without the care that is taken with a person's: `::ffff:0.0.0.0/96` is fine.
-    let (address, len) = text
-        .split_once('/')
-        .map_or((text, None), |(address, len)| (address, Some(len)));
-    let address: IpAddr = address
-        .parse()
-        .map_err(|_| format!("destination `{text}` is not a prefix"))?;
-    let len = len
-        .map_or(Ok(family.bits()), str::parse)
-        .map_err(|_| format!("destination `{text}` is not a prefix"))?;
-    Ok(Prefix::masked(address, len))
 }
 
 /// Reads `ip -j -N nexthop show`.
@@ -438,80 +261,6 @@ pub fn read_batch_errors(stderr: &str) -> BatchErrors {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const OURS: Ownership = Ownership {
-        protocol: 230,
-        metric: 4242,
-        table: 254,
-    };
-
-    fn routes(json: &str, family: Family) -> Kernel {
-        let mut kernel = Kernel::default();
-        read_routes(json.as_bytes(), family, &OURS, &mut kernel).unwrap();
-        kernel
-    }
-
-    #[test]
-    fn a_dump_is_sorted_into_ours_and_theirs() {
-        // As printed by iproute2 6.1 on Linux 6.18.
-        let kernel = routes(
-            r#"[{"dst":"default","gateway":"10.0.0.1","dev":"eth0","flags":[]},
-            {"dst":"10.116.0.0/24","dev":"e1","protocol":"2","scope":"253","prefsrc":"10.116.0.2","flags":[]},
-            {"dst":"203.0.113.0/24","nhid":200,"protocol":"230","metric":4242,"flags":[],"nexthops":[{"gateway":"10.116.0.5","dev":"e1","weight":1,"flags":[]}]},
-            {"type":"6","dst":"203.0.113.0/24","protocol":"230","metric":4294967294,"flags":[]},
-            {"dst":"198.51.100.7","via":{"family":"inet6","host":"fe80::1"},"dev":"e1","protocol":"230","table":"100","tos":"0x10","flags":[]},
-            {"type":"2","dst":"10.116.0.2","dev":"e1","table":"255","protocol":"2","flags":[]}]"#,
-            Family::V4,
-        );
-        let own: Vec<String> = kernel
-            .own
-            .iter()
-            .map(|r| format!("{} {} {:?}", r.key.prefix, r.key.metric, r.target))
-            .collect();
-        assert_eq!(
-            own,
-            [
-                "203.0.113.0/24 4242 Nexthop(200)",
-                "203.0.113.0/24 4294967294 Blackhole",
-                "198.51.100.7/32 0 Stray(\" dev e1\")"
-            ]
-        );
-        assert_eq!((kernel.own[2].key.table, kernel.own[2].key.tos), (100, 16));
-        let foreign: Vec<String> = kernel
-            .foreign
-            .iter()
-            .map(|r| {
-                format!(
-                    "{} {} {} {:?}",
-                    r.key.prefix, r.protocol, r.gatewayed, r.gateway
-                )
-            })
-            .collect();
-        assert_eq!(
-            foreign,
-            [
-                "0.0.0.0/0 3 true Some(10.0.0.1)",
-                "10.116.0.0/24 2 false None"
-            ]
-        );
-    }
-
-    #[test]
-    fn a_prefix_that_no_person_may_write_does_not_fail_the_read() {
-        let kernel = routes(
-            r#"[{"type":"7","dst":"::ffff:0.0.0.0/96","dev":"lo","metric":1024}]"#,
-            Family::V6,
-        );
-        assert_eq!(kernel.foreign.len(), 1);
-    }
-
-    #[test]
-    fn no_output_is_no_routes_but_half_an_output_is_an_error() {
-        assert_eq!(routes("", Family::V6), Kernel::default());
-        assert_eq!(routes("[ ]\n", Family::V6), Kernel::default());
-        let half = r#"[{"dst":"10.0.0.0/8","nhid":1,"protocol":"230"},{"dst":"10.1"#;
-        assert!(read_routes(half.as_bytes(), Family::V4, &OURS, &mut Kernel::default()).is_err());
-    }
 
     #[test]
     fn nexthops_are_read_with_their_kind() {

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, BufReader, Seek as _, Write as _};
+use std::io::{self, BufReader, Read, Seek as _, Write as _};
 use std::net::IpAddr;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Stdio;
@@ -23,6 +23,7 @@ use crate::health::probe::Neighbours;
 use crate::kernel::changes::Changes;
 use crate::kernel::dump;
 use crate::kernel::dump::BatchErrors;
+use crate::kernel::saved::{self, Saved};
 use crate::net::prefix::Family;
 use crate::routing::batch::Ownership;
 use crate::routing::share;
@@ -43,6 +44,10 @@ pub const CHURN: &str = "churn: other IPv6 routes changed during each of several
 const CHURN_REPORTS: Duration = Duration::from_mins(10);
 /// The pause before the next try; doubles each time. What changes in bursts leaves such gaps.
 const CHURN_PAUSE: Duration = Duration::from_millis(10);
+/// What a pipe holds, where nobody asked for more.
+const PIPE: usize = 64 * 1024;
+/// About as long as `ip` takes to fill it with routes.
+const FILLING: Duration = Duration::from_micros(500);
 /// The longest answer but for routes, which are parsed as they come: 50,000 links are about as long.
 const ANSWER_LIMIT: u64 = 64 << 20;
 /// What of an `ip`'s stderr is kept: a full chunk of refusals is about 60 KB.
@@ -89,31 +94,29 @@ impl Ip {
         is_fit(&String::from_utf8_lossy(&out)).map_err(anyhow::Error::from)
     }
 
-    async fn read_routes(&self, family: Family) -> anyhow::Result<Kernel> {
-        patiently(|| self.dump_routes(family)).await
+    async fn read_routes(&self, family: Family) -> anyhow::Result<Saved> {
+        patiently(|| self.save_routes(family)).await
     }
 
-    /// Reads IPv6 routes until none changed meanwhile; after some tries, what all of them saw.
-    async fn read_v6_routes(&self) -> anyhow::Result<Kernel> {
-        let mut all: Option<Kernel> = None;
+    /// Reads IPv6 routes until none changed meanwhile; after some tries, what all of them saw, and false.
+    async fn read_v6_routes(&self) -> anyhow::Result<(Saved, bool)> {
+        let mut all: Option<Saved> = None;
         for attempt in 0..CHURN_TRIES {
             if attempt > 0 {
                 tokio::time::sleep(CHURN_PAUSE * (1 << (attempt - 1))).await;
             }
             let changes = Changes::of_v6_routes().context("listening for route changes")?;
-            let kernel = self.read_routes(Family::V6).await?;
+            let routes = self.read_routes(Family::V6).await?;
             if !changes.seen() {
-                return Ok(kernel);
+                return Ok((routes, true));
             }
             match &mut all {
-                Some(all) => all.merge_routes(kernel),
-                none => *none = Some(kernel),
+                Some(all) => all.merge(routes),
+                none => *none = Some(routes),
             }
         }
-        let mut kernel = all.unwrap_or_default();
-        kernel.uncertain_v6 = true;
         report_churn();
-        Ok(kernel)
+        Ok((all.unwrap_or_default(), false))
     }
 
     /// What members that leave our groups still carry. Asks only where there are such.
@@ -136,34 +139,28 @@ impl Ip {
         Ok(())
     }
 
-    async fn dump_routes(&self, family: Family) -> anyhow::Result<Kernel> {
-        let flag = family_flag(family);
-        let arguments = ["-j", "-N", flag, "route", "show", "table", "all"];
+    async fn save_routes(&self, family: Family) -> anyhow::Result<Saved> {
+        let arguments = [family_flag(family), "route", "save", "table", "all"];
         let what = || format!("reading the routes with `ip {}`", arguments.join(" "));
         let mut child = spawn(&arguments, Stdio::null(), Stdio::piped())?;
         let stdout = child.stdout.take().context("no pipe from `ip`")?;
-        let stdout = std::fs::File::from(
+        let stdout = File::from(
             stdout
                 .into_owned_fd()
                 .context("taking the pipe from `ip`")?,
         );
         set_blocking(&stdout)?;
         let ownership = self.ownership;
-        // Parsed as it comes, on a thread of its own: with 16 next hops a route this is hundreds of bytes each.
+        // On a thread of its own: what comes is read as it comes, and the agent goes on.
         let parse = tokio::task::spawn_blocking(move || {
-            let mut kernel = Kernel::default();
-            dump::read_routes(
-                BufReader::with_capacity(64 * 1024, stdout),
-                family,
-                &ownership,
-                &mut kernel,
-            )
-            .map(|()| kernel)
+            let pipe = BufReader::with_capacity(PIPE, Gathering(stdout));
+            saved::read_routes(pipe, family, &ownership)
         });
-        let parse = async { parse.await.context("parsing")?.context("parsing") };
-        let mut kernel = finish(&mut child, parse).await.with_context(what)?;
-        kernel.own.shrink_to_fit();
-        Ok(kernel)
+        let parse = async {
+            let read = parse.await.context("parsing")?;
+            read.map_err(|why| anyhow!("parsing: {why}"))
+        };
+        finish(&mut child, parse).await.with_context(what)
     }
 
     /// Runs a batch that asks; what it printed, and which lines were refused.
@@ -220,9 +217,11 @@ impl RouteTable for Ip {
             self.read_v6_routes(),
             self.read_nexthops()
         )?;
+        let (v6, certain) = v6;
         let mut kernel = rest;
-        kernel.own = v4.own;
-        kernel.own.extend(v6.own);
+        v4.into_kernel(&mut kernel);
+        v6.into_kernel(&mut kernel);
+        kernel.uncertain_v6 = !certain;
         kernel
             .own
             .sort_unstable_by(|a, b| (a.key, &a.target).cmp(&(b.key, &b.target)));
@@ -230,13 +229,6 @@ impl RouteTable for Ip {
         kernel
             .own
             .dedup_by(|a, b| a == b && a.key.prefix.family() == Family::V6);
-        kernel.uncertain_v6 = v6.uncertain_v6;
-        kernel.foreign = v4.foreign;
-        kernel.foreign.extend(v6.foreign);
-        kernel.elsewhere = v4.elsewhere;
-        kernel.elsewhere.extend(v6.elsewhere);
-        kernel.lent = v4.lent;
-        kernel.lent.extend(v6.lent);
         self.read_leaving(&mut kernel).await?;
         Ok(kernel)
     }
@@ -264,6 +256,20 @@ impl RouteTable for Ip {
         arguments.splice(0..0, family.map(family_flag));
         let (errors, _) = run_batch(&arguments, lines, Stdio::null()).await?;
         Ok(errors)
+    }
+}
+
+/// A pipe from an `ip` that writes each route by itself. Who waits in `read` is woken for each of them, which costs more than the
+/// rest of the reading; so after an answer that was short it is left to fill.
+struct Gathering(File);
+
+impl Read for Gathering {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.0.read(buffer)?;
+        if (1..PIPE / 2).contains(&read) {
+            std::thread::sleep(FILLING);
+        }
+        Ok(read)
     }
 }
 

@@ -6,6 +6,7 @@ pub mod dump;
 pub mod ip;
 pub mod lookup;
 pub mod monitor;
+pub mod saved;
 
 #[cfg(test)]
 pub mod model;

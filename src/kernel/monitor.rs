@@ -16,6 +16,7 @@ use netlink_sys::{
 use socket2::{SockFilter, SockRef};
 use tokio::sync::mpsc;
 
+use crate::kernel::saved::attributes;
 use crate::net::prefix::Family;
 use crate::routing::batch::{MAIN_TABLE, Ownership};
 use crate::routing::protected;
@@ -141,26 +142,9 @@ fn tables(ownership: &Ownership) -> [u8; 2] {
 
 /// Whether a route of our protocol is neither a leak guard nor through a nexthop object.
 fn is_stray(message: &[u8]) -> bool {
-    let mut attributes = message.get(HEADER + RTMSG..).unwrap_or_default();
-    if message.get(HEADER + RTM_TYPE) == Some(&RTN_BLACKHOLE) {
-        return false;
-    }
-    while let Some([a, b, c, d]) = attributes.first_chunk() {
-        let (length, kind) = (
-            usize::from(u16::from_ne_bytes([*a, *b])),
-            u16::from_ne_bytes([*c, *d]),
-        );
-        if kind == RTA_NH_ID {
-            return false;
-        }
-        if length < 4 {
-            break;
-        }
-        attributes = attributes
-            .get(length.next_multiple_of(4)..)
-            .unwrap_or_default();
-    }
-    true
+    let mut attributes = attributes(message.get(HEADER + RTMSG..).unwrap_or_default());
+    message.get(HEADER + RTM_TYPE) != Some(&RTN_BLACKHOLE)
+        && !attributes.any(|(kind, _)| kind == RTA_NH_ID)
 }
 
 /// All messages of one datagram; the weightiest counts.

@@ -518,7 +518,7 @@ fn diff_routes(wanted: &Wanted, kernel: &Kernel, plan: &mut Plan) {
         .collect();
     let (mut twins, mut routes) = (Vec::new(), Vec::new());
     let (mut gone, mut gone_twins) = (Vec::new(), Vec::new());
-    let mut have = kernel.own.iter().peekable();
+    let mut have = &kernel.own[..];
     let mut go = |route: &OwnRoute| {
         if kernel.uncertain_v6 && route.key.prefix.family() == Family::V6 {
             plan.postponed += 1;
@@ -529,13 +529,15 @@ fn diff_routes(wanted: &Wanted, kernel: &Kernel, plan: &mut Plan) {
         }
     };
     for want in &wanted.routes {
-        while let Some(route) = have.next_if(|r| r.key < want.key) {
-            go(route);
-        }
+        let before = have.iter().take_while(|r| r.key < want.key).count();
+        have[..before].iter().for_each(&mut go);
+        have = &have[before..];
         // More than one where somebody appended siblings: `replace` would change only the first.
-        let mut siblings = Vec::new();
-        while let Some(route) = have.next_if(|r| r.key == want.key) {
-            siblings.push(route);
+        let siblings = have.iter().take_while(|r| r.key == want.key).count();
+        let (siblings, rest) = have.split_at(siblings);
+        have = rest;
+        if matches!(siblings, [alone] if alone.target == want.target) {
+            continue;
         }
         let right = siblings.iter().position(|r| r.target == want.target);
         let theirs = theirs.get(&want.key);
@@ -564,7 +566,7 @@ fn diff_routes(wanted: &Wanted, kernel: &Kernel, plan: &mut Plan) {
             }
         }
     }
-    have.for_each(go);
+    have.iter().for_each(go);
     plan.replace = twins;
     plan.replace.append(&mut routes);
     plan.delete = gone;
@@ -620,9 +622,9 @@ fn find_unused(wanted: &Wanted, kernel: &Kernel, ownership: &Ownership, plan: &m
     }
     let used: HashSet<u32> = kernel
         .own
-        .iter()
-        .filter_map(|r| {
-            if let Target::Nexthop(id) = r.target {
+        .chunk_by(|one, next| one.target == next.target)
+        .filter_map(|same| {
+            if let Target::Nexthop(id) = same[0].target {
                 Some(id)
             } else {
                 None

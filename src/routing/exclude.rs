@@ -405,12 +405,13 @@ fn items_of(
     let (mut distinct, mut taken_out, mut clashes) =
         (Vec::with_capacity(items.len()), Vec::new(), Vec::new());
     for same in items.chunk_by(|one, next| one.prefix == next.prefix) {
-        let (out, wanted): (Vec<Item>, Vec<Item>) = if same.len() > 1 {
-            same.iter()
-                .partition(|item| excepts[item.set].covers(item.prefix))
-        } else {
-            (Vec::new(), same.to_vec())
-        };
+        if let [alone] = same {
+            distinct.push(*alone);
+            continue;
+        }
+        let (out, wanted): (Vec<Item>, Vec<Item>) = same
+            .iter()
+            .partition(|item| excepts[item.set].covers(item.prefix));
         clashes.extend(wanted.windows(2).map(clash));
         distinct.extend(wanted.first());
         taken_out.extend(out);

@@ -185,8 +185,12 @@ impl Findings {
         Some(format!("traffic is taken past the routes: {first}{more}"))
     }
 
-    /// Writes them into the sets that they concern; returns what concerns the whole node.
+    /// Writes them into the sets that they concern, in place of what was found before; returns what concerns the whole node.
     pub fn report(&self, sets: &mut [SetView]) -> Vec<Problem> {
+        for set in &mut *sets {
+            set.bypassed.clear();
+            set.problems.retain(|p| p.kind != ProblemKind::Bypassed);
+        }
         let Some(words) = self.words() else {
             return Vec::new();
         };

@@ -2,7 +2,7 @@
 //!
 //! Pure values and questions about them. Parsing `ip`'s output is `iproute`'s, running it is `ip`'s.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -33,20 +33,30 @@ pub struct Kernel {
     pub uncertain_v6: bool,
 }
 
-impl Kernel {
-    /// Adds what another read of the same routes saw; of one that was seen twice, once.
-    pub fn merge_routes(&mut self, other: Self) {
-        let own: HashSet<OwnRoute> = self.own.drain(..).chain(other.own).collect();
-        self.own.extend(own);
-        let foreign: HashSet<ForeignRoute> = self.foreign.drain(..).chain(other.foreign).collect();
-        self.foreign.extend(foreign);
-        self.lent.extend(other.lent);
-    }
-}
-
 /// How many routes of further tables are kept: what policy rules lead to is short but for full BGP tables.
 pub const ELSEWHERE_KEPT: usize = 4096;
 impl Kernel {
+    /// Whether all but our own routes is the same.
+    pub fn is_same_but_for_own(&self, other: &Self) -> bool {
+        let Self {
+            own: _,
+            foreign,
+            elsewhere,
+            nexthops,
+            lent,
+            leaving,
+            links,
+            uncertain_v6,
+        } = other;
+        self.uncertain_v6 == *uncertain_v6
+            && self.nexthops == *nexthops
+            && self.links == *links
+            && self.leaving == *leaving
+            && self.lent == *lent
+            && self.elsewhere == *elsewhere
+            && self.foreign == *foreign
+    }
+
     /// Ids of our records of revisions; see `nexthop_id`.
     pub fn records(&self, ownership: &Ownership) -> BTreeSet<u32> {
         let ours = self

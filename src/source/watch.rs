@@ -22,7 +22,7 @@ struct Patience {
 
 /// A change that comes alone: a swap is a handful of events within a millisecond.
 const ALONE: Patience = Patience {
-    quiet: Duration::from_millis(20),
+    quiet: Duration::from_millis(5),
     longest: Duration::from_millis(500),
 };
 /// The third change within [`SOON`], and on: each look may cost an apply. The second is prompt, because the first may have been
@@ -138,7 +138,7 @@ mod tests {
         let storm = tokio::spawn(async move {
             loop {
                 let _ = nudge.try_send(());
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                tokio::time::sleep(ALONE.quiet / 2).await;
             }
         });
         let started = Instant::now();

@@ -14,7 +14,7 @@ fn nothing_in_the_corpus_makes_a_reader_panic_or_a_writer_write_what_it_should_n
     let targets: [(&str, Surface); 4] = [
         ("configuration", surfaces::configuration),
         ("list", surfaces::list),
-        ("ip_json", surfaces::ip_json),
+        ("ip_dumps", surfaces::ip_dumps),
         ("batch_errors", surfaces::batch_errors),
     ];
     for (target, surface) in targets {

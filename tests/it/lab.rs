@@ -7,6 +7,8 @@
 //!
 //! A machine that cannot make namespaces fails the test: what was not tested should not look as if it had been.
 
+mod reading;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Write as _;

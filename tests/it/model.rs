@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use egress_routes::kernel::dump::{read_batch_errors, read_links, read_nexthops, read_routes};
+use egress_routes::kernel::dump::read_batch_errors;
 use egress_routes::net::prefix::Family;
 use egress_routes::routing::batch::Ownership;
 use egress_routes::routing::state::{ForeignRoute, Kernel};
@@ -321,14 +321,7 @@ fn happen(lab: &Lab, model: &mut Model, event: &Event) -> [String; 2] {
 
 /// What the real kernel has, as the agent reads it.
 fn real(lab: &Lab) -> Kernel {
-    let script = "for what in '-4 route show table all' '-6 route show table all' 'nexthop show' 'addr show'; do ip -j -N $what; echo; echo ==; done";
-    let said = lab.must("nd", &["sh", "-ec", script]);
-    let parts: Vec<&str> = said.split("==\n").collect();
-    let mut kernel = Kernel::default();
-    read_routes(parts[0].as_bytes(), Family::V4, &OURS, &mut kernel).unwrap();
-    read_routes(parts[1].as_bytes(), Family::V6, &OURS, &mut kernel).unwrap();
-    read_nexthops(parts[2].as_bytes(), &mut kernel).unwrap();
-    read_links(parts[3].as_bytes(), &mut kernel).unwrap();
+    let mut kernel = lab.kernel("nd", &OURS);
     kernel
         .links
         .retain(|link| link.loopback || LINKS.contains(&&*link.name));

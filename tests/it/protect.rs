@@ -3,8 +3,6 @@
 use std::net::IpAddr;
 
 use egress_routes::config::Config;
-use egress_routes::kernel::dump::{read_links, read_routes};
-use egress_routes::net::prefix::Family;
 use egress_routes::routing::batch::Ownership;
 use egress_routes::routing::node_facts::Facts;
 use egress_routes::routing::protected::{Protected, next_hop};
@@ -47,18 +45,12 @@ fn node() -> Lab {
 }
 
 fn kernel(lab: &Lab) -> Kernel {
-    let mut kernel = Kernel::default();
     let ownership = Ownership {
         protocol: 230,
         metric: 4242,
         table: 254,
     };
-    for (family, flag) in [(Family::V4, "-4"), (Family::V6, "-6")] {
-        let json = lab.ip("nd", &format!("-j -N {flag} route show table all"));
-        read_routes(json.as_bytes(), family, &ownership, &mut kernel).unwrap();
-    }
-    read_links(lab.ip("nd", "-j -N addr show").as_bytes(), &mut kernel).unwrap();
-    kernel
+    lab.kernel("nd", &ownership)
 }
 
 #[test]

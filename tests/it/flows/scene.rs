@@ -243,7 +243,7 @@ impl IpWrapper {
     pub fn slow_to_read(seconds: u32) -> Self {
         Self::with(
             "",
-            &format!("case \"$*\" in *\"route show\"*) sleep {seconds} ;; esac\n"),
+            &format!("case \"$*\" in *\"route save\"*) sleep {seconds} ;; esac\n"),
         )
     }
 

@@ -51,7 +51,7 @@ impl WrappedIp {
     pub(super) fn reads(&self) -> usize {
         let argv = fs::read_to_string(self.dir.join("argv")).unwrap_or_default();
         argv.lines()
-            .filter(|line| line.contains("-4 route show table all"))
+            .filter(|line| line.contains("-4 route save table all"))
             .count()
     }
 

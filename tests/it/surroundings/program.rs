@@ -5,7 +5,7 @@ use super::{Duration, Lab, NODE, Node, Running, SOON, fs, http_get, wait_until};
 /// What `ip` does, and what the report says of it.
 type Fault = (&'static str, &'static str);
 
-const READS: [Fault; 8] = [
+const READS: [Fault; 9] = [
     ("echo 'Segmentation fault <html>'; exit 0", "parsing"),
     ("kill -9 $$", "signal: 9"),
     ("exit 255", "exit status: 255"),
@@ -17,10 +17,18 @@ const READS: [Fault; 8] = [
         "echo 'Option \"-N\" is unknown, try \"ip -help\".' >&2; exit 255",
         "Option \"-N\" is unknown",
     ),
-    ("exit 0", "not even `lo`"),
     (
-        "case \"$*\" in *route*) $real \"$@\" | { read -r line; echo \"$line\" | /usr/bin/head -c 100; }; exit 0;; esac",
-        "EOF while parsing",
+        "case \"$*\" in *route*) ;; *) exit 0;; esac",
+        "not even `lo`",
+    ),
+    (
+        "case \"$*\" in *route*) exit 0;; esac",
+        "this is not what `ip route save` prints",
+    ),
+    // Messages are aligned, so this is in the middle of one.
+    (
+        "case \"$*\" in *route*) $real \"$@\" | /usr/bin/head -c 101; exit 0;; esac",
+        "in the middle of a route",
     ),
     (
         "echo 'Dump was interrupted and may be inconsistent.' >&2",

@@ -5,4 +5,4 @@
 #[path = "../surfaces.rs"]
 mod surfaces;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| surfaces::ip_json(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| surfaces::ip_dumps(data));
