@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::net::nexthop_id;
 use crate::net::prefix::value_of;
 use crate::routing::adopt::Adopted;
 use crate::routing::batch::Ownership;
@@ -70,7 +71,7 @@ impl Target {
 }
 
 /// Everything that can lead packets elsewhere: a sorted hash of each route and of each gateway's nexthop object. Blackhole nexthops
-/// are no part of it, nor are groups' members: what health does with confirmed gateways is no change.
+/// and duplicates are no part of it, nor are groups' members: what health does with confirmed gateways is no change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Footprint(Arc<[u64]>);
 
@@ -78,7 +79,7 @@ impl Footprint {
     /// Of a wanted state.
     pub fn of(wanted: &Wanted) -> Self {
         let gateways = wanted.nexthops.iter().filter_map(|(id, what)| match what {
-            WantedNexthop::Via(gateway, dev) => Some(gateway_hash(*id, *gateway, dev)),
+            WantedNexthop::Via(gateway, dev) => gateway_hash(*id, *gateway, dev),
             WantedNexthop::Blackhole(_) => None,
         });
         Self::from_parts(&wanted.routes, gateways)
@@ -91,7 +92,7 @@ impl Footprint {
             .iter()
             .filter_map(|(id, nexthop)| match &nexthop.kind {
                 NexthopKind::Via { gateway, dev } if nexthop.protocol == ownership.protocol => {
-                    Some(gateway_hash(*id, *gateway, dev))
+                    gateway_hash(*id, *gateway, dev)
                 }
                 _ => None,
             });
@@ -149,10 +150,19 @@ impl Footprint {
     /// Takes out of `wanted` whatever is not in this footprint.
     pub fn restrict(&self, wanted: &mut Wanted) {
         let has = |hash: u64| self.0.binary_search(&hash).is_ok();
-        wanted.nexthops.retain(|id, what| match what {
-            WantedNexthop::Via(gateway, dev) => has(gateway_hash(*id, *gateway, dev)),
-            WantedNexthop::Blackhole(_) => true,
-        });
+        let held_back: Vec<WantedNexthop> = wanted
+            .nexthops
+            .iter()
+            .filter(|(id, what)| match what {
+                WantedNexthop::Via(gateway, dev) => {
+                    gateway_hash(**id, *gateway, dev).is_some_and(|hash| !has(hash))
+                }
+                WantedNexthop::Blackhole(_) => false,
+            })
+            .map(|(_, what)| what.clone())
+            .collect();
+        // Duplicates go with their gateway.
+        wanted.nexthops.retain(|_, what| !held_back.contains(what));
         let nexthops = &wanted.nexthops;
         for group in wanted.groups.values_mut() {
             group
@@ -201,8 +211,9 @@ fn route_hash(route: &OwnRoute) -> u64 {
     hasher.finish() & !1
 }
 
-fn gateway_hash(id: u32, gateway: IpAddr, dev: &str) -> u64 {
-    hash(&(id, gateway, dev)) | 1
+/// None for a duplicate: it leads where its gateway's own object does.
+fn gateway_hash(id: u32, gateway: IpAddr, dev: &str) -> Option<u64> {
+    (!nexthop_id::is_duplicate(id)).then(|| hash(&(id, gateway, dev)) | 1)
 }
 
 fn hash(value: &impl Hash) -> u64 {

@@ -2,7 +2,7 @@
 //!
 //! Pure. A group's id depends only on its set's name and family, so that routes never change when
 //! gateways do. A gateway's id depends on its address; where two addresses of one configuration
-//! meet, the later one moves on.
+//! meet, the later one moves on. Its duplicates' ids depend on its id.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -20,6 +20,13 @@ const REJECTED: u32 = 0x5000_0000;
 const APPLIED_HIGH: u32 = 0x6000_0000;
 const APPLIED_LOW: u32 = 0x7000_0000;
 const SPACE: u32 = 0x0fff_ffff;
+// The upper half is that of duplicates: 26 bits of the gateway's id, and 5 of the duplicate's number.
+const DUPLICATE: u32 = 0x8000_0000;
+const NUMBER_BITS: u32 = 5;
+const OF_GATEWAY: u32 = 0x03ff_ffff;
+
+/// How many duplicates a gateway's object may have.
+pub const DUPLICATES: u32 = (1 << NUMBER_BITS) - 1;
 
 fn hash(bytes: &[u8]) -> u32 {
     let digest = digest(&SHA256, bytes);
@@ -47,18 +54,28 @@ pub fn group(set: &str, family: Family) -> u32 {
     GROUPS | hash(format!("{set}/{family}").as_bytes())
 }
 
-/// The ids of gateways, distinct.
+/// The ids of gateways, distinct also in what [`duplicate`] keeps of them.
 pub fn gateways(addresses: &BTreeSet<IpAddr>) -> BTreeMap<IpAddr, u32> {
     let mut taken = BTreeSet::new();
     let mut ids = BTreeMap::new();
     for address in addresses {
         let mut id = hash(address.to_string().as_bytes());
-        while !taken.insert(id) {
+        while !taken.insert(id & OF_GATEWAY) {
             id = (id + 1) & SPACE;
         }
         ids.insert(*address, GATEWAYS | id);
     }
     ids
+}
+
+/// The id of a further nexthop object of a gateway with this id; `number` is 1 to [`DUPLICATES`].
+pub const fn duplicate(gateway: u32, number: u32) -> u32 {
+    DUPLICATE | (gateway & OF_GATEWAY) << NUMBER_BITS | number & DUPLICATES
+}
+
+/// Whether an id is that of a duplicate.
+pub const fn is_duplicate(id: u32) -> bool {
+    id & DUPLICATE != 0
 }
 
 /// The id of the nexthop that drops a family's packets.
@@ -152,6 +169,14 @@ mod tests {
         let many: BTreeSet<IpAddr> = (0..60_000).map(|n| Family::V4.address(n)).collect();
         let ids: BTreeSet<u32> = gateways(&many).into_values().collect();
         assert_eq!(ids.len(), many.len());
+        let duplicates = |id: &u32| {
+            (1..=DUPLICATES)
+                .map(|n| duplicate(*id, n))
+                .collect::<Vec<_>>()
+        };
+        let all: BTreeSet<u32> = ids.iter().flat_map(duplicates).collect();
+        assert_eq!(all.len(), ids.len() * 31);
+        assert!(all.iter().all(|id| is_duplicate(*id) && !is_revision(*id)));
         assert!(ids.iter().all(|id| id & !SPACE == GATEWAYS));
     }
 

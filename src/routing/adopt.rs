@@ -78,7 +78,7 @@ impl Adopted {
                 .iter()
                 .find(|set| nexthop_id::group(&set.name, group.family) == group.id)
         });
-        let spares: Vec<IpAddr> = ours
+        let spares: BTreeSet<IpAddr> = ours
             .values()
             .filter_map(|kind| gateway_of(kind))
             .filter(|gateway| {

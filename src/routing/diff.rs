@@ -6,8 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
+use crate::net::nexthop_id;
 use crate::net::prefix::Family;
 use crate::routing::batch::{BUCKETS, IDLE_TIMER, LEAK_GUARD_METRIC, Line, Ownership};
+use crate::routing::share;
 use crate::routing::state::{
     Kernel, Member, Nexthop, NexthopKind, OwnRoute, Resilient, RouteKey, Target,
 };
@@ -54,6 +56,15 @@ pub enum WantedNexthop {
     Via(IpAddr, Box<str>),
     /// Drops packets of this family.
     Blackhole(Family),
+}
+
+impl WantedNexthop {
+    const fn gateway(&self) -> Option<IpAddr> {
+        match self {
+            Self::Via(gateway, _) => Some(*gateway),
+            Self::Blackhole(_) => None,
+        }
+    }
 }
 
 impl Wanted {
@@ -119,17 +130,30 @@ fn in_words(
         Target::Stray(words) => words.trim().to_owned(),
         Target::Nexthop(id) => {
             let members = members(*id);
-            let equal = members.windows(2).all(|two| two[0].weight == two[1].weight);
-            let in_words = |m: &Member| {
-                let gateway = gateway(m.id)?;
-                Some(if equal {
-                    gateway
+            let mut weights: BTreeMap<String, u32> = BTreeMap::new();
+            let mut draining: BTreeSet<String> = BTreeSet::new();
+            for member in &members {
+                match gateway(member.id) {
+                    Some(gateway) if share::is_leaving(*member, &members) => {
+                        draining.insert(gateway);
+                    }
+                    Some(gateway) => *weights.entry(gateway).or_default() += member.weight,
+                    None => {}
+                }
+            }
+            let first = weights.values().next().copied();
+            let equal = weights.values().all(|weight| Some(*weight) == first);
+            let in_words = |(gateway, weight): (&String, &u32)| {
+                if equal {
+                    gateway.clone()
                 } else {
-                    format!("{gateway} weight {}", m.weight)
-                })
+                    format!("{gateway} weight {weight}")
+                }
             };
-            let mut gateways: Vec<String> = members.iter().filter_map(in_words).collect();
-            gateways.sort();
+            let only_draining = draining.iter().filter(|g| !weights.contains_key(*g));
+            let only_draining = only_draining.map(|gateway| format!("{gateway} draining"));
+            let gateways = weights.iter().map(in_words).chain(only_draining);
+            let gateways: Vec<String> = gateways.collect();
             if gateways.is_empty() {
                 "blackhole".to_owned()
             } else {
@@ -259,12 +283,15 @@ impl Plan {
         written
             .chain(self.repointed(wanted, kernel))
             .chain(self.standbys(wanted))
+            .chain(self.other_objects(wanted, kernel))
             .chain(gone)
     }
 
     /// Gateways that are written and carry nothing for now.
     fn standbys<'a>(&'a self, wanted: &'a Wanted) -> impl Iterator<Item = String> + 'a {
-        let idle = |id: &u32| !wanted.groups.values().any(|group| group.has(*id));
+        let idle = |id: &u32| {
+            !nexthop_id::is_duplicate(*id) && !wanted.groups.values().any(|group| group.has(*id))
+        };
         self.nexthops
             .iter()
             .filter(move |(id, _)| idle(id))
@@ -276,6 +303,26 @@ impl Plan {
             })
     }
 
+    /// Gateways that keep their flows and get other nexthop objects.
+    fn other_objects(&self, wanted: &Wanted, kernel: &Kernel) -> impl Iterator<Item = String> {
+        let is_new = |gateway: &IpAddr| {
+            let own = |(id, what): &(u32, WantedNexthop)| {
+                !nexthop_id::is_duplicate(*id) && what.gateway() == Some(*gateway)
+            };
+            self.nexthops.iter().any(own)
+        };
+        let written = self.nexthops.iter().filter_map(|(_, what)| what.gateway());
+        let same = |group: &&GroupWrite| {
+            let target = Target::Nexthop(group.id);
+            group.exists && wanted.in_words(&target) == in_words_now(kernel, &target)
+        };
+        let members = self.groups.iter().filter(same).flat_map(|g| &g.members);
+        let members = members.filter_map(|m| wanted.nexthops.get(&m.id)?.gateway());
+        let gateways: BTreeSet<IpAddr> = written.filter(|g| !is_new(g)).chain(members).collect();
+        let line = |gateway| format!("~ gateway {gateway} by other nexthop objects");
+        gateways.into_iter().map(line)
+    }
+
     fn repointed<'a>(
         &'a self,
         wanted: &'a Wanted,
@@ -284,17 +331,17 @@ impl Plan {
         let mut words: HashMap<u32, (String, String)> = HashMap::new();
         for group in self.groups.iter().filter(|g| g.exists) {
             let target = Target::Nexthop(group.id);
-            words.insert(
-                group.id,
-                (wanted.in_words(&target), in_words_now(kernel, &target)),
-            );
+            let (now, before) = (wanted.in_words(&target), in_words_now(kernel, &target));
+            if now != before {
+                words.insert(group.id, (now, before));
+            }
         }
         // A gateway that moved to another device.
-        for group in wanted
-            .groups
-            .iter()
-            .filter(|(_, group)| self.nexthops.iter().any(|(id, _)| group.has(*id)))
-        {
+        let moved = |id: &u32| kernel.nexthops.contains_key(id);
+        for group in wanted.groups.iter().filter(|(_, group)| {
+            let mut written = self.nexthops.iter().filter(|(id, _)| moved(id));
+            written.any(|(id, _)| group.has(*id))
+        }) {
             let target = Target::Nexthop(*group.0);
             words
                 .entry(*group.0)
@@ -447,32 +494,29 @@ pub fn diff_nexthops(
         .collect();
     plan.nexthops = singles;
     for (id, group) in groups {
-        // Somebody else's object in a group of ours would send our packets somebody else's way.
-        let members: Vec<Member> = group
-            .members
-            .iter()
-            .copied()
-            .filter(|m| !taken.contains(&m.id))
-            .collect();
-        if members.is_empty() {
+        let there = match kernel.nexthops.get(id).map(|n| &n.kind) {
+            Some(NexthopKind::Group { members, resilient }) => Some((members, *resilient)),
+            _ => None,
+        };
+        let buckets = match there {
+            Some((_, resilient)) => resilient.map(|r| r.buckets),
+            None => resilient.then_some(BUCKETS),
+        };
+        // Somebody else's object in a group of ours would send our packets somebody else's way. Duplicates serve buckets alone.
+        let of_use = |m: &&Member| {
+            !taken.contains(&m.id) && (buckets.is_some() || !nexthop_id::is_duplicate(m.id))
+        };
+        let members: Vec<Member> = group.members.iter().filter(of_use).copied().collect();
+        let same = |(now, resilient): (&Vec<Member>, Option<Resilient>)| {
+            *now == members && resilient.is_none_or(|r| r.idle == group.idle)
+        };
+        if members.is_empty() || there.is_some_and(same) {
             continue;
         }
-        let there = kernel.nexthops.get(id).map(|n| &n.kind);
-        let (buckets, exists) = match there {
-            Some(NexthopKind::Group {
-                members: now,
-                resilient,
-            }) => {
-                if *now == members && resilient.is_none_or(|r| r.idle == group.idle) {
-                    continue;
-                }
-                (resilient.map(|r| r.buckets), true)
-            }
-            _ => (resilient.then_some(BUCKETS), false),
-        };
+        let exists = there.is_some();
         plan.groups.push(GroupWrite {
             id: *id,
-            members,
+            members: share::arranged(&members),
             resilient: buckets.map(|buckets| Resilient {
                 buckets,
                 idle: group.idle,

@@ -15,7 +15,7 @@ use crate::net::prefix::{Family, Prefix};
 use crate::report::status::{
     GatewayState, GatewayStatus, Problem, ProblemKind, SKIPPED_SHOWN, SetStatus, Skipped, Taken,
 };
-use crate::routing::batch::{IDLE_TIMER, Ownership};
+use crate::routing::batch::{BUCKETS, IDLE_TIMER, Ownership};
 use crate::routing::diff::{Wanted, WantedGroup, WantedNexthop};
 use crate::routing::exclude;
 use crate::routing::node_facts::Facts;
@@ -592,45 +592,44 @@ impl<'a> Builder<'a> {
     }
 
     fn share(&self, set: &RouteSet, group: u32, usable: &[IpAddr]) -> Shared {
-        let resilient = match self.inputs.kernel.nexthops.get(&group).map(|n| &n.kind) {
-            Some(NexthopKind::Group { resilient, .. }) => resilient.is_some(),
-            _ => false,
+        let buckets = match self.inputs.kernel.nexthops.get(&group).map(|n| &n.kind) {
+            Some(NexthopKind::Group { resilient, .. }) => resilient.map(|r| r.buckets),
+            // Where the kernel has no resilient groups, `diff` leaves duplicates out.
+            _ => Some(BUCKETS),
         };
         let candidate = |gateway: &IpAddr| {
             let share = set.share(*gateway);
-            Candidate {
+            Some(Candidate {
                 gateway: *gateway,
+                id: *self.ids.get(gateway)?,
                 weight: share.weight,
                 drain: share.drain,
                 now: self.carries(group, *gateway),
-            }
+            })
         };
-        let candidates: Vec<Candidate> = usable.iter().map(candidate).collect();
+        let candidates: Vec<Candidate> = usable.iter().filter_map(candidate).collect();
         let terms = share::Terms {
             strategy: set.strategy,
             drain_timeout: set.drain_timeout,
-            gentle: resilient,
+            buckets,
         };
         share::share(&candidates, &terms)
     }
 
-    /// What a gateway carries of a group in the kernel.
-    fn carries(&self, group: u32, gateway: IpAddr) -> Option<Carries> {
+    /// What a gateway's objects carry of a group in the kernel.
+    fn carries(&self, group: u32, gateway: IpAddr) -> Vec<Carries> {
         let kernel = self.inputs.kernel;
         let Some(NexthopKind::Group { members, .. }) = kernel.nexthops.get(&group).map(|n| &n.kind)
         else {
-            return None;
+            return Vec::new();
         };
         let is_it = |m: &&Member| matches!(kernel.nexthops.get(&m.id).map(|n| &n.kind), Some(NexthopKind::Via { gateway: g, .. }) if *g == gateway);
-        let member = members.iter().find(is_it)?;
-        Some(Carries {
+        let carries = |member: &Member| Carries {
+            id: member.id,
             leaving: share::is_leaving(*member, members),
             left: kernel.leaving.get(&(group, member.id)).copied(),
-        })
-    }
-
-    fn in_use(&self, group: u32, gateway: IpAddr) -> bool {
-        self.carries(group, gateway).is_some()
+        };
+        members.iter().filter(is_it).map(carries).collect()
     }
 
     /// A drained gateway in a report: what it still carries.
@@ -638,27 +637,28 @@ impl<'a> Builder<'a> {
         let group = nexthop_id::group(&set.name, Family::of(status.address));
         let now = self.carries(group, status.address);
         let drains = set.share(status.address).drain;
+        let leaves = now.iter().all(|object| object.leaving);
         if drains && matches!(status.state, GatewayState::Up | GatewayState::Unknown) {
             status.state = GatewayState::Draining;
         }
-        status.buckets = match now {
-            Some(now) => now.left.map(|left| left.busy),
-            None if drains && self.inputs.kernel.nexthops.contains_key(&group) => Some(0),
-            None => None,
+        status.buckets = if !now.is_empty() && leaves {
+            let busy = |object: &Carries| object.left.map(|left| left.busy);
+            now.iter().map(busy).sum()
+        } else if drains && now.is_empty() && self.inputs.kernel.nexthops.contains_key(&group) {
+            Some(0)
+        } else {
+            None
         };
     }
 
     fn group(&mut self, id: u32, family: Family, choice: &Choice) {
         let group = match choice {
             Choice::Gateways(shared) => {
-                let member = |(gateway, weight)| {
-                    let id = *self.ids.get(&gateway)?;
-                    Some(Member { weight, id })
-                };
-                let mut members: Vec<Member> = shared.members().filter_map(member).collect();
-                members.sort_unstable();
+                for (gateway, member) in &shared.members {
+                    self.want_object(member.id, *gateway);
+                }
                 WantedGroup {
-                    members,
+                    members: shared.members.iter().map(|(_, member)| *member).collect(),
                     idle: shared.idle,
                 }
             }
@@ -712,8 +712,7 @@ impl<'a> Builder<'a> {
             _ => None,
         };
         for gateway in &mut view.gateways {
-            let is_it = |(active, _): &(IpAddr, u32)| *active == gateway.address;
-            gateway.active |= active.is_some_and(|shared| shared.active.iter().any(is_it));
+            gateway.active |= active.is_some_and(|shared| shared.active.contains(&gateway.address));
             if gateway.active && gateway.state == GatewayState::Draining {
                 gateway.state = GatewayState::Up;
             }
@@ -769,14 +768,18 @@ impl<'a> Builder<'a> {
         );
     }
 
+    fn want_object(&mut self, id: u32, gateway: IpAddr) {
+        if let Ok(dev) = protected::next_hop(gateway, self.inputs.kernel) {
+            let object = WantedNexthop::Via(gateway, dev);
+            self.wanted.nexthops.insert(id, object);
+        }
+    }
+
     fn finish(mut self) -> Wanted {
-        // Every usable gateway has its object, in use or not: a switch is then one line.
-        for (gateway, id) in &self.ids {
-            if let Ok(dev) = protected::next_hop(*gateway, self.inputs.kernel) {
-                self.wanted
-                    .nexthops
-                    .insert(*id, WantedNexthop::Via(*gateway, dev));
-            }
+        // Every usable gateway has the two objects of one alone, in use or not: a switch is then one line.
+        for (gateway, id) in self.ids.clone() {
+            self.want_object(id, gateway);
+            self.want_object(nexthop_id::duplicate(id, 1), gateway);
         }
         self.wanted
             .routes
@@ -825,7 +828,7 @@ pub fn taken_out(inputs: &Inputs<'_>) -> BTreeSet<ProbeKey> {
         }) {
             let group = nexthop_id::group(&set.name, family);
             let gateways = || set.gateways.iter().filter(|g| Family::of(**g) == family);
-            let carries = |g: &IpAddr| builder.carries(group, *g).is_some_and(|c| !c.leaving);
+            let carries = |g: &IpAddr| builder.carries(group, *g).iter().any(|c| !c.leaving);
             let active = gateways().position(carries);
             let existed = |g: &IpAddr| {
                 builder
@@ -850,7 +853,7 @@ pub fn taken_out(inputs: &Inputs<'_>) -> BTreeSet<ProbeKey> {
                         failback != Failback::Never && active.is_some_and(|a| n < a)
                     }
                 };
-                if builder.in_use(group, *gateway) {
+                if !builder.carries(group, *gateway).is_empty() {
                     // A set that holds its routes uses what is down.
                     in_use.extend(Some(key).filter(|_| set.when_down != WhenDown::Hold));
                 } else if existed(gateway) && (none_in_use || passed_over) {

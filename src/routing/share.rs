@@ -2,6 +2,7 @@
 //!
 //! Pure. Which gateways may carry anything is `resolve`'s. A gateway that leaves stays in its resilient group with a
 //! weight so small that it gets no new bucket: its idle buckets move at once, the others when they have been idle.
+//! For that a gateway may have several nexthop objects in a group (`duplicate`s), of which only this file knows the use.
 //! The kernel is the record: a gateway that drains and is not in the group has left already.
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::config::{Failback, Strategy};
+use crate::net::nexthop_id;
 use crate::routing::batch::IDLE_TIMER;
 use crate::routing::state::{Kernel, Leaving, Member, NexthopKind};
 
@@ -16,29 +18,48 @@ use crate::routing::state::{Kernel, Leaving, Member, NexthopKind};
 const HIGHEST_WEIGHT: u32 = 256;
 /// The weight of a gateway that leaves.
 const LEAVING: u32 = 1;
+/// The most members of a group, and of them the most that get new flows. iproute2 has room for about 120 in a command, and every
+/// route that is read lists all of them.
+const MOST_MEMBERS: usize = 100;
+const MOST_ACTIVE: u32 = 64;
 /// The shortest idle time of a set with `drainTimeout`, in seconds.
 const SHORTEST_IDLE: u64 = 5;
 
 /// A gateway that may carry flows.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Candidate {
     /// Its address.
     pub gateway: IpAddr,
+    /// Its nexthop object.
+    pub id: u32,
     /// Its configured weight.
     pub weight: u32,
     /// Whether it shall leave.
     pub drain: bool,
-    /// What it carries now; absent where the group does not have it.
-    pub now: Option<Carries>,
+    /// Its objects in the group; none where the group does not have it.
+    pub now: Vec<Carries>,
 }
 
-/// What a gateway carries in the kernel.
+/// What an object of a gateway carries in the kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Carries {
+    /// The object.
+    pub id: u32,
     /// Whether it was leaving already.
     pub leaving: bool,
     /// What is left of it, where that was read.
     pub left: Option<Leaving>,
+}
+
+impl Candidate {
+    /// Whether it gets new flows.
+    fn is_in_use(&self) -> bool {
+        self.now.iter().any(|object| !object.leaving)
+    }
+
+    fn was_leaving(&self) -> bool {
+        !self.now.is_empty() && !self.is_in_use()
+    }
 }
 
 /// What is asked of a set.
@@ -48,29 +69,21 @@ pub struct Terms {
     pub strategy: Strategy,
     /// After this time a gateway leaves by force; zero is never.
     pub drain_timeout: Duration,
-    /// Whether its group is resilient, which leaving gently needs.
-    pub gentle: bool,
+    /// The buckets of its group, where it is resilient, which leaving gently needs.
+    pub buckets: Option<u32>,
 }
 
 /// Who carries the flows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shared {
-    /// Gateways that get new flows, and their weights in the group.
-    pub active: Vec<(IpAddr, u32)>,
-    /// Gateways that keep the flows they have until those are idle.
-    pub leaving: Vec<IpAddr>,
+    /// All members of the group, each with its gateway; sorted by member.
+    pub members: Vec<(IpAddr, Member)>,
+    /// Gateways that get new flows.
+    pub active: Vec<IpAddr>,
     /// Gateways that should leave and cannot, because there is no other.
     pub stuck: Vec<IpAddr>,
     /// Seconds without a packet after which a bucket counts as idle.
     pub idle: u32,
-}
-
-impl Shared {
-    /// All members with their weights.
-    pub fn members(&self) -> impl Iterator<Item = (IpAddr, u32)> {
-        let leaving = self.leaving.iter().map(|gateway| (*gateway, LEAVING));
-        self.active.iter().copied().chain(leaving)
-    }
 }
 
 /// Whether a member of such a group is one that leaves: no configured weights give such a group.
@@ -121,56 +134,126 @@ pub fn share(candidates: &[Candidate], terms: &Terms) -> Shared {
         Strategy::Balance => pool,
         Strategy::Failover { failback } => first(&pool, failback).into_iter().collect(),
     };
-    let is_chosen = |c: &Candidate| chosen.iter().any(|other| other.gateway == c.gateway);
-    let leaving: Vec<IpAddr> = candidates
-        .iter()
-        .filter(|c| !is_chosen(c) && leaves_gently(c, terms))
-        .map(|c| c.gateway)
-        .collect();
-    let weights: Vec<u32> = match terms.strategy {
-        Strategy::Balance => chosen.iter().map(|c| c.weight).collect(),
-        Strategy::Failover { .. } => vec![1; chosen.len()],
-    };
-    let scaled = scale(&weights, !leaving.is_empty());
+    let going = going(candidates, &chosen, terms);
     Shared {
-        active: chosen.iter().map(|c| c.gateway).zip(scaled).collect(),
-        idle: if leaving.is_empty() {
+        members: members(&chosen, &going, terms),
+        active: chosen.iter().map(|c| c.gateway).collect(),
+        stuck: chosen.iter().filter(|_| stuck).map(|c| c.gateway).collect(),
+        idle: if going.is_empty() {
             IDLE_TIMER
         } else {
             idle_time(terms.drain_timeout)
         },
-        leaving,
-        stuck: chosen.iter().filter(|_| stuck).map(|c| c.gateway).collect(),
     }
+}
+
+/// Objects of gateways that get no new flows and keep those that they have.
+fn going(candidates: &[Candidate], chosen: &[&Candidate], terms: &Terms) -> Vec<(IpAddr, u32)> {
+    if terms.buckets.is_none() {
+        return Vec::new();
+    }
+    let is_chosen = |c: &Candidate| chosen.iter().any(|other| other.gateway == c.gateway);
+    let gently = match terms.strategy {
+        Strategy::Balance => false,
+        Strategy::Failover { failback } => {
+            failback == Failback::Drain || chosen.iter().any(|c| c.was_leaving())
+        }
+    };
+    let leaves = |c: &&Candidate| !is_chosen(c) && (c.drain || gently || c.was_leaving());
+    let leaving = candidates.iter().filter(leaves);
+    leaving.flat_map(|c| unfinished(c, terms)).collect()
+}
+
+/// The members of the group, sorted.
+fn members(chosen: &[&Candidate], going: &[(IpAddr, u32)], terms: &Terms) -> Vec<(IpAddr, Member)> {
+    let weights: Vec<u32> = match terms.strategy {
+        Strategy::Balance => chosen.iter().map(|c| c.weight).collect(),
+        Strategy::Failover { .. } => vec![1; chosen.len()],
+    };
+    let objects = objects_each(&weights, going.len(), terms.buckets);
+    let beyond = |c: &&Candidate| {
+        let keeps: Vec<u32> = objects_of(c.id, objects).collect();
+        let unfinished = unfinished(c, terms).into_iter();
+        unfinished.filter(move |(_, id)| !keeps.contains(id))
+    };
+    let alone = chosen.len() == 1 && going.is_empty();
+    let spare: Vec<(IpAddr, u32)> = if alone || terms.buckets.is_none() {
+        // What leaves the group of a gateway alone comes back to that gateway.
+        Vec::new()
+    } else {
+        chosen.iter().flat_map(beyond).collect()
+    };
+    let large = !(going.is_empty() && spare.is_empty());
+    let active = chosen.iter().zip(scale(&weights, large));
+    let mut members: Vec<(IpAddr, Member)> = active
+        .flat_map(|(c, weight)| {
+            objects_of(c.id, objects).map(move |id| (c.gateway, Member { weight, id }))
+        })
+        .collect();
+    let room = MOST_MEMBERS.saturating_sub(members.len());
+    let leaving = going.iter().chain(&spare).take(room);
+    members.extend(leaving.map(|(gateway, id)| {
+        let weight = LEAVING;
+        (*gateway, Member { weight, id: *id })
+    }));
+    members.sort_unstable_by_key(|(_, member)| *member);
+    members
+}
+
+/// A gateway's own object and its duplicates, as many as asked for.
+fn objects_of(id: u32, count: u32) -> impl Iterator<Item = u32> {
+    std::iter::once(id).chain((1..count).map(move |n| nexthop_id::duplicate(id, n)))
+}
+
+/// How many objects each gateway has that gets new flows.
+///
+/// The kernel (IPv4) does not look at the buckets of a group with one member, so that all of them seem idle when another one
+/// joins: a gateway alone has two. And it leaves a gateway the buckets that its share rounds to, however busy the others: beside a
+/// gateway that leaves there are so many objects that its share rounds to none.
+fn objects_each(weights: &[u32], going: usize, buckets: Option<u32>) -> u32 {
+    let Some(buckets) = buckets else {
+        return 1;
+    };
+    let count = u32::try_from(weights.len()).unwrap_or(u32::MAX).max(1);
+    let least = if count == 1 { 2 } else { 1 };
+    if going == 0 {
+        return least;
+    }
+    // Half of those that leave are written first and half last, see `arranged`; the shares of each half together round to none.
+    let going = u32::try_from(going).unwrap_or(u32::MAX);
+    let total = buckets.saturating_mul(going.max(2).next_multiple_of(2));
+    let each: u32 = scale(weights, true).iter().sum();
+    let most = (MOST_ACTIVE / count).min(nexthop_id::DUPLICATES + 1);
+    total.div_ceil(each.max(1)).min(most).max(least)
+}
+
+/// The order in which members are written: half of those that leave come first, and half last. The kernel rounds cumulated shares.
+pub fn arranged(members: &[Member]) -> Vec<Member> {
+    let (leaving, mut all): (Vec<Member>, Vec<Member>) = members
+        .iter()
+        .partition(|member| is_leaving(**member, members));
+    let (last, first) = leaving.split_at(leaving.len() / 2);
+    all.splice(0..0, first.iter().copied());
+    all.extend(last);
+    all
 }
 
 /// The one that takes all. The kernel remembers which one is in use, over a restart too.
 fn first<'a>(pool: &[&'a Candidate], failback: Failback) -> Option<&'a Candidate> {
-    let in_use = pool
-        .iter()
-        .filter(|c| c.now.is_some_and(|now| !now.leaving));
-    let stays = in_use
-        .take(1)
-        .next()
-        .filter(|_| failback == Failback::Never);
+    let mut in_use = pool.iter().filter(|c| c.is_in_use());
+    let stays = in_use.next().filter(|_| failback == Failback::Never);
     stays.or_else(|| pool.first()).copied()
 }
 
-/// Whether a gateway that gets no new flows keeps those that it has.
-fn leaves_gently(candidate: &Candidate, terms: &Terms) -> bool {
-    let Some(now) = candidate.now.filter(|_| terms.gentle) else {
-        return false;
-    };
-    let returns_gently = matches!(
-        terms.strategy,
-        Strategy::Failover {
-            failback: Failback::Drain
-        }
-    );
-    let is_done = now.left.is_some_and(|left| {
-        left.busy == 0 || (!terms.drain_timeout.is_zero() && left.since >= terms.drain_timeout)
-    });
-    (candidate.drain || returns_gently || now.leaving) && !is_done
+/// The objects of a gateway that still have something to carry.
+fn unfinished(candidate: &Candidate, terms: &Terms) -> Vec<(IpAddr, u32)> {
+    let limit = Some(terms.drain_timeout).filter(|limit| !limit.is_zero());
+    let is_done = |left: Leaving| left.busy == 0 || limit.is_some_and(|limit| left.since >= limit);
+    let unfinished = candidate
+        .now
+        .iter()
+        .filter(|o| !o.left.is_some_and(is_done));
+    unfinished.map(|o| (candidate.gateway, o.id)).collect()
 }
 
 /// Weights as small as they can be, or as large where somebody shall get next to nothing beside them.

@@ -189,8 +189,7 @@ pub enum NexthopKind {
     Other,
 }
 
-/// A member of a group. They are sorted by weight, so that those who shall get no bucket come first: the
-/// kernel rounds cumulated shares, and the first ones then round to 0 earliest.
+/// A member of a group. Members are sorted by weight; `share` decides the order in which they are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Member {
     /// Its share, relative to the others.

@@ -343,6 +343,7 @@ fn members(kernel: &Kernel, group: u32) -> Vec<IpAddr> {
     };
     let mut gateways: Vec<IpAddr> = ids.iter().filter_map(gateway).collect();
     gateways.sort_unstable();
+    gateways.dedup();
     gateways
 }
 

@@ -298,8 +298,8 @@ fn every_usable_gateway_has_its_object_whether_in_use_or_not() {
         .wanted;
     assert_eq!(
         wanted.nexthops.len(),
-        2,
-        "a switch is then one line, and the kernel would refuse what is off-link"
+        4,
+        "and a duplicate: a switch is then one line, and the kernel would refuse what is off-link"
     );
 }
 

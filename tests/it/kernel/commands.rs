@@ -50,7 +50,7 @@ fn diff_apply_status_and_cleanup_say_by_their_exit_code_how_it_stands() {
     assert_eq!(apply.code, 0, "{apply:?}");
     assert!(
         apply.out.ends_with(
-            ": 2/2 routes in the kernel (2 written, 0 removed, 2 nexthop objects written)\n"
+            ": 2/2 routes in the kernel (2 written, 0 removed, 3 nexthop objects written)\n"
         ),
         "{}",
         apply.out
