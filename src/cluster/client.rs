@@ -6,36 +6,29 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Bytes;
-use hyper::{Method, Request, Response, header};
+use hyper::Request;
 use kube::Client;
 use kube::client::Body;
 use tokio::time::{Instant, sleep, timeout};
-use tower::BoxError;
 
 use crate::report::metrics::Metrics;
 
 mod facts;
 mod pace;
 mod reads;
+mod request;
 
 pub use facts::{NodeRead, Watching, watch};
 pub use pace::{Backoff, phase};
 pub use reads::Seen;
+use request::{Memory, Renewable, lock, watched};
 
-/// How long one request may take, answer included. An API server that needs longer is as good as away.
-const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 /// How long a connection may take to come up, TLS included.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// The largest answer that is read. A node with its images is some tens of KiB; a list of nodes' metadata is asked for in pages.
-const ANSWER_LIMIT: usize = 16 << 20;
-/// The longest that a server's Retry-After is honoured; a broken one must not silence the agent for a day.
-const HOLD_LIMIT: Duration = Duration::from_mins(5);
 
 /// The longest pause between two questions whether the server is there.
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
@@ -75,15 +68,6 @@ pub struct LastAnswer {
     pub at: Instant,
 }
 
-/// What was learned from requests that are over.
-#[derive(Debug, Default)]
-struct Memory {
-    last: Option<LastAnswer>,
-    last_granted: Option<Instant>,
-    refused_since: Option<Instant>,
-    hold_until: Option<Instant>,
-}
-
 impl Api {
     /// The API of the cluster that this process is a pod of. `node` is the node's name, from `NODE_NAME`.
     pub fn in_cluster(node: Option<&str>, metrics: &Metrics) -> Result<Self, NoCluster> {
@@ -103,17 +87,13 @@ impl Api {
         // kube repeats a refused request up to 15 times by itself: callers here know better what to say next, and when.
         config.default_retry = false;
         config.connect_timeout = Some(CONNECT_LIMIT);
-        let raw = Client::try_from(config.clone()).context("building the API client")?;
+        let config = Arc::new(config);
+        let raw = Renewable::new(config.clone()).context("building the API client")?;
         let memory = Arc::<Mutex<Memory>>::default();
-        let client = watched(
-            raw,
-            config.default_namespace.clone(),
-            metrics.clone(),
-            memory.clone(),
-        );
+        let client = watched(raw, metrics.clone(), memory.clone());
         Ok(Self {
             client,
-            config: Arc::new(config),
+            config,
             node: node.into(),
             metrics: metrics.clone(),
             memory,
@@ -127,18 +107,12 @@ impl Api {
 
     /// A client without a pooled connection, whose route could have been cached before a change.
     fn fresh_client(&self) -> Option<Client> {
-        let raw = Client::try_from((*self.config).clone())
+        let raw = Renewable::new(self.config.clone())
             .inspect_err(|error| {
                 tracing::warn!(error = explain(error), "Building an API client failed");
             })
             .ok()?;
-        let namespace = self.config.default_namespace.clone();
-        Some(watched(
-            raw,
-            namespace,
-            self.metrics.clone(),
-            self.memory.clone(),
-        ))
+        Some(watched(raw, self.metrics.clone(), self.memory.clone()))
     }
 
     /// This node's name.
@@ -215,133 +189,6 @@ impl Api {
     fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
         lock(&self.memory)
     }
-}
-
-/// The values are plain and written whole: a panic elsewhere cannot have left them half-written.
-fn lock(memory: &Mutex<Memory>) -> std::sync::MutexGuard<'_, Memory> {
-    memory.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// `raw` with a limit, a counter and a memory around each request.
-fn watched(raw: Client, namespace: String, metrics: Metrics, memory: Arc<Mutex<Memory>>) -> Client {
-    let service = tower::service_fn(move |request: Request<Body>| {
-        let (raw, metrics, memory) = (raw.clone(), metrics.clone(), memory.clone());
-        async move {
-            let verb = verb(request.method());
-            let outcome = send(&raw, request, &memory).await;
-            match &outcome {
-                Ok(response) => metrics.asked_api(verb, response.status().as_str()),
-                Err(Unanswered::TimedOut) => metrics.asked_api(verb, "timeout"),
-                Err(Unanswered::Failed(_)) => metrics.asked_api(verb, "error"),
-            }
-            outcome.map_err(BoxError::from)
-        }
-    });
-    Client::new(service, namespace)
-}
-
-/// The agent only ever gets, creates and patches; see contract section 7.
-fn verb(method: &Method) -> &'static str {
-    match *method {
-        Method::GET => "get",
-        Method::POST => "create",
-        Method::PATCH => "patch",
-        _ => "other",
-    }
-}
-
-/// No answer that could be read to its end.
-#[derive(Debug)]
-enum Unanswered {
-    TimedOut,
-    Failed(BoxError),
-}
-
-impl fmt::Display for Unanswered {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TimedOut => write!(f, "no answer within {} s", REQUEST_LIMIT.as_secs()),
-            Self::Failed(error) => f.write_str(&chain(error.as_ref())),
-        }
-    }
-}
-
-impl std::error::Error for Unanswered {}
-
-impl From<kube::Error> for Unanswered {
-    /// Without kube's own wrapping, which says nothing to a person.
-    fn from(error: kube::Error) -> Self {
-        match error {
-            kube::Error::Service(cause) => Self::Failed(cause),
-            other => Self::Failed(other.into()),
-        }
-    }
-}
-
-async fn send(
-    raw: &Client,
-    request: Request<Body>,
-    memory: &Mutex<Memory>,
-) -> Result<Response<Full<Bytes>>, Unanswered> {
-    let mut heard = false;
-    // Everybody may ask for the version: it says nothing of what this agent may.
-    let tells = request.uri().path() != VERSION;
-    let exchange = async {
-        let response = raw.send(request).await.map_err(Unanswered::from)?;
-        let (parts, body) = response.into_parts();
-        if tells {
-            lock(memory).judged(parts.status.as_u16());
-        }
-        lock(memory).answered(retry_after(&parts.headers));
-        heard = true;
-        let body = Limited::new(body, ANSWER_LIMIT)
-            .collect()
-            .await
-            .map_err(Unanswered::Failed)?;
-        Ok(Response::from_parts(parts, Full::new(body.to_bytes())))
-    };
-    let outcome = timeout(REQUEST_LIMIT, exchange)
-        .await
-        .unwrap_or(Err(Unanswered::TimedOut));
-    if !heard {
-        lock(memory).last = Some(LastAnswer {
-            ok: false,
-            at: Instant::now(),
-        });
-    }
-    outcome
-}
-
-impl Memory {
-    /// What the code of an answer shows of this agent's rights.
-    fn judged(&mut self, code: u16) {
-        let now = Instant::now();
-        match code {
-            200..300 => (self.last_granted, self.refused_since) = (Some(now), None),
-            401 | 403 => self.refused_since = self.refused_since.or(Some(now)),
-            _ => {}
-        }
-    }
-
-    fn answered(&mut self, retry_after: Option<Duration>) {
-        let now = Instant::now();
-        self.last = Some(LastAnswer { ok: true, at: now });
-        if let Some(hold) = retry_after {
-            self.hold_until = Some(now + hold.min(HOLD_LIMIT));
-        }
-    }
-}
-
-/// API servers send seconds, never a date.
-fn retry_after(headers: &header::HeaderMap) -> Option<Duration> {
-    let seconds = headers
-        .get(header::RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
-    Some(Duration::from_secs(seconds))
 }
 
 /// The HTTP status code of a refusal; `None` when no answer came or it could not be understood.

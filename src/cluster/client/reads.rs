@@ -24,6 +24,8 @@ pub struct Seen {
     pub annotations: BTreeMap<String, String>,
     /// When they were asked for; what was written later may not be in them.
     pub asked_at: Instant,
+    /// The node's resource version: another one means that anything of the node may have changed.
+    pub version: String,
 }
 
 /// How new an answer has to be.
@@ -127,7 +129,8 @@ impl Reads {
 
     /// Takes an answer over unless it is older than what is known. Returns whether it was.
     fn see(&self, metadata: ObjectMeta, freshness: Freshness, asked_at: Instant) -> bool {
-        let version = metadata.resource_version.and_then(|text| text.parse().ok());
+        let text = metadata.resource_version.unwrap_or_default();
+        let version = text.parse().ok();
         let mut known = self.known();
         if known.outdates(version, freshness, asked_at) {
             return false;
@@ -139,6 +142,7 @@ impl Reads {
         self.seen.send_replace(Some(Seen {
             annotations,
             asked_at,
+            version: text,
         }));
         true
     }
