@@ -218,36 +218,31 @@ fn of_gateways(before: &Report, after: &Report, all: &mut Vec<Transition>) {
     }
 }
 
+/// One line and Event for each family: IPv6 that fails an hour after IPv4 is another failure.
 fn of_sets(before: &Report, after: &Report, all: &mut Vec<Transition>) {
-    let new = after
-        .down
-        .iter()
-        .filter(|(key, _)| !before.down.contains_key(key));
-    let (known, news): (Vec<_>, Vec<_>) = new
-        .map(|(_, down)| down)
-        .partition(|(_, gateways)| gateways.iter().all(|g| before.earlier.is_down(*g)));
-    let words = |list: Vec<&(String, Vec<IpAddr>)>| {
-        list.iter()
-            .map(|(words, _)| words.as_str())
-            .collect::<Vec<_>>()
-            .join("; ")
-    };
-    if !known.is_empty() {
-        all.push(line(
-            Level::Error,
-            format!("No healthy gateway: {}", words(known)),
-        ));
-    }
-    if !news.is_empty() {
-        let note = words(news);
-        all.push(Transition {
-            level: Level::Error,
-            line: format!("No healthy gateway: {note}"),
-            event: Some(NodeEvent {
-                reason: Reason::NoHealthyGateway,
-                note,
-            }),
-        });
+    for family in [Family::V4, Family::V6] {
+        let new = after
+            .down
+            .iter()
+            .filter(|(key, _)| key.1 == family && !before.down.contains_key(key));
+        let (known, news): (Vec<_>, Vec<_>) = new
+            .map(|(_, down)| down)
+            .partition(|(_, gateways)| gateways.iter().all(|g| before.earlier.is_down(*g)));
+        for (list, is_known) in [(known, true), (news, false)] {
+            let words: Vec<_> = list.iter().map(|(words, _)| words.as_str()).collect();
+            if words.is_empty() {
+                continue;
+            }
+            let note = words.join("; ");
+            all.push(Transition {
+                level: Level::Error,
+                line: format!("No healthy gateway: {note}"),
+                event: (!is_known).then_some(NodeEvent {
+                    reason: Reason::NoHealthyGateway,
+                    note,
+                }),
+            });
+        }
     }
 }
 

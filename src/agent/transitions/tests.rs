@@ -65,6 +65,37 @@ fn all_gateways_that_fail_together_are_one_line_and_one_event_and_without_a_verd
 }
 
 #[test]
+fn sets_without_a_healthy_gateway_are_one_event_for_each_family() {
+    let down = |sets: &[(&str, Family)]| Report {
+        down: sets
+            .iter()
+            .map(|(set, family)| {
+                let words = format!("set `{set}` ({family})");
+                (
+                    (set.to_string(), *family),
+                    (words, vec![A.parse().unwrap()]),
+                )
+            })
+            .collect(),
+        ..Report::default()
+    };
+    let (start, v4) = (Report::default(), Family::V4);
+    let first = down(&[("a", v4), ("b", v4), ("b", Family::V6)]);
+    assert_eq!(
+        lines(&start, &first),
+        [
+            "Error No healthy gateway: set `a` (IPv4); set `b` (IPv4) [NoHealthyGateway]",
+            "Error No healthy gateway: set `b` (IPv6) [NoHealthyGateway]",
+        ]
+    );
+    let later = down(&[("a", v4), ("a", Family::V6), ("b", v4), ("b", Family::V6)]);
+    assert_eq!(
+        lines(&first, &later),
+        ["Error No healthy gateway: set `a` (IPv6) [NoHealthyGateway]"]
+    );
+}
+
+#[test]
 fn what_an_earlier_agent_reported_is_no_event() {
     let annotations = BTreeMap::from([
         (
