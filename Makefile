@@ -73,7 +73,7 @@ image: ## the image, with docker, podman or buildah; IMAGE=registry/name:tag is 
 	@hack/image "$(IMAGE)" $(PLATFORMS)
 
 .PHONY: e2e
-e2e: image ## the manifests and the admission policy on a kind cluster of a current Kubernetes; needs docker, kind and kubectl
+e2e: image ## install, edit, update, narrow and remove on a kind cluster of a current Kubernetes; needs docker, kind and kubectl
 	hack/e2e "$(IMAGE)"
 
 .PHONY: image-local
