@@ -40,8 +40,8 @@ pub(super) trait Outside {
     fn ask(&mut self, question: Question);
     /// Probes these gateways and no others, of which an earlier agent had taken some out; their links are watched.
     fn probe(&mut self, paths: &ProbePaths, adopted_down: &BTreeSet<ProbeKey>, kernel: &Kernel);
-    /// The first configuration is verified and confirmed.
-    fn first_apply_is_complete(&mut self);
+    /// All that applies here is in the kernel and confirmed; called after each pass that finds it so.
+    fn is_verified(&mut self);
 }
 
 /// What to ask the API server. Each replaces the one before.
@@ -118,10 +118,10 @@ impl<O: Outside> Engine<O> {
         self.causes.resync_is_due(self.outside.now());
     }
 
-    /// Once, after the first verified apply of a configuration that is confirmed and that is known to be all that applies here.
-    pub(super) fn report_first_apply(&mut self) {
+    /// After a verified apply of a configuration that is confirmed and that is known to be all that applies here.
+    pub(super) fn report_verified(&mut self) {
         if self.last.complete && self.rollout.is_at_newest() {
-            self.outside.first_apply_is_complete();
+            self.outside.is_verified();
         }
     }
 }

@@ -98,7 +98,6 @@ impl Agent {
             cluster,
             probes,
             links: Arc::default(),
-            startup_taint: args.startup_taint.clone(),
         };
         let engine = Engine {
             outside: rim,

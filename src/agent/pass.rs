@@ -190,7 +190,7 @@ impl<O: Outside> Engine<O> {
     async fn conclude(&mut self, causes: Causes) {
         self.settle_records().await;
         self.sweep(causes.resync).await;
-        self.report_first_apply();
+        self.report_verified();
     }
 
     /// Whether all that a pass decides on is as it was when the last one left nothing to do.

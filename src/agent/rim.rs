@@ -37,8 +37,6 @@ pub(super) struct Rim {
     pub(super) probes: Probes,
     /// The links of gateways, for the monitor.
     pub(super) links: Arc<GatewayLinks>,
-    /// The taint that has still to be removed from the node.
-    pub(super) startup_taint: Option<String>,
 }
 
 impl Outside for Rim {
@@ -65,12 +63,14 @@ impl Outside for Rim {
         self.probes.set(paths, adopted_down);
     }
 
-    fn first_apply_is_complete(&mut self) {
-        if let Some(cluster) = &self.cluster
-            && let Some(key) = self.startup_taint.take()
-        {
-            let api = cluster.api.clone();
-            tokio::spawn(async move { taint::remove(&api, &key).await });
+    fn is_verified(&mut self) {
+        let Some(cluster) = &self.cluster else { return };
+        if let Some(seen) = &*cluster.watching.seen.borrow() {
+            cluster.verified.send_if_modified(|version| {
+                let is_another = *version != seen.version;
+                version.clone_from(&seen.version);
+                is_another
+            });
         }
     }
 }
@@ -82,6 +82,8 @@ pub(super) struct Cluster {
     pub(super) watching: Watching,
     /// The task that keeps the annotations.
     pub(super) annotating: AbortHandle,
+    /// The version of the node at which all that applies to it was last found in the kernel; for the startup taint.
+    verified: watch::Sender<String>,
     /// The question that is being asked, and its answers.
     asking: Option<AbortHandle>,
     answers: (mpsc::Sender<()>, mpsc::Receiver<()>),
@@ -106,6 +108,10 @@ impl Cluster {
             status.subscribe(),
             watching.seen.clone(),
         ));
+        let (verified, versions) = watch::channel(String::new());
+        if let Some(key) = args.startup_taint.clone() {
+            tokio::spawn(taint::keep_away(api.clone(), key, versions));
+        }
         let installation = Installation::new(api.clone(), &args.namespace, args.daemonset());
         let recognising = installation.clone();
         tokio::spawn(async move { recognising.recognise().await });
@@ -114,6 +120,7 @@ impl Cluster {
             installation,
             watching,
             annotating: annotating.abort_handle(),
+            verified,
             asking: None,
             answers: mpsc::channel(1),
         })

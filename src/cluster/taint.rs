@@ -1,4 +1,7 @@
-//! Takes the startup taint from this node, once: after the first verified apply.
+//! Takes the startup taint from this node: after the first verified apply, and again where somebody puts it back.
+//!
+//! Clouds that keep the taints of a node pool put a removed one back. Without an end to that no pod would start on a node that has its
+//! routes; without a pause two programs would write against each other.
 //!
 //! Taints are a list without keys: a merge patch would write all of them and undo what somebody else writes meanwhile. A
 //! JSON patch removes by position, and tests first that the very taint is still there.
@@ -7,26 +10,50 @@ use std::time::Duration;
 
 use hyper::{Request, header};
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 
 use crate::cluster::client::{Api, Backoff, code, explain};
 
 /// The longest pause after a failure: no pod starts before the taint is gone.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The first pause and the longest between two removals.
+const FIRST_AGAIN: Duration = Duration::from_secs(30);
+const LONGEST_AGAIN: Duration = Duration::from_mins(10);
+/// Without the taint for this long, the next removal is the first again.
+const CALM: Duration = Duration::from_hours(1);
 
-/// Removes every taint with `key` from this node, and only these. Tries until it worked: pods wait for it.
-pub async fn remove(api: &Api, key: &str) {
+/// Looks for the taint each time `verified` names another version of the node, one whose routes are all in the kernel.
+pub async fn keep_away(api: Api, key: String, mut verified: watch::Receiver<String>) {
+    let mut pauses = Backoff::new(FIRST_AGAIN, LONGEST_AGAIN);
+    let mut removed_at: Option<Instant> = None;
+    while verified.changed().await.is_ok() {
+        if remove(&api, &key).await == 0 {
+            tracing::debug!(key, "The startup taint is not on this node");
+            continue;
+        }
+        if removed_at.is_some_and(|at| at.elapsed() > CALM) {
+            pauses.worked();
+        }
+        if removed_at.is_none() {
+            tracing::info!(key, "Startup taint removed");
+        } else {
+            tracing::warn!(
+                key,
+                "Startup taint removed again: somebody puts it back; give it to the node pool's new nodes only, or choose a key that the cloud does not keep"
+            );
+        }
+        removed_at = Some(Instant::now());
+        sleep(pauses.failed()).await;
+    }
+}
+
+/// Removes every taint with `key` from this node, and only these; returns how many. Tries until it worked: pods wait for it.
+pub async fn remove(api: &Api, key: &str) -> usize {
     let mut backoff = Backoff::new(Duration::from_millis(200), LONGEST_PAUSE);
     loop {
         match try_remove(api, key).await {
-            Ok(0) => {
-                tracing::debug!(key, "The startup taint is not on this node");
-                return;
-            }
-            Ok(_) => {
-                tracing::info!(key, "Startup taint removed");
-                return;
-            }
+            Ok(count) => return count,
             // The test failed (422), or the node changed while it was patched (409): somebody else was faster.
             Err(error) if matches!(code(&error), Some(409 | 422)) && backoff.failures() < 5 => {
                 tracing::debug!(

@@ -281,3 +281,41 @@ async fn the_startup_taint_goes_and_every_other_taint_stays_while_somebody_else_
     );
     assert!(!keys.contains(&"egress-routes.dev/not-ready"), "{keys:?}");
 }
+
+#[tokio::test]
+async fn a_startup_taint_that_is_put_back_goes_again_once_the_node_is_seen_to_have_changed() {
+    let server = shared();
+    let installed = server.install("putback");
+    server.node("putback");
+    let taint = |effect: &str| {
+        let what = format!("egress-routes.dev/not-ready:{effect}");
+        server.kubectl(&["taint", "node", "putback", &what]);
+    };
+    let metrics = Metrics::new();
+    let api = installed.agent("putback", &metrics).await;
+    let (verified, versions) = tokio::sync::watch::channel(String::new());
+    let key = "egress-routes.dev/not-ready";
+    let keeping = tokio::spawn(taint::keep_away(api, key.into(), versions));
+    let gone = async || {
+        // The API server gives a new node a taint of its own.
+        let taints = server.get_node("putback")["spec"]["taints"].clone();
+        let taints = taints.as_array().cloned().unwrap_or_default();
+        taints.iter().all(|taint| taint["key"] != key)
+    };
+    let version = || {
+        let node = server.get_node("putback");
+        node["metadata"]["resourceVersion"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    taint("NoSchedule");
+    verified.send_replace(version());
+    assert!(eventually(SOON, gone).await);
+    taint("NoExecute");
+    verified.send_replace(version());
+    // The first pause is half a minute at most.
+    assert!(eventually(2 * SOON, gone).await);
+    assert_eq!(metrics.api_requests("patch", "200"), 2);
+    keeping.abort();
+}
