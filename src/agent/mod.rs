@@ -237,7 +237,7 @@ impl Agent {
             uninstall::Verdict::Cleanup(why) => why,
         };
         match self.engine.applier.remove_all().await {
-            Ok(outcome) if outcome.left.is_empty() => {
+            Ok(outcome) if outcome.is_settled() => {
                 let routes = outcome.changed.deleted;
                 tracing::info!(why, routes, "Ending; routes and nexthops removed");
             }

@@ -168,7 +168,7 @@ impl<O: Outside> Engine<O> {
         } else {
             before
         };
-        let left = !outcome.left.is_empty();
+        let left = !outcome.left.is_done();
         let installed = allowed.without(outcome.left.replace.iter().map(|write| &write.route));
         let changed = outcome.changed.any();
         // What a limit holds back is not written yet, and not lost either.
@@ -414,7 +414,7 @@ impl<O: Outside> Engine<O> {
         mut resolution: Resolution,
         mut outcome: Outcome,
     ) -> Option<Settled> {
-        let left = !outcome.left.is_empty() || !outcome.left.conflicts.is_empty();
+        let settled = outcome.is_settled();
         let unlimited = limit.is_none();
         let last = &mut self.last;
         let revision = target.revision().unwrap_or_default();
@@ -428,13 +428,17 @@ impl<O: Outside> Engine<O> {
         last.has_routes = !outcome.kernel.own.is_empty();
         let installed: usize = last.installed.values().sum();
         let wanted = resolution.sets.iter().map(|set| set.wanted).sum();
-        last.complete = outcome.left.is_empty()
+        last.complete = outcome.left.is_done()
             && installed >= wanted
             && !resolution.sets.iter().any(|set| set.undecided);
         if last.complete && (outcome.changed.any() || last.applied_at.is_none()) {
             last.applied_at = Some(annotations::wall_clock());
         }
-        last.problems = if left { outcome.problems() } else { Vec::new() };
+        last.problems = if settled {
+            Vec::new()
+        } else {
+            outcome.problems()
+        };
         if let Some(why) = self.rollout.clash() {
             let text = format!(
                 "since the labels of this node changed, {why}; the routes stay as they are"
@@ -446,7 +450,7 @@ impl<O: Outside> Engine<O> {
         last.sets = resolution.sets;
         last.unused = std::mem::take(&mut outcome.left.unused);
         last.kernel = without_routes(outcome.kernel);
-        if left {
+        if !settled {
             self.retry_later();
             return None;
         }

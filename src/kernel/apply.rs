@@ -98,6 +98,11 @@ impl Outcome {
         installed
     }
 
+    /// Whether the kernel is known to have all that is wanted and nothing else of ours. Otherwise another pass is due soon.
+    pub fn is_settled(&self) -> bool {
+        self.left.is_done() && self.left.conflicts.is_empty() && !self.kernel.uncertain_v6
+    }
+
     /// What is wrong, for a person: each with an example or the kernel's words.
     pub fn problems(&self) -> Vec<Problem> {
         let complaint = |text: &String| Problem::of_node(ProblemKind::KernelFailed, text);
@@ -118,6 +123,13 @@ impl Outcome {
             ));
         } else if refused > 0 && self.complaints.is_empty() {
             missing(format!("{refused} route(s) did not stay in the kernel"));
+        }
+        if self.left.postponed > 0 {
+            let text = format!(
+                "{} IPv6 route(s) wait to be removed: {CHURN}",
+                self.left.postponed
+            );
+            problems.push(Problem::of_node(ProblemKind::KernelFailed, text));
         }
         let conflicts = self.left.conflicts.iter().take(5);
         problems.extend(conflicts.map(|c| Problem::of_node(ProblemKind::Shadowed, c.to_string())));

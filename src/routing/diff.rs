@@ -243,6 +243,11 @@ impl Plan {
             && !self.touches_routes()
     }
 
+    /// Whether nothing is left to do either: no removal waits for a read that is certain.
+    pub fn is_done(&self) -> bool {
+        self.is_empty() && self.postponed == 0
+    }
+
     /// Whether a route is written, removed, or goes with its group.
     pub fn touches_routes(&self) -> bool {
         !(self.replace.is_empty() && self.delete.is_empty() && self.delete_groups.is_empty())

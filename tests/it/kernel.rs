@@ -24,6 +24,7 @@ use tempfile::TempDir;
 use crate::lab::{
     AGENT, G1, G1_V6, G2, Lab, NODE_PUBLIC, ONE, Running, Said, TWO, Volume, wait_until,
 };
+use crate::stub::{self, Stub};
 use wrapped_ip::WrappedIp;
 
 /// What takes longer than this does not come; generous because tests share a busy machine. Times that matter are printed.
@@ -96,6 +97,16 @@ impl Node {
             .collect();
         self.lab
             .spawn_with_env("nd", &args, &[("PATH", &ip.path())])
+    }
+
+    /// The agent as a pod of a cluster whose API server is on the peer.
+    fn agent_in_a_cluster(&self, flags: &[&str]) -> (Stub, Running) {
+        const API: &str = "10.96.0.1";
+        self.lab.ip("peer", &format!("addr add {API}/32 dev lo"));
+        let api = Stub::start(&self.lab, "peer", &[API]);
+        stub::credentials(&self.lab);
+        let agent = stub::agent(&self.lab, self.volume.path(), API, flags);
+        (api, agent)
     }
 
     /// A command of the program on the volume.

@@ -707,6 +707,7 @@ fn while_other_routes_change_a_pass_deletes_nothing_that_the_reads_may_have_got_
         assert_eq!(outcome.changed, Counts::default());
         assert_eq!(outcome.installed(&wanted)[&11], 310);
         assert!(outcome.problems().is_empty());
+        assert!(outcome.left.is_done() && !outcome.is_settled());
     }
     // What comes is added, what goes waits; IPv4 goes on as ever.
     let mut other = wanted.clone();
@@ -719,6 +720,12 @@ fn while_other_routes_change_a_pass_deletes_nothing_that_the_reads_may_have_got_
     let outcome = applier.pass(&other).unwrap();
     assert_eq!((outcome.changed.replaced, outcome.changed.deleted), (1, 1));
     assert!(outcome.left.postponed >= 200);
+    assert!(outcome.left.is_empty() && !outcome.left.is_done());
+    let problems = outcome.problems();
+    assert!(
+        problems.len() == 1 && problems[0].text.contains("wait to be removed: churn"),
+        "{problems:?}"
+    );
     applier.table.state.borrow_mut().churn = false;
     let own = applier.own();
     assert_eq!(own.len(), 310);

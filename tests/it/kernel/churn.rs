@@ -36,8 +36,10 @@ fn while_other_ipv6_routes_come_and_go_no_route_of_ours_is_deleted_or_written_an
             .write(&[("routes.yaml", yaml), ("list.txt", listed(list))]);
     };
     version(&mut node, &wanted);
-    let agent = node.agent_in_force(&["--resync", "1s"]);
+    let (api, agent) = node.agent_in_a_cluster(&["--resync", "1s"]);
+    in_force(&agent, 1);
     node.owns(&wanted);
+    assert!(wait_until(LIMIT, || api.events() == ["RoutesApplied"]));
     let before = agent.said();
     let monitor = node
         .lab
@@ -67,6 +69,7 @@ fn while_other_ipv6_routes_come_and_go_no_route_of_ours_is_deleted_or_written_an
     let since = agent.said()[before.len()..].to_owned();
     println!("the agent's log meanwhile:\n{since}");
     assert!(!since.contains("Routes"), "{since}");
+    assert_eq!(api.events(), ["RoutesApplied"], "no other Event");
     assert_eq!(node.becomes("Ready")["sets"][0]["installed"], 2000);
 
     // An edit goes in all the same, and what it removes goes at the latest when the others are quiet.
@@ -81,6 +84,58 @@ fn while_other_ipv6_routes_come_and_go_no_route_of_ours_is_deleted_or_written_an
     assert!(wait_until(LIMIT, || added(&node)), "{}", agent.said());
     drop(others);
     node.owns(&edited);
+}
+
+#[test]
+fn a_removal_that_waits_for_quiet_is_reported_as_not_done_and_comes_soon_after_without_a_notification()
+ {
+    let mut node = Node::new();
+    let mut wanted = prefixes6(300);
+    let version = |node: &mut Node, list: &BTreeSet<String>| {
+        let gateways = format!("'{G1_V6}'");
+        let yaml = routes(&[set(
+            "a",
+            &gateways,
+            "",
+            "    destinationFiles: [list.txt]\n",
+        )]);
+        node.volume
+            .write(&[("routes.yaml", yaml), ("list.txt", listed(list))]);
+    };
+    version(&mut node, &wanted);
+    // While the file is there, another route changes during each read, in a table whose changes nobody is notified of.
+    let noise = node.path().join("noise");
+    let ip = WrappedIp::that(
+        node.path(),
+        &format!(
+            "case \" $* \" in *' -6 route show '*) [ ! -e {} ] || ip -6 route change 2a0e::/48 dev eth0 table 100 ;; esac",
+            noise.display()
+        ),
+    );
+    node.lab
+        .ip("nd", "-6 route add 2a0e::/48 dev eth0 table 100");
+    let agent = node.agent_behind(&ip, &["--resync", "10m"]);
+    in_force(&agent, 1);
+    node.owns(&wanted);
+    std::fs::write(&noise, "").unwrap();
+    wanted.remove("2a00:1::/48");
+    version(&mut node, &wanted);
+    let waits = "1 IPv6 route(s) wait to be removed: churn";
+    let mut status = serde_json::Value::Null;
+    let waiting = wait_until(LIMIT, || {
+        status = node.status();
+        status["message"]
+            .as_str()
+            .is_some_and(|m| m.contains(waits))
+    });
+    assert!(waiting, "{status:#}\n{}", agent.said());
+    assert_eq!(status["status"], "Degraded");
+    assert!(node.own().contains("2a00:1::/48"));
+    assert_eq!(agent.said().matches("Configuration in force").count(), 1);
+    std::fs::remove_file(&noise).unwrap();
+    node.owns(&wanted);
+    in_force(&agent, 2);
+    node.becomes("Ready");
 }
 
 #[test]

@@ -11,11 +11,20 @@ pub(super) struct WrappedIp {
 impl WrappedIp {
     /// `change` is a shell filter for what a batch says, such as `cat`.
     pub(super) fn new(dir: &Path, change: &str) -> Self {
+        Self::with(dir, "", change)
+    }
+
+    /// `first` is shell that runs before each call, in which `ip` is the real one; what it prints is not the agent's to read.
+    pub(super) fn that(dir: &Path, first: &str) -> Self {
+        Self::with(dir, &format!("{{\n{first}\n}} >&2"), "cat")
+    }
+
+    fn with(dir: &Path, first: &str, change: &str) -> Self {
         let dir = dir.join("ip-log");
         fs::create_dir(&dir).unwrap();
         let (path, log) = (std::env::var("PATH").unwrap(), dir.display());
         let script = format!(
-            "#!/bin/sh\nPATH='{path}:/usr/sbin:/sbin'\nexport PATH\necho \"$*\" >> '{log}/argv'\ncase \" $* \" in *' -batch '*)\n\
+            "#!/bin/sh\nPATH='{path}:/usr/sbin:/sbin'\nexport PATH\necho \"$*\" >> '{log}/argv'\n{first}\ncase \" $* \" in *' -batch '*)\n\
              batch='{log}/batch.'$(date +%s%N).$$\n{change} > \"$batch.part\"\nmv \"$batch.part\" \"$batch\"\nexec ip \"$@\" < \"$batch\"\nesac\n\
              exec ip \"$@\"\n"
         );
