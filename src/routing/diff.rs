@@ -557,7 +557,7 @@ fn diff_routes(wanted: &Wanted, kernel: &Kernel, plan: &mut Plan) {
         .collect();
     let missing = |id: &u32| {
         let group = wanted.groups.get(id);
-        !kernel.nexthops.contains_key(id)
+        (!kernel.nexthops.contains_key(id) || plan.clear.contains(id))
             && group.is_some_and(|g| g.members.iter().all(|m| taken.contains(&m.id)))
     };
     let blocked: HashSet<u32> = taken
@@ -618,6 +618,8 @@ fn diff_routes(wanted: &Wanted, kernel: &Kernel, plan: &mut Plan) {
     have.iter().for_each(go);
     plan.replace = twins;
     plan.replace.append(&mut routes);
+    // Few words name every sibling that has them: the kernel would take the first one that it finds.
+    gone.sort_unstable_by(|a, b| (a.key, &b.target).cmp(&(b.key, &a.target)));
     plan.delete = gone;
     plan.delete.append(&mut gone_twins);
 }

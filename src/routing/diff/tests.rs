@@ -224,3 +224,27 @@ fn a_metric_or_table_of_another_run_is_cleaned_up() {
         "the new ones come before the old ones go"
     );
 }
+
+#[test]
+fn of_several_strays_the_one_with_most_words_goes_first_and_nothing_is_written_through_what_is_cleared_away()
+ {
+    let kernel = kernel(
+        "route replace 198.18.3.0/24 via 10.116.0.9 dev eth1 proto 230 metric 4242 table 254
+        route append 198.18.3.0/24 proto 230 metric 4242 table 254
+        nexthop replace id 12 via 10.116.0.1 dev eth1 proto 230
+        nexthop replace id 2 via 192.0.2.7 dev eth0 proto 16",
+    );
+    let wanted = Wanted {
+        nexthops: gateways(&[2]),
+        groups: BTreeMap::from([(12, WantedGroup::equal(vec![2]))]),
+        routes: vec![OwnRoute {
+            key: OURS.key(prefix("198.18.0.0/24")),
+            target: Target::Nexthop(12),
+        }],
+    };
+    let plan = diff(&wanted, &kernel, &OURS, true);
+    assert_eq!((&plan.clear, &plan.replace), (&vec![12], &vec![]));
+    let targets: Vec<&Target> = plan.delete.iter().map(|r| &r.target).collect();
+    let stray = |words: &str| Target::Stray(words.into());
+    assert_eq!(targets, [&stray(" via 10.116.0.9 dev eth1"), &stray("")]);
+}
