@@ -344,6 +344,9 @@ impl<O: Outside> Engine<O> {
         self.metrics.changed(Change::Delete, deleted);
         self.metrics.changed(Change::Nexthop, nexthops);
         if !outcome.changed.any() {
+            if outcome.is_undone() && !causes.link {
+                self.repaired();
+            }
             return;
         }
         self.metrics.applied(took);
@@ -378,10 +381,12 @@ impl<O: Outside> Engine<O> {
                 "Routes with our protocol number that somebody else had added are removed"
             );
             self.repaired();
+        } else if outcome.is_undone() && !causes.link {
+            self.repaired();
         }
     }
 
-    /// Something removed our routes and nothing explains it.
+    /// Something removed our routes, or undoes what is written, and nothing explains it.
     fn repaired(&mut self) {
         if self.repair_limit.repaired(self.now()) == RepairState::Started {
             tracing::error!(

@@ -53,7 +53,8 @@ pub enum State {
 pub struct Health {
     /// The verdict.
     pub state: State,
-    /// Whether a probe has ever succeeded since the agent started (or the kernel shows that one did before).
+    /// Whether a probe has ever succeeded since the agent started (or the kernel shows that one did before). The first answers of
+    /// a gateway that was down from the start count when it is up, or fails again: until then nothing shows that it ever failed.
     pub ever_up: bool,
     /// Round-trip time of the last successful probe.
     pub rtt: Option<Duration>,
@@ -234,7 +235,7 @@ impl Machine {
 
     fn success(&mut self, rtt: Duration) -> Option<Transition> {
         self.rtt = Some(rtt);
-        self.ever_up = true;
+        self.ever_up |= self.state == State::Up;
         let count = match self.streak {
             Streak::Successes(count) => count.saturating_add(1),
             Streak::Failures(_) => 1,
@@ -256,6 +257,7 @@ impl Machine {
         let count = match self.streak {
             Streak::Failures(count) => count.saturating_add(1),
             Streak::Successes(_) => {
+                self.ever_up = true;
                 if self.state == State::Down {
                     self.unrest = Some(now);
                 }
@@ -274,6 +276,7 @@ impl Machine {
     }
 
     fn turn(&mut self, to: State) -> Transition {
+        self.ever_up |= to == State::Up;
         Transition {
             from: std::mem::replace(&mut self.state, to),
             to,

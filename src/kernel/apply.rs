@@ -103,6 +103,12 @@ impl Outcome {
         self.left.is_done() && self.left.conflicts.is_empty() && !self.kernel.uncertain_v6
     }
 
+    /// Whether the kernel took what was written and does not have it all the same: somebody else undoes it at once.
+    pub fn is_undone(&self) -> bool {
+        let taken = self.stopped == 0 && self.words.is_empty() && self.complaints.is_empty();
+        self.wrote && taken && !self.left.is_empty()
+    }
+
     /// What is wrong, for a person: each with an example or the kernel's words.
     pub fn problems(&self) -> Vec<Problem> {
         let complaint = |text: &String| Problem::of_node(ProblemKind::KernelFailed, text);

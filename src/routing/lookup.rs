@@ -348,16 +348,19 @@ impl<'a> Check<'a> {
         match answer {
             Answer::Refused(_) if question.dropped => None,
             Answer::Refused(_) => {
+                let to = question.packet.to;
                 let decides = |action: &Action| match action {
-                    Action::Table(table) => *table == ours,
+                    Action::Table(table) => *table == ours || self.drops_in(*table, to).is_some(),
                     Action::Drop(_) => true,
                     _ => false,
                 };
                 let rule = rules.first(&question.packet, decides)?;
-                let Action::Drop(word) = rule.action else {
-                    return None;
+                let how = match rule.action {
+                    Action::Drop(word) => format!("dropped ({word})"),
+                    Action::Table(table) if table != ours => self.drops_in(table, to)?,
+                    _ => return None,
                 };
-                (!self.is_expected(rule)).then(|| format!("{}: dropped ({word})", in_words(rule)))
+                (!self.is_expected(rule)).then(|| format!("{}: {how}", in_words(rule)))
             }
             Answer::Route(found) => {
                 let table = found.table.unwrap_or(ours);
@@ -389,6 +392,14 @@ impl<'a> Check<'a> {
             )),
             None => Some(format!("table {table}, for packets{packet}: {found}")),
         }
+    }
+
+    /// The route of another table that drops packets to this address, in words: a lookup that is refused does not show it.
+    fn drops_in(&self, table: u32, to: IpAddr) -> Option<String> {
+        let routes = self.view.kernel.elsewhere.iter();
+        let there = routes.filter(|r| r.table == table && r.prefix.contains(to));
+        let decides = there.max_by_key(|r| r.prefix.len())?;
+        Some(format!("{} {}", decides.drops?, decides.prefix))
     }
 
     fn is_expected(&self, rule: &Rule) -> bool {

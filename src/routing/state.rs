@@ -18,8 +18,8 @@ pub struct Kernel {
     pub own: Vec<OwnRoute>,
     /// Routes of others in our table and in `main`, without the `local` table's.
     pub foreign: Vec<ForeignRoute>,
-    /// Tables and destinations of routes of others in further tables; the first [`ELSEWHERE_KEPT`] that forward.
-    pub elsewhere: Vec<(u32, Prefix)>,
+    /// Routes of others in further tables; the first [`ELSEWHERE_KEPT`] that forward or drop.
+    pub elsewhere: Vec<Elsewhere>,
     /// Every nexthop object, by id, ours or not.
     pub nexthops: BTreeMap<u32, Nexthop>,
     /// Ids of nexthop objects that routes of others use, whoever made the object: deleting it would delete those routes.
@@ -33,6 +33,24 @@ pub struct Kernel {
     pub uncertain_v6: bool,
 }
 
+<<<<<<< HEAD
+=======
+impl Kernel {
+    /// Adds what another read of the same routes saw; of one that was seen twice, once.
+    pub fn merge_routes(&mut self, other: Self) {
+        let own: HashSet<OwnRoute> = self.own.drain(..).chain(other.own).collect();
+        self.own.extend(own);
+        let foreign: HashSet<ForeignRoute> = self.foreign.drain(..).chain(other.foreign).collect();
+        self.foreign.extend(foreign);
+        let elsewhere: BTreeSet<Elsewhere> =
+            self.elsewhere.drain(..).chain(other.elsewhere).collect();
+        self.elsewhere.extend(elsewhere);
+        self.elsewhere.truncate(ELSEWHERE_KEPT);
+        self.lent.extend(other.lent);
+    }
+}
+
+>>>>>>> 8dd1096 (health, apply, lookup: what real-kernel tests of the review's points 4 to 8 found)
 /// How many routes of further tables are kept: what policy rules lead to is short but for full BGP tables.
 pub const ELSEWHERE_KEPT: usize = 4096;
 impl Kernel {
@@ -80,6 +98,17 @@ impl Kernel {
         self.nexthops
             .extend(records.iter().map(|id| (*id, record.clone())));
     }
+}
+
+/// A route of somebody else in a table that is neither ours nor `main`: where a policy rule may lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Elsewhere {
+    /// The table.
+    pub table: u32,
+    /// The destination.
+    pub prefix: Prefix,
+    /// Absent where it forwards; else how it drops, in `ip`'s word.
+    pub drops: Option<&'static str>,
 }
 
 /// What the kernel tells routes apart by. Protocol is not part of it.

@@ -1,9 +1,11 @@
 //! The agent against a real kernel: what an operator's edit, a link, another program or a `kill -9` does to the routes.
 
+mod busy;
 mod churn;
 mod command_line;
 mod commands;
 mod configuration;
+mod died;
 mod explain;
 mod killed;
 mod links;
@@ -12,6 +14,7 @@ mod place;
 mod restart;
 mod rules;
 mod staying;
+mod taken;
 mod wrapped_ip;
 
 use std::collections::BTreeSet;

@@ -186,6 +186,20 @@ impl Node {
     }
 }
 
+/// All sources below a directory.
+fn everything_in(dir: &Path) -> String {
+    let entries = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    entries
+        .map(|path| match path.extension() {
+            None if path.is_dir() => everything_in(&path),
+            Some(end) if end == "rs" => fs::read_to_string(&path).unwrap(),
+            _ => String::new(),
+        })
+        .collect()
+}
+
 #[test]
 fn the_page_on_reliability_names_every_test_of_surroundings_and_no_test_that_is_not_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -199,13 +213,8 @@ fn the_page_on_reliability_names_every_test_of_surroundings_and_no_test_that_is_
     ]
     .map(source)
     .concat();
-    let all = ours.clone()
-        + &source("wide.rs")
-        + &source("source.rs")
-        + &source("kernel/killed.rs")
-        + &source("kernel/churn.rs")
-        + &source("kernel/links.rs")
-        + &source("../../src/kernel/apply/tests.rs");
+    let all =
+        everything_in(&root.join("tests/it")) + &everything_in(&root.join("src/kernel/apply"));
     let named: Vec<&str> = page
         .split('`')
         .filter(|word| word.matches('_').count() > 3 && !word.starts_with("egress_"))

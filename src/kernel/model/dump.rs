@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use egress_routes::net::prefix::Family;
 use egress_routes::routing::batch::{MAIN_TABLE, Ownership};
 use egress_routes::routing::state::{
-    ForeignRoute, Kernel, Link, Nexthop, NexthopKind, OwnRoute, Target,
+    Elsewhere, ForeignRoute, Kernel, Link, Nexthop, NexthopKind, OwnRoute, Target,
 };
 
 use super::{Entry, Model, ObjectKind, To};
@@ -29,8 +29,12 @@ impl Model {
                 let family = key.prefix.family();
                 let drops = self.drops(to);
                 let is_ours_or_main = key.table == MAIN_TABLE || key.table == ownership.table;
-                if !is_ours_or_main && !drops {
-                    kernel.elsewhere.push((key.table, key.prefix));
+                if !is_ours_or_main {
+                    kernel.elsewhere.push(Elsewhere {
+                        table: key.table,
+                        prefix: key.prefix,
+                        drops: matches!(to, To::Blackhole).then_some("blackhole"),
+                    });
                 }
                 if is_ours_or_main {
                     let (dev, gateway, gatewayed) = match to {

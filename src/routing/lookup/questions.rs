@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use super::{Check, MOST_HINTS, PER_RULE, Question, RULE_LOOKUPS, Rotation, SAMPLE};
 use crate::net::prefix::{Family, Prefix};
 use crate::routing::rule::{Action, Packet, Rule, common, nth};
-use crate::routing::state::Target;
+use crate::routing::state::{Elsewhere, Target};
 
 /// One wanted prefix.
 #[derive(Clone, Copy, Debug)]
@@ -198,11 +198,10 @@ impl Check<'_> {
     /// What these tables and our routes have in common.
     fn hints(&self, family: Family, tables: &[u32], round: u64) -> Vec<(Prefix, Aim)> {
         let routes = self.view.kernel.elsewhere.iter();
-        let there =
-            routes.filter(|(table, prefix)| prefix.family() == family && tables.contains(table));
-        let common = |(_, prefix): &(u32, Prefix)| {
-            let target = self.wanted_in(*prefix, round)?;
-            Some((common(*prefix, target.prefix)?, target))
+        let there = routes.filter(|r| r.prefix.family() == family && tables.contains(&r.table));
+        let common = |route: &Elsewhere| {
+            let target = self.wanted_in(route.prefix, round)?;
+            Some((common(route.prefix, target.prefix)?, target))
         };
         there.filter_map(common).take(MOST_HINTS).collect()
     }

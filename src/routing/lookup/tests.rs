@@ -5,7 +5,7 @@ use crate::config::{Strategy, WhenDown};
 use crate::routing::diff::WantedGroup;
 use crate::routing::overridden::Overridden;
 use crate::routing::rule::Selector;
-use crate::routing::state::{Link, OwnRoute, Target};
+use crate::routing::state::{Elsewhere, Link, OwnRoute, Target};
 
 const OURS: Ownership = Ownership {
     protocol: 230,
@@ -290,6 +290,48 @@ fn an_expected_rule_is_no_finding_and_a_drop_where_nothing_else_is_wanted_is_non
             .by
             .is_empty()
     );
+}
+
+#[test]
+fn a_refusal_is_a_finding_where_a_rule_leads_to_a_route_of_another_table_that_drops() {
+    let mut scene = Scene::new(3);
+    scene.rule(Rule {
+        priority: 900,
+        action: Action::Table(100),
+        ..Rule::default()
+    });
+    let refused = |_: &Question| Answer::Refused("Permission denied".into());
+    let by = |scene: &Scene| scene.round(&mut Rotation::default(), refused).1.by;
+    // By whom, nobody knows: a packet of a pod may be refused for its source.
+    assert_eq!(by(&scene), Vec::<String>::new());
+    let route = |prefix: &str, drops| Elsewhere {
+        table: 100,
+        prefix: prefix.parse().unwrap(),
+        drops,
+    };
+    scene.kernel.elsewhere = vec![
+        route("0.0.0.0/0", Some("blackhole")),
+        route("20.0.0.0/16", Some("prohibit")),
+        route("20.0.1.0/24", None),
+    ];
+    assert_eq!(
+        by(&scene),
+        [
+            "policy rule 900 (from all lookup 100): prohibit 20.0.0.0/16",
+            "policy rule 900 (from all lookup 100): blackhole 0.0.0.0/0",
+        ],
+        "20.0.1.0/24 is forwarded there"
+    );
+    // A rule before it that leads to our table settles it.
+    scene.rule(Rule {
+        priority: 800,
+        action: Action::Table(254),
+        ..Rule::default()
+    });
+    assert_eq!(by(&scene), Vec::<String>::new());
+    scene.rules.v4.0.remove(0);
+    scene.expected = vec![900];
+    assert_eq!(by(&scene), Vec::<String>::new());
 }
 
 #[test]

@@ -163,3 +163,33 @@ fn without_failback_the_backup_stays_until_it_fails_itself_whatever_happens_to_t
     scene.wait_for_gateways("a", &["up*", "up", "up"]);
     assert_eq!(scene.lab.source("nd", ONE), G1_PUBLIC);
 }
+
+#[test]
+fn without_failback_the_backup_stays_also_while_the_kernel_cannot_be_read() {
+    let scene = Scene::new(&format!(
+        "routes:\n- name: a\n  strategy: failover\n  failback: false\n  gateways: [10.116.0.5, 10.116.0.6]\n  \
+         destinations: [{ONE}]\n  {CHECK}\n"
+    ));
+    let wrapper = IpWrapper::unable_to_read();
+    let agent = scene.agent_behind(Some(&wrapper));
+    scene.wait_for_gateways("a", &["up*", "up"]);
+    assert_eq!(scene.lab.source("nd", ONE), G1_PUBLIC);
+    wrapper.fail(true);
+    scene.lab.ip(FABRIC, "link set g1-eth1 down");
+    agent.wait_for("Gateway down", LIMIT);
+    scene.wait_for_source(ONE, G2_PUBLIC);
+    agent.wait_for("could not be read or written", LIMIT);
+    scene.lab.ip(FABRIC, "link set g1-eth1 up");
+    // Groups are re-pointed before this is said.
+    agent.wait_for("Gateway up again", LIMIT);
+    assert_eq!(scene.lab.source("nd", ONE), G2_PUBLIC, "{}", agent.said());
+    wrapper.fail(false);
+    scene.wait_for_gateways("a", &["up", "up*"]);
+    assert_eq!(scene.lab.source("nd", ONE), G2_PUBLIC);
+    let switches = wrapper.batches().concat();
+    let switches: Vec<&String> = switches
+        .iter()
+        .filter(|line| line.contains(" group "))
+        .collect();
+    assert_eq!(switches.len(), 2, "made, and switched once: {switches:?}");
+}

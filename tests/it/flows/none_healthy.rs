@@ -1,7 +1,7 @@
 //! No gateway is healthy: what `whenDown` makes of it, as the echo host and the node's interfaces see it.
 
 use super::scene::{CHECK, LIMIT, Scene};
-use crate::lab::{G1_PUBLIC, NODE_PUBLIC, wait_until};
+use crate::lab::{ECHO_PORT, G1_PUBLIC, NODE_PUBLIC, wait_until};
 
 const HELD: &str = "203.0.113.1";
 const WITHDRAWN: &str = "203.0.113.2";
@@ -178,4 +178,32 @@ fn a_set_that_was_withdrawn_or_blackholed_stays_so_over_a_restart_of_the_agent()
         "{}",
         agent.said()
     );
+}
+
+#[test]
+fn correcting_the_port_of_a_check_that_never_answered_takes_no_working_route_away() {
+    let routes = |port: u16| {
+        format!(
+            "routes:\n- name: withdraw\n  whenDown: withdraw\n  gateways: [10.116.0.5]\n  destinations: [{WITHDRAWN}]\n  \
+             healthCheck: {{type: tcp, port: {port}, interval: 200ms, timeout: 800ms, failures: 3, successes: 5}}\n"
+        )
+    };
+    let mut scene = Scene::new(&routes(ECHO_PORT + 90));
+    let listening = scene.lab.echo_server("g1", &[]);
+    let agent = scene.agent();
+    scene.wait_for_gateways("withdraw", &["down*"]);
+    let watch = scene.watch(5, &[WITHDRAWN]);
+    watch.wait_for(&format!("{WITHDRAWN} {G1_PUBLIC}"), LIMIT);
+    scene.volume.routes(&routes(ECHO_PORT));
+    scene.wait_for_gateways("withdraw", &["up*"]);
+    assert!(
+        !watch.said().contains(NODE_PUBLIC),
+        "packets left by the node's own address:\n{}\n{}",
+        watch.said(),
+        agent.said()
+    );
+    // From now on the check counts.
+    drop(listening);
+    scene.wait_for_gateways("withdraw", &["down"]);
+    assert_eq!(scene.lab.source("nd", WITHDRAWN), NODE_PUBLIC);
 }

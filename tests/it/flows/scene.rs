@@ -247,6 +247,24 @@ impl IpWrapper {
         )
     }
 
+    /// Reading routes fails from [`IpWrapper::fail`] on.
+    pub fn unable_to_read() -> Self {
+        Self::with(
+            "",
+            "case \"$*\" in *\"route show\"*) [ ! -e \"$0.fails\" ] || exit 1 ;; esac\n",
+        )
+    }
+
+    /// Whether reading routes fails.
+    pub fn fail(&self, fails: bool) {
+        let flag = self.dir.path().join("ip.fails");
+        if fails {
+            fs::write(flag, "").unwrap();
+        } else {
+            fs::remove_file(flag).unwrap();
+        }
+    }
+
     fn with(sed: &str, first: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let said = Command::new("sh")
