@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::net::prefix::{Family, Prefix};
 use crate::routing::batch::{MAIN_TABLE, Ownership, safe_name};
 use crate::routing::state::{
-    ELSEWHERE_KEPT, ForeignRoute, Kernel, Link, OwnRoute, RouteKey, Target,
+    ELSEWHERE_KEPT, Elsewhere, ForeignRoute, Kernel, Link, OwnRoute, RouteKey, Target,
 };
 
 /// What `ip` writes first; iproute2's `route_dump_magic`.
@@ -36,6 +36,8 @@ const RTA_NH_ID: u16 = 30;
 // Route types, linux/rtnetlink.h.
 const RTN_UNICAST: u8 = 1;
 const RTN_BLACKHOLE: u8 = 6;
+const RTN_UNREACHABLE: u8 = 7;
+const RTN_PROHIBIT: u8 = 8;
 /// local, broadcast, anycast, multicast: the node's own addresses, not ways to elsewhere.
 const RTN_OWN_ADDRESSES: std::ops::RangeInclusive<u8> = 2..=5;
 
@@ -47,7 +49,7 @@ pub struct Saved {
     strays: Vec<(RouteKey, Stray)>,
     /// Each with the index of its link.
     foreign: Vec<(ForeignRoute, Option<u32>)>,
-    elsewhere: Vec<(u32, Prefix)>,
+    elsewhere: Vec<Elsewhere>,
     lent: Vec<u32>,
 }
 
@@ -148,6 +150,16 @@ impl Raw {
     }
 }
 
+/// How a route of this type drops packets, in `ip`'s word.
+const fn drops(kind: u8) -> Option<&'static str> {
+    match kind {
+        RTN_BLACKHOLE => Some("blackhole"),
+        RTN_UNREACHABLE => Some("unreachable"),
+        RTN_PROHIBIT => Some("prohibit"),
+        _ => None,
+    }
+}
+
 impl Saved {
     fn add(&mut self, message: &[u8], family: Family, ownership: &Ownership) -> Result<(), String> {
         let Some(&[of, len, src_len, tos, table, protocol, _, kind]) = message.first_chunk() else {
@@ -176,8 +188,14 @@ impl Saved {
             }
         }
         let is_ours_or_main = key.table == ownership.table || key.table == MAIN_TABLE;
-        if kind == RTN_UNICAST && !is_ours_or_main && self.elsewhere.len() < ELSEWHERE_KEPT {
-            self.elsewhere.push((key.table, key.prefix));
+        let drops = drops(kind);
+        let matters = kind == RTN_UNICAST || drops.is_some();
+        if matters && !is_ours_or_main && self.elsewhere.len() < ELSEWHERE_KEPT {
+            self.elsewhere.push(Elsewhere {
+                table: key.table,
+                prefix: key.prefix,
+                drops,
+            });
         }
         if !RTN_OWN_ADDRESSES.contains(&kind) && is_ours_or_main {
             let route = ForeignRoute {
@@ -236,6 +254,7 @@ impl Saved {
         unite(&mut self.own, other.own);
         unite(&mut self.strays, other.strays);
         unite(&mut self.foreign, other.foreign);
+        unite(&mut self.elsewhere, other.elsewhere);
         self.lent.extend(other.lent);
     }
 }

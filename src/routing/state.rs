@@ -33,24 +33,6 @@ pub struct Kernel {
     pub uncertain_v6: bool,
 }
 
-<<<<<<< HEAD
-=======
-impl Kernel {
-    /// Adds what another read of the same routes saw; of one that was seen twice, once.
-    pub fn merge_routes(&mut self, other: Self) {
-        let own: HashSet<OwnRoute> = self.own.drain(..).chain(other.own).collect();
-        self.own.extend(own);
-        let foreign: HashSet<ForeignRoute> = self.foreign.drain(..).chain(other.foreign).collect();
-        self.foreign.extend(foreign);
-        let elsewhere: BTreeSet<Elsewhere> =
-            self.elsewhere.drain(..).chain(other.elsewhere).collect();
-        self.elsewhere.extend(elsewhere);
-        self.elsewhere.truncate(ELSEWHERE_KEPT);
-        self.lent.extend(other.lent);
-    }
-}
-
->>>>>>> 8dd1096 (health, apply, lookup: what real-kernel tests of the review's points 4 to 8 found)
 /// How many routes of further tables are kept: what policy rules lead to is short but for full BGP tables.
 pub const ELSEWHERE_KEPT: usize = 4096;
 impl Kernel {
@@ -101,7 +83,7 @@ impl Kernel {
 }
 
 /// A route of somebody else in a table that is neither ours nor `main`: where a policy rule may lead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Elsewhere {
     /// The table.
     pub table: u32,

@@ -111,6 +111,9 @@ fn routes_are_sorted_into_ours_strays_and_theirs() {
         .number(RTA_TABLE, 1000)
         .with(RTA_DST, [10, 0, 0, 0])
         .number(RTA_NH_ID, 77);
+    let prohibited = message([2, 16, 0, 0, 0, 4, 0, 8])
+        .number(RTA_TABLE, 1000)
+        .with(RTA_DST, [10, 1, 0, 0]);
     let kernel = kernel(
         &[
             ours(),
@@ -121,6 +124,7 @@ fn routes_are_sorted_into_ours_strays_and_theirs() {
             by_the_other_family,
             local,
             elsewhere,
+            prohibited,
         ],
         Family::V4,
     );
@@ -158,7 +162,13 @@ fn routes_are_sorted_into_ours_strays_and_theirs() {
             "192.0.2.0/24 via fefe:fefe:fefe:fefe:fefe:fefe:fefe:fefe dev if9 proto static metric 0, gatewayed: true",
         ]
     );
-    assert_eq!(kernel.elsewhere, [(1000, "10.0.0.0/8".parse().unwrap())]);
+    let drops = [(None, "10.0.0.0/8"), (Some("prohibit"), "10.1.0.0/16")];
+    let there = drops.map(|(drops, prefix)| Elsewhere {
+        table: 1000,
+        prefix: prefix.parse().unwrap(),
+        drops,
+    });
+    assert_eq!(kernel.elsewhere, there);
     assert_eq!(kernel.lent, [77].into());
 }
 

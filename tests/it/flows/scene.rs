@@ -251,7 +251,7 @@ impl IpWrapper {
     pub fn unable_to_read() -> Self {
         Self::with(
             "",
-            "case \"$*\" in *\"route show\"*) [ ! -e \"$0.fails\" ] || exit 1 ;; esac\n",
+            "case \"$*\" in *\"route save\"*) [ ! -e \"$0.fails\" ] || exit 1 ;; esac\n",
         )
     }
 

@@ -108,7 +108,7 @@ fn a_removal_that_waits_for_quiet_is_reported_as_not_done_and_comes_soon_after_w
     let ip = WrappedIp::that(
         node.path(),
         &format!(
-            "case \" $* \" in *' -6 route show '*) [ ! -e {} ] || ip -6 route change 2a0e::/48 dev eth0 table 100 ;; esac",
+            "case \" $* \" in *' -6 route save '*) [ ! -e {} ] || ip -6 route change 2a0e::/48 dev eth0 table 100 ;; esac",
             noise.display()
         ),
     );
