@@ -70,14 +70,22 @@ fn slow_ip(node: &Node) -> String {
     format!("{}:{path}", dir.display())
 }
 
-/// The pid of a child of `agent` that runs a batch.
-fn batch_of(agent: u32) -> Option<u32> {
-    let children = fs::read_to_string(format!("/proc/{agent}/task/{agent}/children")).ok()?;
-    children.split_whitespace().find_map(|pid| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let is_batch = line.split(|byte| *byte == 0).any(|word| word == b"-batch");
-        is_batch.then(|| pid.parse().ok())?
-    })
+/// The pids of the children of `agent` that run a batch, whichever of its threads started them.
+fn batches_of(agent: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{agent}/task"))
+        .into_iter()
+        .flatten();
+    let children =
+        threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok());
+    let children: String = children.collect();
+    let is_batch = |pid: &u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|word| word == b"-batch")
+    };
+    let pids = children
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok());
+    pids.filter(is_batch).collect()
 }
 
 #[test]
@@ -127,22 +135,22 @@ fn killed_while_it_writes_it_leaves_whole_lines_and_nothing_that_is_not_ours() {
             &[AGENT, "run", "--config", &config],
             &[("PATH", &path)],
         );
-        let mut batch = None;
         let begun = Instant::now();
-        while batch.is_none() && begun.elapsed() < LIMIT && agent.runs() {
-            batch = batch_of(agent.pid());
-        }
+        while batches_of(agent.pid()).is_empty() && begun.elapsed() < LIMIT && agent.runs() {}
         // From before `ip` reads its first line to somewhere behind its last.
         let later = Instant::now() + Duration::from_micros(random(30_000));
         while Instant::now() < later {
             std::hint::spin_loop();
         }
-        let hit = batch_of(agent.pid());
+        let hit = batches_of(agent.pid());
         agent.kill();
-        let Some(batch) = hit else { continue };
+        if hit.is_empty() {
+            continue;
+        }
         done += 1;
         // What it had started runs to its end without it.
-        assert!(wait_until(LIMIT, || !Path::new(&format!("/proc/{batch}")).exists()));
+        let there = |pid: &u32| Path::new(&format!("/proc/{pid}")).exists();
+        assert!(wait_until(LIMIT, || !hit.iter().any(there)));
         let lines = every_line(&node);
         let wrong: Vec<&String> = lines
             .difference(&before)
