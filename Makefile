@@ -65,8 +65,9 @@ fuzz: ## what comes from outside against random bytes, guided by coverage; SECON
 	hack/fuzz $(or $(SECONDS_EACH),600)
 
 .PHONY: bench
-bench: tools ## how fast and how small the release binary is, against its limits
-	@binary=$$(sh hack/build-static) && hack/bench "$$binary"
+bench: tools ## the release binary beside other ways to write routes; writes docs/benchmarks.md. Quick: SIZES=10,1000 ROUNDS=1 IDLE=10
+	@hack/need pyroute2
+	@binary=$$(sh hack/build-static) && /usr/bin/python3 hack/bench "$$binary"
 
 .PHONY: image
 image: ## the image, with docker, podman or buildah; IMAGE=registry/name:tag is pushed, PLATFORMS=linux/amd64,linux/arm64 for both
