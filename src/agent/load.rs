@@ -103,7 +103,7 @@ impl Loader {
         }
         match &kind {
             Some(Kind::Plain) => tracing::warn!(
-                "The configuration is a directory of plain files, no ConfigMap volume: files that are written one after the other may be read in between"
+                "The configuration is a directory of plain files and not a ConfigMap volume: a read may fall between the writes of two files"
             ),
             Some(Kind::Single) => tracing::warn!(
                 "routes.yaml is a mount of its own (subPath?): the kubelet never updates it, so edits arrive only with a new pod; mount the whole ConfigMap"

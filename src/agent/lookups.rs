@@ -12,7 +12,7 @@ use crate::routing::node_facts::Facts;
 use crate::routing::resolve::SetView;
 use crate::routing::state::Kernel;
 
-/// What lookups found, and where the sample goes on.
+/// What lookups found, and where the next sample begins.
 #[derive(Default)]
 pub(super) struct Lookups {
     pub(super) findings: Findings,
@@ -31,7 +31,7 @@ impl<O: Outside> Engine<O> {
         kernel: &Kernel,
         needed: bool,
     ) -> Vec<Problem> {
-        // Nobody can tell what a group is for whose set is not known.
+        // The purpose of a group is unknown if its set is not known.
         let Source::Config(loaded) = &target.source else {
             self.lookups = Lookups::default();
             return Vec::new();
@@ -60,7 +60,7 @@ impl<O: Outside> Engine<O> {
                 Err(error) => {
                     let cause = error.root_cause().to_string();
                     if self.lookups.failed.as_ref() != Some(&cause) {
-                        tracing::warn!("Which way packets take could not be looked up: {error:#}");
+                        tracing::warn!("Looking up the path of packets failed: {error:#}");
                     }
                     self.lookups.failed = Some(cause);
                 }

@@ -259,9 +259,9 @@ impl Agent {
         match (self.args.on_exit, self.cluster()) {
             (OnExit::Keep, _) => uninstall::Verdict::Keep("--on-exit keep"),
             (OnExit::Cleanup, _) => uninstall::Verdict::Cleanup("--on-exit cleanup"),
-            (OnExit::Auto, None) => uninstall::Verdict::Keep(
-                "without a cluster nobody reports that the agent is uninstalled",
-            ),
+            (OnExit::Auto, None) => {
+                uninstall::Verdict::Keep("without a cluster an uninstall cannot be detected")
+            }
             (OnExit::Auto, Some(cluster)) => {
                 cluster.installation.verdict(socket::successor_waits).await
             }

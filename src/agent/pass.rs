@@ -58,7 +58,7 @@ pub(super) struct LastPass {
     pub(super) installed: BTreeMap<u32, usize>,
     pub(super) problems: Vec<Problem>,
     pub(super) applied_at: Option<k8s_openapi::jiff::Timestamp>,
-    /// Routes and nexthops that were put back, since the start.
+    /// Routes and nexthops that were restored, since the start.
     pub(super) restored: (usize, usize),
     /// Objects of ours that the last verified read showed to be unused.
     unused: Vec<u32>,
@@ -378,7 +378,7 @@ impl<O: Outside> Engine<O> {
             tracing::warn!(
                 deleted,
                 examples,
-                "Routes with our protocol number that somebody else had added are removed"
+                "Removed routes with our protocol number that another program had added"
             );
             self.repaired();
         } else if outcome.is_undone() && !causes.link {
@@ -391,7 +391,7 @@ impl<O: Outside> Engine<O> {
         if self.repair_limit.repaired(self.now()) == RepairState::Started {
             tracing::error!(
                 "Something keeps removing or changing our routes. Likely: systemd-networkd (set ManageForeignRoutes=no and ManageForeignNextHops=no in \
-                 networkd.conf), NetworkManager, or another agent with this route protocol. They are put back less often from now on"
+                 networkd.conf), NetworkManager, or another agent with this route protocol. They are restored less often from now on"
             );
         }
     }
@@ -445,9 +445,8 @@ impl<O: Outside> Engine<O> {
             outcome.problems()
         };
         if let Some(why) = self.rollout.clash() {
-            let text = format!(
-                "since the labels of this node changed, {why}; the routes stay as they are"
-            );
+            let text =
+                format!("since this node's labels changed, {why}; the routes stay as they are");
             last.problems
                 .push(Problem::of_node(ProblemKind::ConfigRefused, text));
         }
@@ -586,7 +585,7 @@ impl<O: Outside> Engine<O> {
         }
     }
 
-    /// Nexthop objects that nothing uses go at the periodic read only: until then a change can still be taken back in one step.
+    /// Nexthop objects that nothing uses go at the periodic read only: until then a change can be reverted in one step.
     async fn sweep(&mut self, resync: bool) {
         let unused: Vec<u32> = self
             .last

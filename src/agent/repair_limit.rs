@@ -1,4 +1,4 @@
-//! A fight: something keeps removing our routes. Repair is bounded in rate, and the fight is told once.
+//! Limits repairs when something keeps removing our routes; logs it once.
 //!
 //! Pure: fed with the times of repairs. Losses that a link or address change explains are no fight.
 
@@ -32,7 +32,7 @@ impl Default for RepairLimit {
 pub enum RepairState {
     /// Go on as usual.
     Calm,
-    /// It has become a fight just now: say so.
+    /// The limit was just reached: log it.
     Started,
     /// It is one still.
     GoesOn,

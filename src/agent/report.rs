@@ -17,8 +17,8 @@ use crate::routing::resolve::{SetView, milliseconds, problems, set_status};
 /// The longest message, in bytes; the contract of the annotations.
 const LONGEST: usize = 1024;
 
-/// For routes that were taken back while the revision stayed.
-const ROUTES_HELD: &str = "new routes of the revision in force cut off the API server and were taken back; the earlier ones stay until labels, links or configuration change";
+/// For routes that were reverted while the revision stayed.
+const ROUTES_HELD: &str = "new routes of the revision in force cut off the API server and were reverted; the earlier ones stay until labels, links or configuration change";
 
 impl<O: Outside> Engine<O> {
     /// Publishes the status if it differs, and reports what changed.
@@ -35,7 +35,7 @@ impl<O: Outside> Engine<O> {
                 Level::Error => tracing::error!(revision, "{}", transition.line),
             }
             if let Some(event) = transition.event {
-                // Without a cluster nobody listens.
+                // Without a cluster there is no receiver.
                 let _ = self.events.send(events::Dated::now(event));
             }
         }
@@ -71,7 +71,7 @@ impl<O: Outside> Engine<O> {
                 format!("Gateway {gateway} is drained: this node has no flow on it any more");
             tracing::info!("{note}");
             let reason = Reason::GatewayDrained;
-            // Without a cluster nobody listens.
+            // Without a cluster there is no receiver.
             let _ = self
                 .events
                 .send(events::Dated::now(NodeEvent { reason, note }));
@@ -203,7 +203,7 @@ impl<O: Outside> Engine<O> {
     }
 }
 
-/// What the word stands for comes first, where it is none of the problems itself.
+/// The reason for the status comes first if it is not one of the problems.
 fn with_verdict(
     status: Overall,
     message: Option<&str>,
@@ -250,7 +250,7 @@ fn verdict(
     }
     if let Some(rejected) = rollout.rejected_revision() {
         let message = format!(
-            "revision {rejected} cut off the API server and was taken back; {stays} until the configuration changes"
+            "revision {rejected} cut off the API server and was reverted; {stays} until the configuration changes"
         );
         return (Overall::RolledBack, Some(message));
     }
@@ -259,7 +259,7 @@ fn verdict(
             "the configuration and the kernel have not been read yet"
         }
         Stage::Inherited => {
-            "an earlier agent's change was never confirmed by an answer of the API server; the server is asked now, and until then nothing is changed"
+            "an earlier agent's change was never confirmed by an answer of the API server; asking the server now, and nothing changes until it answers"
         }
         _ => {
             return match problems {

@@ -169,7 +169,7 @@ pub(super) async fn answer(cluster: &mut Option<Cluster>) -> Option<()> {
     }
 }
 
-/// The facts of a node without a cluster. The sender lives on, so that nobody waits on a closed channel.
+/// The facts of a node without a cluster. The sender stays alive, so no receiver waits on a closed channel.
 pub(super) fn no_facts() -> watch::Receiver<Facts> {
     let (sender, facts) = watch::channel(Facts::NoCluster);
     tokio::spawn(async move { sender.closed().await });

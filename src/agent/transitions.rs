@@ -28,7 +28,7 @@ pub struct Report {
     pub notes: Vec<String>,
     /// What takes traffic past the routes, each once, and all of it in a sentence.
     pub bypassed: (Vec<String>, Option<String>),
-    /// Policy rules that no lookup can show.
+    /// Policy rules that no lookup can evaluate.
     pub not_evaluated: Vec<String>,
     /// More specific routes of others inside destinations, in words; whether the set has leak guards.
     pub overridden: Vec<(String, bool)>,
@@ -40,7 +40,7 @@ pub struct Report {
     pub is_edit: bool,
     /// What is in force, complete.
     pub in_force: Option<InForce>,
-    /// Routes and nexthop objects that had vanished and were put back, since the start.
+    /// Routes and nexthop objects that had vanished and were restored, since the start.
     pub restored: (usize, usize),
     /// What an earlier agent reported.
     pub earlier: Reported,
@@ -67,9 +67,9 @@ pub enum Stage {
     Changing,
     /// A change waits for an answer of the API server.
     Confirming,
-    /// A change is being taken back.
+    /// A change is being reverted.
     RollingBack,
-    /// A change was taken back, and the API server is asked whether that helps.
+    /// A change was reverted, and the API server is asked whether that helped.
     RolledBack,
     /// An earlier agent left an unconfirmed change.
     Inherited,
@@ -347,7 +347,7 @@ fn of_rollout(before: &Report, after: &Report, all: &mut Vec<Transition>) {
     match (before.stage, after.stage) {
         (Stage::Starting, Stage::Inherited) => all.push(line(
             Level::Warn,
-            "An earlier agent ended before its change was confirmed; asking the API server before anything is written".to_owned(),
+            "An earlier agent ended before its change was confirmed; asking the API server before writing".to_owned(),
         )),
         (Stage::Inherited, Stage::RollingBack) => all.push(with_event(
             Level::Error,
@@ -357,12 +357,12 @@ fn of_rollout(before: &Report, after: &Report, all: &mut Vec<Transition>) {
         (_, Stage::RollingBack) if after.is_edit => all.push(with_event(
             Level::Error,
             Reason::RolledBack,
-            format!("Revision {revision} taken back: the API server did not answer after it was applied; {back} is in force until the configuration changes"),
+            format!("Revision {revision} reverted: the API server did not answer after it was applied; {back} is in force until the configuration changes"),
         )),
         (_, Stage::RollingBack) => all.push(with_event(
             Level::Error,
             Reason::RolledBack,
-            format!("New routes of revision {revision} taken back: the API server did not answer after they were applied; the earlier ones are in force until labels, links or configuration change"),
+            format!("New routes of revision {revision} reverted: the API server did not answer after they were applied; the earlier ones are in force until labels, links or configuration change"),
         )),
         (Stage::Confirming, Stage::Settled) => all.push(line(
             Level::Info,
@@ -370,7 +370,7 @@ fn of_rollout(before: &Report, after: &Report, all: &mut Vec<Transition>) {
         )),
         (Stage::RolledBack, Stage::Changing) => all.push(line(
             Level::Warn,
-            "The API server is still unreachable after the rollback, so the change is not the cause; applying it after all".to_owned(),
+            "The API server is still unreachable after the rollback, so the change is not the cause; re-applying it".to_owned(),
         )),
         (Stage::RolledBack, Stage::Settled) => all.push(line(
             Level::Error,
@@ -378,7 +378,7 @@ fn of_rollout(before: &Report, after: &Report, all: &mut Vec<Transition>) {
         )),
         (Stage::Starting, Stage::Settled) if after.change.is_some() => all.push(line(
             Level::Warn,
-            format!("Revision {revision} was taken back before the agent started; what is in the kernel stays until the configuration changes"),
+            format!("Revision {revision} was reverted before the agent started; the routes in the kernel stay until the configuration changes"),
         )),
         _ => {}
     }
@@ -432,7 +432,7 @@ fn of_lookups(before: &Report, after: &Report, all: &mut Vec<Transition>) {
     match words {
         Some(words) if *by != before.bypassed.0 => all.push(Transition {
             level: Level::Warn,
-            line: format!("Traffic is taken past the routes: {}", five(by)),
+            line: format!("Traffic bypasses the routes: {}", five(by)),
             event: (!was).then(|| NodeEvent {
                 reason: Reason::TrafficBypassed,
                 note: words.clone(),
@@ -440,7 +440,7 @@ fn of_lookups(before: &Report, after: &Report, all: &mut Vec<Transition>) {
         }),
         None if was => all.push(line(
             Level::Info,
-            "No traffic is taken past the routes any more".to_owned(),
+            "Traffic no longer bypasses the routes".to_owned(),
         )),
         _ => {}
     }
@@ -448,7 +448,7 @@ fn of_lookups(before: &Report, after: &Report, all: &mut Vec<Transition>) {
         let rules = five(&after.not_evaluated);
         all.push(line(
             Level::Info,
-            format!("Policy rules that no lookup can show: {rules}"),
+            format!("Policy rules that no lookup can evaluate: {rules}"),
         ));
     }
     for (words, guarded) in after
@@ -457,7 +457,7 @@ fn of_lookups(before: &Report, after: &Report, all: &mut Vec<Transition>) {
         .filter(|now| !before.overridden.contains(now))
     {
         all.push(match guarded {
-            true => line(Level::Warn, format!("{words}, in spite of its leak guard")),
+            true => line(Level::Warn, format!("{words}, despite its leak guard")),
             false => line(Level::Info, words.clone()),
         });
     }
@@ -470,7 +470,7 @@ fn of_repairs(before: &Report, after: &Report, all: &mut Vec<Transition>) {
     );
     if routes + nexthops > 0 {
         let note = format!(
-            "{routes} {} and {nexthops} {} had vanished and were put back",
+            "{routes} {} and {nexthops} {} had vanished and were restored",
             plural(routes, "route"),
             plural(nexthops, "nexthop")
         );

@@ -113,7 +113,7 @@ impl Causes {
         self.by(now);
     }
 
-    /// The kernel said something; `reading` is how long the last read took, `ended` when the last pass did.
+    /// A kernel notification; `reading` is how long the last read took, `ended` when the last pass did.
     pub(super) fn notice(
         &mut self,
         notice: Notice,

@@ -1,4 +1,4 @@
-//! What an agent does that has to wait for its place: it says for whom, and reports it where nobody else does.
+//! Waiting for another agent to end: logs for which one, and reports where no other agent does.
 //!
 //! A first agent reports for the node itself. A process that is not root is none: then this one does, and the node is `Degraded`.
 

@@ -14,7 +14,7 @@ use crate::config::{ROUTES_YAML, drain_edit};
 
 /// Flows last: the wait for them is longer than that for an edit.
 const TIMEOUT: Duration = Duration::from_mins(30);
-/// Edits that are made anew because somebody else edited at the same time.
+/// How often an edit is repeated because somebody else edited at the same time.
 const TRIES: usize = 5;
 
 /// `drain` (`drain` is true) and `undrain`: as `nodes --wait`.
@@ -38,7 +38,7 @@ async fn edit(observer: &Observer, args: &DrainArgs, drain: bool) -> anyhow::Res
             .map_err(|why| anyhow!(why).context(ROUTES_YAML))?;
         let Some(text) = edited else {
             let state = if drain { "drained" } else { "not drained" };
-            say(&format!("{} is {state} in every set already", args.address));
+            say(&format!("{} is already {state} in every set", args.address));
             return Ok(());
         };
         match stored.check(&text) {

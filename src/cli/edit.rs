@@ -87,7 +87,7 @@ impl Stored {
         }
         if let Some(owner) = owner(&map) {
             say(&format!(
-                "warning: the ConfigMap is kept by {owner}: what is written here may be taken back by its next apply"
+                "warning: {owner} manages the ConfigMap; its next apply may revert this edit"
             ));
         }
         Ok(Self {

@@ -120,6 +120,6 @@ fn packet(args: &ExplainArgs, kernel: &Kernel) -> anyhow::Result<Packet> {
 
 fn no_way_back(from: IpAddr) -> String {
     format!(
-        "{from} is not one of the node's addresses, and no interface leads to it, so that no packet of it comes in here"
+        "{from} is not one of the node's addresses, and no interface leads to it, so no packet from it arrives here"
     )
 }

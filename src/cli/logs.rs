@@ -7,10 +7,10 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::cli::args::LogFormat;
 
-/// Libraries that say what we say better ourselves: kube logs each connection failure, and bodies whole.
+/// Libraries whose logs are replaced by our own: kube logs each connection failure, and whole bodies.
 const QUIET: [&str; 3] = ["kube_client=off", "hyper=off", "tower=off"];
 
-/// Starts logging. `level` is a level, or directives as `tracing` knows them. What is neither is said, and logs as `info`:
+/// Starts logging. `level` is a level, or directives as `tracing` knows them. Anything else is reported and logs at `info`:
 /// a wrong word must not silence an agent, nor keep it from starting.
 pub fn start(level: &str, format: LogFormat) {
     let (filter, wrong) = match filter(level) {
@@ -75,7 +75,7 @@ pub fn colours_on(stream: &impl IsTerminal) -> bool {
 
 /// An error that ends a command: its chain in one line.
 pub fn complain(error: &anyhow::Error) {
-    // A closed stderr is no reason to do more than the exit status says.
+    // With a closed stderr the exit status is all that is left.
     let _ = writeln!(stderr(), "error: {}", chain(error));
 }
 
@@ -94,7 +94,7 @@ pub fn chain(error: &anyhow::Error) -> String {
     line
 }
 
-/// Whether an error is that nobody reads the output any more.
+/// Whether an error is a closed output (EPIPE).
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         let io = cause

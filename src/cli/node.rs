@@ -31,7 +31,7 @@ use crate::routing::resolve::{Inputs, Resolution, problems, resolve, taken_out_b
 use crate::routing::state::Kernel;
 use crate::serve::socket;
 
-/// How long the API may take to say what it knows of this node.
+/// How long the API may take to answer about this node.
 const FACTS: Duration = Duration::from_secs(5);
 /// The bit of `CAP_NET_ADMIN` in a set of capabilities.
 const NET_ADMIN: u64 = 1 << 12;
@@ -287,7 +287,7 @@ async fn alone_or_forced(force: bool, why: &str) -> anyhow::Result<()> {
     bail!("an agent runs here: {why}; end it first, or use --force")
 }
 
-/// Every write would fail one by one, and `ip` does not always say why.
+/// Every write would fail one by one, and `ip` does not always print why.
 fn require_net_admin() -> anyhow::Result<()> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status
@@ -416,7 +416,7 @@ pub(super) async fn facts(node: Option<&str>) -> Facts {
         return Facts::NoCluster;
     };
     let mut facts = client::watch(api).facts;
-    // Without an answer the kernel's state stands in for what is not known.
+    // Without an answer the kernel's state replaces what is not known.
     let _ = timeout(FACTS, facts.wait_for(|f| matches!(f, Facts::Known(_)))).await;
     facts.borrow().clone()
 }
@@ -433,7 +433,7 @@ fn left_by_others(here: &Here) -> Vec<Problem> {
         .take(SHOWN)
         .map(|route| {
             let text = format!(
-                "the route {route} of another program wins against ours; where nothing needs it any more: {}",
+                "the route {route} of another program wins against ours; if nothing needs it any more: {}",
                 leftovers::delete_command(route)
             );
             Problem::of_node(ProblemKind::Shadowed, text)

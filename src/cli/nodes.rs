@@ -20,7 +20,7 @@ pub use fleet::{Fleet, Goal};
 pub use nudge::Nudge;
 pub use observer::{Observer, Which, keys};
 
-/// How long is waited where nothing else is said.
+/// The default time-out.
 const TIMEOUT: Duration = Duration::from_mins(2);
 /// From one look at the cluster to the next, at least.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

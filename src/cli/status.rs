@@ -20,7 +20,8 @@ use crate::routing::state::{Kernel, NexthopKind};
 use crate::serve::socket;
 
 /// What a report without an agent begins with.
-const NO_AGENT: &str = "no agent runs here: gateways are not probed, and routes are not kept up";
+const NO_AGENT: &str =
+    "no agent runs here: gateways are not probed, and lost routes are not restored";
 
 /// `status`: 0 Ready, 1 not.
 pub async fn command(args: NodeArgs, output: Output) -> anyhow::Result<u8> {
@@ -129,7 +130,7 @@ fn as_found(set: &mut SetStatus, groups: &BTreeMap<Family, u32>, kernel: &Kernel
                 weight: 1,
                 buckets: None,
                 rtt_ms: None,
-                reason: Some("in the kernel, not in the configuration".to_owned()),
+                reason: Some("in the kernel but not in the configuration".to_owned()),
             });
         }
     }

@@ -1,7 +1,7 @@
 //! Tells the cluster: annotations of this node when they change, Events on transitions.
 //!
 //! Nothing here can delay or change a route: it reads a `watch` and a `broadcast`, which never make their sender wait.
-//! What the annotations say and when they are written is decided by pure functions, below.
+//! The annotations' values, and when they are written, are decided by pure functions, below.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -56,7 +56,7 @@ pub fn wall_clock() -> Timestamp {
 /// What the node's annotations are to be; `None` is absent.
 pub type Annotations = BTreeMap<&'static str, Option<String>>;
 
-/// The annotations that say `status`. Nothing in them ticks: equal states have equal annotations.
+/// The annotations of `status`. Nothing in them ticks: equal states have equal annotations.
 pub fn annotations(status: &Status) -> Annotations {
     let (installed, wanted) = status.sets.iter().fold((0, 0), |sum, set| {
         (sum.0 + set.installed, sum.1 + set.wanted)
@@ -263,7 +263,7 @@ fn say_failure(error: &kube::Error, earlier: u32) {
     if earlier == 0 {
         tracing::warn!(
             error,
-            "Writing the node's annotations failed; will be tried again"
+            "Writing the node's annotations failed; retrying. Routing is not affected"
         );
     } else {
         tracing::debug!(
@@ -318,7 +318,7 @@ pub async fn clear_annotations(api: &Api, limit: Duration) -> anyhow::Result<()>
     }
 }
 
-/// What the node's annotations told before this agent did: what has not changed since is no transition.
+/// The node's annotations before this agent's first: what has not changed since is no transition.
 #[derive(Debug, Default)]
 pub struct Reported {
     down: BTreeSet<IpAddr>,
@@ -339,7 +339,7 @@ impl Reported {
         }
     }
 
-    /// Another trace of an earlier agent says that this gateway is down.
+    /// Another trace of an earlier agent shows that this gateway is down.
     pub fn add_down(&mut self, gateway: IpAddr) {
         self.down.insert(gateway);
     }

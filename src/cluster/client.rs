@@ -2,7 +2,7 @@
 //!
 //! No other module talks to the API but through [`Api`]. What is asked for and what follows from an answer is the
 //! callers' business; that nothing waits for ever, that no answer fills the memory and that every request is counted
-//! is settled here. "No cluster" is a normal mode: [`Api::in_cluster`] says why there is none.
+//! is settled here. "No cluster" is a normal mode: [`Api::in_cluster`] returns why there is none.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -84,7 +84,7 @@ impl Api {
 
     /// The API at `config`. Must be called within a tokio runtime.
     pub fn new(mut config: kube::Config, node: &str, metrics: &Metrics) -> anyhow::Result<Self> {
-        // kube repeats a refused request up to 15 times by itself: callers here know better what to say next, and when.
+        // kube repeats a refused request up to 15 times by itself: callers here know better what to ask next, and when.
         config.default_retry = false;
         config.connect_timeout = Some(CONNECT_LIMIT);
         let config = Arc::new(config);
@@ -212,7 +212,7 @@ pub fn explain(error: &kube::Error) -> String {
     let text = match error {
         kube::Error::Api(status) => format!("{} {}", status.code, status.message.trim()),
         kube::Error::SerdeError(error) => {
-            format!("an answer that is not what was asked for: {error}")
+            format!("unexpected answer: {error}")
         }
         kube::Error::Service(error) => chain(error.as_ref()),
         other => chain(other),

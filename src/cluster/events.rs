@@ -1,4 +1,4 @@
-//! Events on the Node: a bounded number of them, spread over nodes, each with the time of what it tells.
+//! Events on the Node: a bounded number of them, spread over nodes, each with the time at which it happened.
 //!
 //! Written as the kubelet writes its own, `v1` Events in `default`: servers before 1.21 take Events about a Node in the newer
 //! form (which kube's `Recorder` writes) only in `kube-system`, and then with nothing that `kubectl describe node` would find.
@@ -22,13 +22,13 @@ use crate::report::status::{NodeEvent, Reason};
 pub const EVENTS_KEPT: usize = 64;
 /// Where Events about objects without a namespace are kept.
 const NAMESPACE: &str = "default";
-/// Who says it.
+/// The Event's source.
 const COMPONENT: &str = "egress-routes";
 /// Events that may be written in a row.
 const BURST: u32 = 10;
 /// One more for every such time that passes.
 const REFILL: Duration = Duration::from_secs(10);
-/// For how long an Event is tried: over a restart of the API server, and not until nobody wants to know any more.
+/// For how long an Event is tried: over a restart of the API server, and no longer than it is of interest.
 const TRIED: Duration = Duration::from_mins(10);
 /// The pauses between tries: a server that has too much to do gets no more of it.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
@@ -75,7 +75,7 @@ pub async fn publish_events(api: Api, mut events: broadcast::Receiver<Dated>) {
         let dated = match events.recv().await {
             Ok(dated) => dated,
             Err(broadcast::error::RecvError::Lagged(lost)) => {
-                tracing::debug!(lost, "Events were left out: there were too many");
+                tracing::debug!(lost, "Too many Events; some were dropped");
                 continue;
             }
             Err(broadcast::error::RecvError::Closed) => return,
@@ -90,7 +90,7 @@ pub async fn publish_events(api: Api, mut events: broadcast::Receiver<Dated>) {
             Ok(()) => complained = false,
             Err(error) if complained => tracing::debug!(error, "Writing an Event failed again"),
             Err(error) => {
-                tracing::warn!(error, reason = ?dated.happening.reason, "Writing an Event failed; it is given up");
+                tracing::warn!(error, reason = ?dated.happening.reason, "Writing an Event failed; giving up");
                 complained = true;
             }
         }
@@ -194,7 +194,7 @@ fn words(reason: Reason) -> (&'static str, &'static str) {
     }
 }
 
-/// What was said lately, the oldest first.
+/// Recent Events, the oldest first.
 #[derive(Debug, Default)]
 struct Said(VecDeque<Sentence>);
 
@@ -207,7 +207,7 @@ struct Sentence {
 }
 
 impl Said {
-    /// The Event that said the same, and how often.
+    /// The Event with the same sentence, and its count.
     fn before(&mut self, happening: &NodeEvent, now: Instant) -> Option<(String, i32)> {
         self.0.retain(|sentence| now - sentence.at < KEPT);
         let found = self
@@ -239,7 +239,7 @@ struct Bucket {
 }
 
 impl Bucket {
-    /// Takes a token, or says when there will be one.
+    /// Takes a token, or returns when there will be one.
     fn take(&mut self, now: Instant) -> Result<(), Instant> {
         let earned =
             u32::try_from((now - self.filled_at).as_secs() / REFILL.as_secs()).unwrap_or(u32::MAX);

@@ -1,4 +1,4 @@
-//! Takes the startup taint from this node: after the first verified apply, and again where somebody puts it back.
+//! Removes the startup taint from this node: after the first verified apply, and again if something adds it again.
 //!
 //! Clouds that keep the taints of a node pool put a removed one back. Without an end to that no pod would start on a node that has its
 //! routes; without a pause two programs would write against each other.
@@ -65,7 +65,7 @@ pub async fn remove(api: &Api, key: &str) -> usize {
                 tracing::warn!(
                     key,
                     error = explain(&error),
-                    "Removing the startup taint failed; will be tried again"
+                    "Removing the startup taint failed; retrying"
                 );
             }
             Err(error) => tracing::debug!(

@@ -1,6 +1,6 @@
-//! `--on-exit`: whether SIGTERM means "you are being replaced" or "you are being uninstalled".
+//! `--on-exit`: whether SIGTERM means replacement or uninstall.
 //!
-//! A replaced agent leaves its routes where they are, an uninstalled one takes them with it. The evidence is the agent's own
+//! A replaced agent leaves its routes in the kernel, an uninstalled one removes them. The evidence is the agent's own
 //! DaemonSet. An API that does not answer is no evidence of anything, and what is no evidence keeps the routes.
 //!
 //! `kubectl delete -f` deletes the DaemonSet and, milliseconds later, the service account and its rights; the pods are told
@@ -19,14 +19,14 @@ use tokio::time::{Instant, sleep};
 
 use crate::cluster::client::{Api, Backoff, code, explain};
 
-/// What `--on-exit` says.
+/// The value of `--on-exit`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnExit {
-    /// Routes stay.
+    /// Keep the routes.
     Keep,
-    /// Routes go, whatever the reason for the end.
+    /// Remove the routes, whatever the reason for the end.
     Cleanup,
-    /// Routes stay unless the agent's DaemonSet is gone or being deleted.
+    /// Keep the routes unless the agent's DaemonSet is deleted or being deleted.
     #[default]
     Auto,
 }
@@ -42,11 +42,11 @@ pub enum Verdict {
 
 /// How long to look for evidence. A pod has 30 s (terminationGracePeriodSeconds), and cleaning up takes some of them.
 const LOOK: Duration = Duration::from_secs(15);
-/// A refusal that lasts this long is meant. Time for rights that are replaced to be back, and for a successor to start.
+/// A refusal (401, 403) that lasts this long counts as an uninstall. Time for rights that are replaced to be back, and for a successor to start.
 const LASTING: Duration = Duration::from_secs(8);
 /// From one question to the next.
 const ASK_EVERY: Duration = Duration::from_millis(500);
-/// For how long a refusal may have been known before the agent is told to stop. In a large cluster it takes minutes from the deletion
+/// How long before SIGTERM a refusal may have begun. In a large cluster it takes minutes from the deletion
 /// of the DaemonSet until the last of its pods is reported: the garbage collector deletes some twenty a second.
 const FRESH: Duration = Duration::from_mins(2);
 /// The same where no refusal was noticed before: this long ago a request was granted. The agent asks for its node once a minute.
@@ -81,7 +81,7 @@ enum Answer {
     BeingDeleted,
     NotFound,
     Refused,
-    /// No answer, or one that says nothing of the DaemonSet.
+    /// No answer, or one that is no evidence about the DaemonSet.
     Nothing,
 }
 
@@ -142,7 +142,7 @@ impl Installation {
     }
 
     /// Called on SIGTERM with `--on-exit auto`. Takes up to 15 s where the evidence is doubtful, else a few requests.
-    /// `successor` says whether another agent waits to take over this node.
+    /// `successor` returns whether another agent waits to take over this node.
     pub async fn verdict(&self, successor: impl Fn() -> bool) -> Verdict {
         let asked_at = Instant::now();
         if !self.seen.load(Ordering::Relaxed) {
@@ -167,7 +167,9 @@ impl Installation {
                 return verdict;
             }
             if now - asked_at > LOOK {
-                return Verdict::Keep("the API does not say whether the DaemonSet is still there");
+                return Verdict::Keep(
+                    "the API server did not answer whether the DaemonSet still exists",
+                );
             }
             sleep(ASK_EVERY).await;
         }
@@ -183,7 +185,7 @@ impl Installation {
         match result {
             Ok(found) if found.metadata.deletion_timestamp.is_some() => Ok(Answer::BeingDeleted),
             Ok(_) => Ok(Answer::There),
-            // Only what the API server itself says of this object: a proxy in between has 404 pages, too.
+            // Only the API server's own answer about this object: a proxy in between has 404 pages too.
             Err(kube::Error::Api(status)) if status.code == 404 && status.reason == "NotFound" => {
                 Ok(Answer::NotFound)
             }
@@ -220,12 +222,13 @@ impl Case {
                 "the DaemonSet and the agent's rights are gone",
             )),
             Answer::Refused if !self.rights_were_there => Some(Verdict::Keep(
-                "the agent's rights were gone long before it was stopped",
+                "the agent's rights were removed long before it was stopped",
             )),
             Answer::Refused => {
                 let since = *self.refused_since.insert(refused_since.unwrap_or(now));
-                (now - since >= LASTING)
-                    .then_some(Verdict::Cleanup("the agent's rights went together with it"))
+                (now - since >= LASTING).then_some(Verdict::Cleanup(
+                    "the agent's rights were removed at the same time",
+                ))
             }
             Answer::Nothing => None,
         }

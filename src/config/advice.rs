@@ -49,9 +49,7 @@ pub(crate) fn template(text: &str) -> Option<&'static str> {
         || text.contains("{%")
         || text.strip_prefix('$').is_some_and(named)
     {
-        return Some(
-            "is a template that was not filled in; render it first, and check what comes out",
-        );
+        return Some("is a template that was not filled in; render it first, and check the result");
     }
     (text.starts_with('<') && text.ends_with('>'))
         .then_some("is a placeholder; put the real value in its place")

@@ -3,7 +3,7 @@
 //! Pure. Two sets that both apply to a node may not share a prefix. Without knowing the nodes,
 //! that is certain when one of the two has no selector, or when one selector implies the other:
 //! those are refused for the whole cluster. Two selectors that exclude each other may share what
-//! they like. Of the rest only a node can tell: it asks [`clashes`] about the sets that apply to
+//! they like. Only a node can decide the rest: it asks [`clashes`] about the sets that apply to
 //! it, and `check` warns.
 
 use std::cell::RefCell;

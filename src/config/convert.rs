@@ -1,6 +1,6 @@
 //! From routes of other operators, and from `ip route` lines, to a `routes.yaml`.
 //!
-//! Pure. What cannot be carried over is said, never guessed: the caller prints it beside the result.
+//! Pure. What cannot be carried over is reported, never guessed: the caller prints it beside the result.
 
 mod lines;
 mod resources;

@@ -145,7 +145,7 @@ impl<'f> PrefixReader<'f> {
         self.lists.get(key.as_str()).cloned().unwrap_or_default()
     }
 
-    /// Counts prefixes, and says so once when there are too many.
+    /// Counts prefixes, and reports once when there are too many.
     fn too_many(&mut self, reader: &mut Reader<'_>, more: usize, at: At, path: &Path<'_>) -> bool {
         let before = self.count;
         self.count = before.saturating_add(more);
@@ -300,7 +300,7 @@ fn read_list(reader: &mut Reader<'_>, files: &Files, name: &str, bytes: &[u8]) -
             source,
             At::START,
             None,
-            "holds no CIDR; if that is meant, take the file out of `destinationFiles`",
+            "holds no CIDR; if that is intended, remove the file from `destinationFiles`",
         );
     }
     prefixes

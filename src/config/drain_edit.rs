@@ -62,7 +62,7 @@ pub fn edit(text: &str, gateway: IpAddr, drain: bool) -> Result<Option<String>, 
 
 fn unknown(gateway: IpAddr) -> String {
     format!(
-        "the entries of {gateway} are written in a way that cannot be changed here: use `egress-routes edit`"
+        "the entries of {gateway} have a notation that cannot be changed here; use `egress-routes edit`"
     )
 }
 
@@ -154,7 +154,7 @@ fn without(text: &str, entry: Range<usize>) -> Option<Change> {
     Some(Change::new(entry.start..text.len() - rest.len(), ""))
 }
 
-/// An entry of a block map with its line; the first of a list's item, which shares its line with the dash, says `false` instead.
+/// An entry of a block map with its line; the first of a list's item, which shares its line with the dash, has `false` instead.
 fn without_line(text: &str, entry: Range<usize>) -> Change {
     let start = text[..entry.start].rfind('\n').map_or(0, |at| at + 1);
     if text[start..entry.start].trim().is_empty() {

@@ -44,10 +44,10 @@ impl<'n, 'a> Fields<'n, 'a> {
     }
 }
 
-/// What a mapping may hold, and what to say of a key that belongs elsewhere.
+/// What a mapping may hold, and the message for a key that belongs elsewhere.
 pub(crate) struct Keys {
     pub(crate) known: &'static [&'static str],
-    /// What to say of an unknown key, beyond the nearest known one.
+    /// The message for an unknown key, beyond the nearest known one.
     pub(crate) hint: fn(&str) -> Option<&'static str>,
 }
 
@@ -73,7 +73,7 @@ impl<'t> Reader<'t> {
         let from = node.at.raw_from(self.source.text);
         let message = match &node.value {
             Value::Map(_) if from.starts_with("{{") => {
-                "is a template that was not filled in; render it first, and check what comes out"
+                "is a template that was not filled in; render it first, and check the result"
                     .to_owned()
             }
             Value::Text(text) if let Some(what) = advice::template(text) => {
@@ -194,7 +194,7 @@ impl<'t> Reader<'t> {
                     node.at,
                     path,
                     format!(
-                        "{} is a {kind}; if {wanted} is meant, quote it: `\"{}\"`",
+                        "{} is a {kind}; to use it as {wanted}, quote it: `\"{}\"`",
                         quoted(raw),
                         cut(raw)
                     ),

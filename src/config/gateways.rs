@@ -1,4 +1,4 @@
-//! `gateways` and the keys beside it that say how they share the flows.
+//! `gateways` and the keys beside it that decide how they share the flows.
 //!
 //! Pure. Which of them carry what at a time is `routing::share`'s.
 
@@ -30,7 +30,7 @@ const GATEWAY: Keys = Keys {
     },
 };
 
-/// What a set says of its gateways.
+/// The gateways of a set.
 #[derive(Debug)]
 pub(crate) struct Gateways {
     /// In listed order.

@@ -80,7 +80,7 @@ impl Given {
         }
     }
 
-    /// Whether the place alone does not say which line of the text is meant.
+    /// Whether the place alone does not identify the line of the text.
     pub(crate) const fn is_vague(&self) -> bool {
         !matches!(self.place, Place::Block { .. })
     }

@@ -42,7 +42,7 @@ fn explain(value: &str, error: &PrefixError) -> String {
     advice::about_prefix(value, error)
 }
 
-/// What stands on each line, without comments and blanks, and where.
+/// The text of each line without comments and blanks, and its position.
 fn values(text: &str) -> impl Iterator<Item = (At, &str)> {
     lines(text)
         .zip(1u32..)

@@ -22,7 +22,7 @@ const NAMESPACE: &str = "kube-system";
 /// A `ConfigMap` that holds a `routes.yaml`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Found {
-    /// `namespace/name`, as far as it says.
+    /// `namespace/name`, as far as the manifest has them.
     pub name: String,
     /// Its keys, or why they are none.
     pub files: Result<Files, Vec<Problem>>,
@@ -191,7 +191,7 @@ impl Search<'_> {
             }
             return;
         }
-        // Items of a ConfigMapList need not say their kind.
+        // Items of a ConfigMapList need no `kind`.
         if kind == "ConfigMap" || (kind.is_empty() && depth < MAX_NESTED) {
             self.config_map(node, document);
         } else if let Some(what) = foreign::other_kind(node) {

@@ -86,7 +86,7 @@ pub struct Files {
 pub enum ListUnread {
     /// There is no such file.
     Missing,
-    /// Half a sentence that says what is wrong and what would be right, like "is a directory; expected a file".
+    /// Half a sentence: what is wrong and what would be right, like "is a directory; expected a file".
     Other(String),
 }
 
@@ -128,7 +128,7 @@ pub struct Checked {
     pub warnings: Vec<Warning>,
 }
 
-/// The list files that a `routes.yaml` names; sorted, distinct. None when it is no YAML: [`parse`] will say so.
+/// The list files that a `routes.yaml` names; sorted, distinct. None when it is no YAML: [`parse`] reports that.
 pub fn list_names(routes_yaml: &[u8]) -> Vec<String> {
     let key = b"destinationFiles";
     if routes_yaml.len() > MAX_FILE || !routes_yaml.windows(key.len()).any(|window| window == key) {
@@ -198,7 +198,7 @@ pub fn parse(files: &Files) -> Result<Checked, Problems> {
 }
 
 /// Parses bytes as `routes.yaml` and as the list file `aws.txt`, for fuzzers: it must neither panic nor take long,
-/// and what it says of a problem must be one line.
+/// and its text of a problem must be one line.
 pub fn check_any_bytes(routes_yaml: &[u8], list: &[u8]) {
     let keys = BTreeMap::from([
         (ROUTES_YAML.to_owned(), routes_yaml.to_vec()),

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, said so that a person can go to the place and mend it.
+//! What is wrong with a configuration, with the place and the fix.
 //!
 //! Pure. A problem is one line for logs, Events and annotations, and a picture with a caret for
 //! terminals. How many are kept is bounded; how many there were is not forgotten.

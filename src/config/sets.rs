@@ -76,7 +76,7 @@ const SET: Keys = Keys {
     },
 };
 
-/// What the tree says, before sets are compared with each other.
+/// What the tree holds, before sets are compared with each other.
 #[derive(Debug, Default)]
 pub(crate) struct Decoded {
     pub(crate) sets: Vec<RouteSet>,
@@ -250,7 +250,7 @@ impl Sets<'_> {
             // One in a hundred for a thousand sets, and then routes of one set would follow the other's gateways.
             if let Some(other) = self.groups.insert(id, name.to_owned()) {
                 let message = format!(
-                    "{} happens to get the nexthop group of {}; rename one of the two",
+                    "{} hashes to the same nexthop group ID as {}; rename one of the two",
                     quoted(name),
                     quoted(&other)
                 );

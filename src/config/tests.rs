@@ -274,7 +274,7 @@ fn an_alias_stands_for_the_value_it_names_and_its_faults_are_reported_where_they
     );
 }
 
-/// As insta does: what was said lies beside what was expected, to be looked at and moved.
+/// As insta does: writes the actual text beside the expected one, to be reviewed and moved.
 pub(super) fn settle(table: &str, wrong: &[String], right: &str) {
     if !wrong.is_empty() {
         let path = format!(
@@ -381,7 +381,7 @@ fn a_gateway_may_have_a_weight_and_may_be_drained() {
     assert_eq!(
         messages(&accepted(all)),
         [
-            "set `a`: every IPv4 gateway is drained, so they go on carrying new flows; keep one without `drain`"
+            "set `a`: every IPv4 gateway is drained, so they still carry new flows; keep one without `drain`"
         ]
     );
 }

@@ -138,7 +138,7 @@ fn all_drained(set: &RouteSet) -> Vec<Warning> {
         kind: WarningKind::NoEffect,
         set: Some(set.name.clone()),
         message: format!(
-            "set {}: every {family} gateway is drained, so they go on carrying new flows; keep one without `drain`",
+            "set {}: every {family} gateway is drained, so they still carry new flows; keep one without `drain`",
             quoted(&set.name)
         ),
     };
@@ -320,7 +320,7 @@ fn private(set: &RouteSet) -> Option<Warning> {
 fn idle_withdraw(set: &RouteSet) -> Option<Warning> {
     (set.leak_guard && set.when_down == WhenDown::Withdraw).then(|| {
         let message = format!(
-            "set {}: with `leakGuard: true` withdrawn traffic is dropped, as with `whenDown: blackhole`; take one of the two out if it should leave by another way",
+            "set {}: with `leakGuard: true` withdrawn traffic is dropped, as with `whenDown: blackhole`; remove one of the two if it should leave by another path",
             quoted(&set.name)
         );
         Warning::of_set(WarningKind::NoEffect, set, message)

@@ -96,7 +96,7 @@ pub(crate) struct Node<'a> {
 pub(crate) enum Value<'a> {
     Null,
     Bool(bool),
-    /// Its text is what [`At::raw`] says.
+    /// Its text is [`At::raw`].
     Number,
     Text(Cow<'a, str>),
     List(Vec<Node<'a>>),
@@ -276,7 +276,7 @@ fn explain(error: &serde_yaml::Error) -> SyntaxError {
     }
 }
 
-/// The decoder's sentences, but ours where it speaks of its own functions and limits.
+/// The decoder's sentences, but ours where it names its own functions and limits.
 struct Sentences;
 
 impl MessageFormatter for Sentences {
@@ -309,7 +309,7 @@ impl MessageFormatter for Sentences {
     }
 }
 
-/// What the decoder says of the commonest slips, and what a person can do about them.
+/// The decoder's messages for the commonest slips, with a fix.
 const HINTS: [(&str, &str); 7] = [
     (
         "recursion limit",
@@ -322,7 +322,7 @@ const HINTS: [(&str, &str); 7] = [
     ),
     (
         "invalid indentation in multiline quoted scalar",
-        "a quote is not closed, or its text goes on without being indented",
+        "a quote is not closed, or its text continues without indentation",
     ),
     (
         "unknown anchor",
@@ -338,7 +338,7 @@ const HINTS: [(&str, &str); 7] = [
     ),
 ];
 
-/// The place is said in front of the sentence, not after it.
+/// The place comes before the sentence, not after it.
 struct NoPlaces;
 
 impl Localizer for NoPlaces {

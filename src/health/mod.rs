@@ -76,9 +76,9 @@ pub enum Initial {
     CarriedOver(Health),
 }
 
-/// What is known of a gateway whose check is new to it: `is_wanted` reports which checks go on.
+/// What is known of a gateway whose check is new to it: `is_wanted` reports which checks continue.
 ///
-/// A check that nobody wants any more is the one that was edited, and its verdict stays until the new one has its own. That a
+/// A check that is no longer wanted is the one that was edited, and its verdict stays until the new one has its own. That a
 /// probe was ever answered is known of that probe only, unless the gateway is down: an edit must not call a dead gateway untested.
 pub fn carried_over(
     key: &ProbeKey,
@@ -221,11 +221,11 @@ impl Machine {
         }
         match self.state {
             State::Up => None,
-            // Not whether it answers at the moment: what a flapping gateway's reason says must not flap.
+            // Not whether it answers at the moment: a flapping gateway's reason must not flap.
             State::Down if self.doublings > 0 => {
                 let failure = self.failure.as_deref().unwrap_or("failed");
                 Some(format!(
-                    "{failure}; keeps going down, so it is up again after {} answers in a row",
+                    "{failure}; flapping: needs {} consecutive successes",
                     self.needed()
                 ))
             }
@@ -249,7 +249,7 @@ impl Machine {
     }
 
     fn failure(&mut self, now: Duration, why: String) -> Option<Transition> {
-        // The last words before the verdict stand: those of a dead gateway's later probes differ, and change nothing.
+        // The last reason before the verdict stays: those of a dead gateway's later probes differ, and change nothing.
         if self.state != State::Down || self.inherited {
             self.inherited = false;
             self.failure = Some(why);

@@ -9,7 +9,7 @@
 //! - [`through`]: either of them to a `target` beyond the gateway, whatever the routing table says.
 //!
 //! A probe that could not be sent for a local reason (permission, descriptors, buffers, a link that is
-//! down) says nothing of the gateway: it is reported, and is neither a success nor a failure.
+//! down) is no evidence about the gateway: it is reported, and is neither a success nor a failure.
 
 pub mod connect;
 pub mod echo;
@@ -34,7 +34,7 @@ use crate::config::Probe;
 use crate::health::{HealthView, Initial, Machine, ProbeKey, carried_over};
 use crate::net::prefix::Family;
 
-/// No check is probed more often than this, whatever its interval says.
+/// No check is probed more often than this, whatever its interval.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The first probe of a task comes at a random moment within one interval, and at the latest after this.
@@ -114,7 +114,7 @@ impl Probes {
         })
     }
 
-    /// No tasks yet; `make` says how each key is probed.
+    /// No tasks yet; `make` returns the prober of each key.
     pub fn with(make: impl Fn(&ProbeKey) -> Box<dyn Prober> + Send + 'static) -> Self {
         Self {
             make: Box::new(make),
@@ -301,7 +301,7 @@ fn socket_address(gateway: IpAddr, port: u16, path: &ProbePath) -> SocketAddr {
     }
 }
 
-/// What an error of a socket says: of the gateway and its network, or of this node.
+/// Whether a socket's error is the gateway's or its network's, or this node's.
 fn miss(doing: &str, error: &io::Error) -> Miss {
     let words = match error.kind() {
         io::ErrorKind::HostUnreachable => "host unreachable",

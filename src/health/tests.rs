@@ -208,7 +208,7 @@ fn a_gateway_that_flaps_every_two_seconds_for_an_hour_changes_membership_a_handf
     assert_eq!(fed.state(), State::Down);
     assert_eq!(
         fed.machine.health().reason.as_deref(),
-        Some("no answer within 1s; keeps going down, so it is up again after 20 answers in a row")
+        Some("no answer within 1s; flapping: needs 20 consecutive successes")
     );
     assert_eq!(fed.answers_until_up(), 20);
 }
@@ -364,7 +364,7 @@ fn what_an_edit_of_a_check_keeps_is_the_verdict_and_an_answer_counts_for_the_pro
     assert_eq!(carried(&down, &tcp, &[]), Some((State::Down, true)));
     let never = [(ping.clone(), health(State::Down, false))];
     assert_eq!(carried(&never, &tcp, &[]), Some((State::Down, false)));
-    // Another set's check goes on: it counts where it found the gateway down.
+    // Another set's check continues: it counts where it found the gateway down.
     let kept = [ping];
     assert_eq!(carried(&up, &tcp, &kept), None);
     assert_eq!(carried(&down, &tcp, &kept), Some((State::Down, true)));

@@ -22,7 +22,7 @@ impl Changes {
         Ok(Self(socket))
     }
 
-    /// Whether there was one. What cannot be said for sure counts as one.
+    /// Whether there was one. An uncertain case counts as one.
     pub(super) fn seen(&self) -> bool {
         let first = self.0.recv(&mut Vec::with_capacity(64), libc::MSG_DONTWAIT);
         first.map_or_else(|e| e.kind() != io::ErrorKind::WouldBlock, |_| true)

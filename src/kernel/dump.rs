@@ -152,7 +152,7 @@ pub fn read_buckets(
     Ok(())
 }
 
-/// `"blackhole": null` is how `ip` says yes.
+/// `ip` prints `"blackhole": null` for yes.
 fn present<'de, D: serde::Deserializer<'de>>(d: D) -> Result<bool, D::Error> {
     IgnoredAny::deserialize(d).map(|_| true)
 }
@@ -220,12 +220,12 @@ pub fn read_links(json: &[u8], kernel: &mut Kernel) -> Result<(), serde_json::Er
     Ok(())
 }
 
-/// What a batch said on stderr.
+/// A batch's stderr.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BatchErrors {
     /// The 1-based line and the kernel's words, for each line that the kernel refused.
     pub refused: Vec<(usize, String)>,
-    /// What was said last without a line number: `ip` did not understand a line and stopped there.
+    /// The last message without a line number: `ip` could not parse a line and stopped there.
     pub stopped: Option<String>,
 }
 
@@ -246,7 +246,7 @@ pub fn read_batch_errors(stderr: &str) -> BatchErrors {
             .or_else(|| line.strip_prefix("Error: "))
             .unwrap_or(line);
         let said = said.trim_end_matches('.');
-        // Of several lines the last ones say most; a bound because it is outside text.
+        // The last lines matter most; bounded because it is outside text.
         if words.len() + said.len() < 300 {
             if !words.is_empty() {
                 words.push_str("; ");

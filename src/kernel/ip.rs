@@ -44,7 +44,7 @@ pub const CHURN: &str = "churn: other IPv6 routes changed during each of several
 const CHURN_REPORTS: Duration = Duration::from_mins(10);
 /// The pause before the next try; doubles each time. What changes in bursts leaves such gaps.
 const CHURN_PAUSE: Duration = Duration::from_millis(10);
-/// What a pipe holds, where nobody asked for more.
+/// The default size of a pipe.
 const PIPE: usize = 64 * 1024;
 /// About as long as `ip` takes to fill it with routes.
 const FILLING: Duration = Duration::from_micros(500);
@@ -59,8 +59,8 @@ pub trait RouteTable {
     fn read(&self) -> impl Future<Output = anyhow::Result<Kernel>>;
     /// Nexthops, links and addresses only; takes a few milliseconds however many routes there are.
     fn read_nexthops(&self) -> impl Future<Output = anyhow::Result<Kernel>>;
-    /// Runs one batch of at most [`CHUNK`] lines. `Ok` says what was refused, not what was applied:
-    /// that only a read shows. `family` is for lines that do not say theirs.
+    /// Runs one batch of at most [`CHUNK`] lines. `Ok` holds what was refused, not what was applied:
+    /// that only a read shows. `family` is for lines that do not state theirs.
     fn write(
         &self,
         family: Option<Family>,
@@ -151,7 +151,7 @@ impl Ip {
         );
         set_blocking(&stdout)?;
         let ownership = self.ownership;
-        // On a thread of its own: what comes is read as it comes, and the agent goes on.
+        // On a thread of its own: what comes is read as it comes, and the agent continues.
         let parse = tokio::task::spawn_blocking(move || {
             let pipe = BufReader::with_capacity(PIPE, Gathering(stdout));
             saved::read_routes(pipe, family, &ownership)
@@ -305,7 +305,9 @@ async fn run_batch(
     let mut errors = dump::read_batch_errors(&String::from_utf8_lossy(&said));
     let killed = status.signal().is_some();
     if errors.stopped.is_none() && (killed || (errors.refused.is_empty() && !status.success())) {
-        errors.stopped = Some(format!("`ip -batch` ended with {status} and no word"));
+        errors.stopped = Some(format!(
+            "`ip -batch` ended with {status} and printed nothing"
+        ));
     }
     Ok((errors, out))
 }
@@ -322,13 +324,13 @@ impl std::fmt::Display for Unfit {
 
 impl std::error::Error for Unfit {}
 
-/// What `ip -V` says, judged.
+/// Whether the version that `ip -V` prints is new enough.
 fn is_fit(said: &str) -> Result<(), Unfit> {
     // "ip utility, iproute2-6.1.0, libbpf 1.1.2"; those before 5.7 carry a date: "iproute2-ss200127"
     let Some((_, version)) = said.split_once("iproute2-") else {
         let said = said.trim().chars().take(200).collect::<String>();
         return Err(Unfit(format!(
-            "`ip -V` says {said:?}: egress-routes needs `ip` from iproute2 5.12 or later"
+            "`ip -V` prints {said:?}: egress-routes needs `ip` from iproute2 5.12 or later"
         )));
     };
     let version = version
@@ -385,7 +387,7 @@ const fn family_flag(family: Family) -> &'static str {
     }
 }
 
-/// Once in a while: it goes on for as long as the others do.
+/// Once in a while: it lasts as long as the other program's changes.
 fn report_churn() {
     static LAST: Mutex<Option<Instant>> = Mutex::new(None);
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
@@ -458,7 +460,7 @@ async fn output_once(arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
         stdout.take(ANSWER_LIMIT + 1).read_to_end(&mut out).await?;
         if out.len() as u64 > ANSWER_LIMIT {
             return Err(std::io::Error::other(format!(
-                "it said more than {} MiB",
+                "it printed more than {} MiB",
                 ANSWER_LIMIT >> 20
             )));
         }
@@ -500,7 +502,7 @@ async fn finish<T, E: Into<anyhow::Error>>(
             let words = said
                 .lines()
                 .last()
-                .unwrap_or("it said nothing")
+                .unwrap_or("it printed nothing")
                 .trim()
                 .chars()
                 .take(200)
@@ -551,7 +553,7 @@ mod tests {
         );
         assert_eq!(
             why("BusyBox v1.36.1\n"),
-            "`ip -V` says \"BusyBox v1.36.1\": egress-routes needs `ip` from iproute2 5.12 or later"
+            "`ip -V` prints \"BusyBox v1.36.1\": egress-routes needs `ip` from iproute2 5.12 or later"
         );
     }
 }

@@ -126,7 +126,7 @@ struct RawRule {
     more: serde_json::Map<String, serde_json::Value>,
 }
 
-/// `"not": null` is how `ip` says yes.
+/// `ip` prints `"not": null` for yes.
 fn present<'de, D: serde::Deserializer<'de>>(d: D) -> Result<bool, D::Error> {
     IgnoredAny::deserialize(d).map(|_| true)
 }
@@ -332,7 +332,7 @@ impl RawMatch {
     }
 }
 
-/// `default` has no family of its own here, so that it is left out where nothing else says it.
+/// `default` has no family of its own here, so it is left out if nothing else shows it.
 fn destination(text: &str) -> Option<Prefix> {
     if text == "default" {
         return Some(Family::V4.everything());

@@ -64,7 +64,7 @@ const REOPEN: Duration = Duration::from_secs(5);
 /// What a notification is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Notice {
-    /// A route of somebody else, or a link or an address that no gateway depends on: matters for shadows and cuts.
+    /// A route of another program, or a link or an address that no gateway depends on: matters for shadows and cuts.
     Foreign,
     /// A policy rule changed: it may take packets past our routes.
     Rule,
@@ -74,7 +74,7 @@ pub enum Notice {
     Link,
 }
 
-/// The links that gateways are reached by, shared with whoever decides on routes: pods and Service addresses come and go on
+/// The links that gateways are reached by, shared with the code that decides on routes: pods and Service addresses come and go on
 /// others by the thousand.
 #[derive(Debug, Default)]
 pub struct GatewayLinks(Mutex<Option<BTreeSet<u32>>>);
@@ -128,7 +128,7 @@ fn classify(message: &[u8], protocol: u8, links: &GatewayLinks) -> Option<Notice
     }
 }
 
-/// Whether a route message is of somebody else, in a table that matters.
+/// Whether a route message is another program's, in a table that matters.
 fn is_foreign(message: &[u8], ownership: &Ownership) -> bool {
     let byte = |at: usize| message.get(HEADER + at).copied();
     byte(RTM_PROTOCOL).is_some_and(|protocol| protocol != ownership.protocol)

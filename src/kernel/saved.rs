@@ -1,4 +1,4 @@
-//! What `ip route save` prints: the kernel's own route messages, one after the other, behind a number that says so.
+//! What `ip route save` prints: the kernel's own route messages, one after the other, behind a magic number.
 //!
 //! Pure. Running `ip` is `kernel::ip`'s. For 50,000 routes through two gateways `ip -j route show` makes 10 MB of text and takes more than
 //! twice the time; and what a name means, a message does not leave to files of the host.
@@ -302,7 +302,7 @@ pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
         let length = usize::from(u16::from_ne_bytes([a, b]));
         let value = bytes.get(4..length)?;
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        // The upper two bits say how the value is laid out.
+        // The upper two bits are the layout of the value.
         Some((u16::from_ne_bytes([c, d]) & 0x3fff, value))
     })
 }

@@ -38,7 +38,7 @@ fn hash(bytes: &[u8]) -> u32 {
         & SPACE
 }
 
-/// A name for the set of a group whose set nobody knows; no configuration can have it.
+/// A name for the set of a group whose set is unknown; no configuration can have it.
 pub fn unknown_set(group: u32) -> String {
     format!("(group {group:#x})")
 }
@@ -101,12 +101,12 @@ pub fn unconfirmed(revision: &str) -> u32 {
     UNCONFIRMED | hash(revision.as_bytes())
 }
 
-/// The record of a revision that was taken back and must not be tried again.
+/// The record of a revision that was reverted and must not be tried again.
 pub fn rejected(revision: &str) -> u32 {
     REJECTED | hash(revision.as_bytes())
 }
 
-/// The record of the revision that the objects and routes were made from, once nothing speaks against it: its 48 bits in two halves,
+/// The record of the revision that the objects and routes were made from, once it is confirmed: its 48 bits in two halves,
 /// so that an agent that never saw its configuration can still report it. Empty for what is no revision.
 pub fn applied(revision: &str) -> Vec<u32> {
     let bits = u64::from_str_radix(revision, 16)

@@ -75,12 +75,12 @@ pub const fn value_of(address: IpAddr) -> u128 {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix(IpNetwork);
 
-/// Why a text is not a prefix. `Display` says what would be right.
+/// Why a text is not a prefix. `Display` includes what would be right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PrefixError {
     /// Bits after the length are set; holds the prefix that was probably meant.
     HostBits(Prefix),
-    /// Not an address and not a CIDR; holds a sentence that says why.
+    /// Not an address and not a CIDR; holds the reason as a sentence.
     Syntax(String),
 }
 

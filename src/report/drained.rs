@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use crate::report::status::{GatewayState, Status};
 
 /// Drained gateways that carry nothing any more and did before, or were not drained before. What an earlier agent
-/// knew is not told: such a gateway is not in `before`.
+/// knew is not reported: such a gateway is not in `before`.
 pub fn drained(before: &Status, after: &Status) -> Vec<IpAddr> {
     let before = empty(before);
     empty(after)

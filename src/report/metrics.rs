@@ -189,7 +189,7 @@ impl Metrics {
         );
         registry.register(
             "restored",
-            "Routes and nexthops put back after they had vanished",
+            "Routes and nexthops restored after they had vanished",
             self.restored.clone(),
         );
         registry.register(
@@ -204,7 +204,7 @@ impl Metrics {
         );
         registry.register(
             "rollbacks",
-            "Changes taken back because the API server was cut off",
+            "Changes reverted because the API server was cut off",
             self.rollbacks.clone(),
         );
     }
@@ -289,7 +289,7 @@ impl Metrics {
             .inc_by(count as u64);
     }
 
-    /// `count` routes or nexthops that had vanished were put back.
+    /// `count` routes or nexthops that had vanished were restored.
     pub fn restored(&self, count: usize) {
         self.restored.inc_by(count as u64);
     }
@@ -299,7 +299,7 @@ impl Metrics {
         self.ip_failures.inc();
     }
 
-    /// A change was taken back.
+    /// A change was reverted.
     pub fn rolled_back(&self) {
         self.rollbacks.inc();
     }

@@ -1,4 +1,4 @@
-//! What the agent says of itself: the value behind `status -o json`, `/status`, annotations, Events and gauges.
+//! The agent's report of itself: the value behind `status -o json`, `/status`, annotations, Events and gauges.
 //!
 //! Pure. Built by `agent` from a `resolve` result and a read-back; published by `report`, `http` and `metrics`.
 
@@ -91,7 +91,7 @@ impl fmt::Display for Problem {
 pub enum ProblemKind {
     /// The newest configuration was refused.
     ConfigRefused,
-    /// A change was taken back because the API server did not answer after it.
+    /// A change was reverted because the API server did not answer after it.
     RolledBack,
     /// A change waits for an answer of the API server.
     Unconfirmed,
@@ -126,7 +126,7 @@ pub enum Overall {
     Degraded,
     /// The newest configuration was refused.
     Invalid,
-    /// The newest configuration cut off the API server and was taken back.
+    /// The newest configuration cut off the API server and was reverted.
     RolledBack,
 }
 
@@ -246,9 +246,9 @@ pub enum Reason {
     GatewayUp,
     /// A set has no healthy gateway.
     NoHealthyGateway,
-    /// What vanished from the kernel was put back.
+    /// What vanished from the kernel was restored.
     RoutesRestored,
-    /// A change cut off the API server and was taken back.
+    /// A change cut off the API server and was reverted.
     RolledBack,
     /// An edit left this node without a route set: all of the agent's routes were removed.
     AllRoutesRemoved,

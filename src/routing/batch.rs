@@ -1,4 +1,4 @@
-//! Batch lines for `ip` (iproute2), and what tells our routes and nexthops from everybody else's.
+//! Batch lines for `ip` (iproute2), and the marks of our routes and nexthops.
 //!
 //! Pure. What to write is `diff`'s; running `ip` is `kernel::ip`'s. Only numbers are written where iproute2
 //! would also take names, because the names depend on files of the host.
@@ -19,7 +19,7 @@ pub const BUCKETS: u32 = 2048;
 /// field forget silent flows after about as long, so a flow that is moved was lost anyway.
 pub const IDLE_TIMER: u32 = 300;
 
-/// What tells our routes and nexthops from everybody else's, and where they go.
+/// The marks of our routes and nexthops, and their table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ownership {
     /// Route protocol number, also of nexthops.
@@ -114,7 +114,7 @@ pub enum Line<'a> {
 }
 
 impl Line<'_> {
-    /// Appends the line. Every attribute is said every time: `replace` drops what is not restated.
+    /// Appends the line. Every attribute is stated every time: `replace` drops what is not restated.
     pub fn render(&self, ownership: &Ownership, out: &mut String) {
         let protocol = ownership.protocol;
         // Writing to a String cannot fail.

@@ -210,7 +210,7 @@ pub struct RouteWrite {
     pub exists: bool,
 }
 
-/// Something foreign that stands where ours should.
+/// Something foreign in the place of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Conflict {
     /// A route with our key.
@@ -371,7 +371,7 @@ impl Plan {
             })
     }
 
-    /// The IPv6 blackholes, whose batch lines cannot say their family.
+    /// The IPv6 blackholes, whose batch lines cannot state their family.
     pub fn v6_blackholes(&self) -> impl Iterator<Item = Line<'_>> {
         self.nexthops.iter().filter_map(|(id, what)| match what {
             WantedNexthop::Blackhole(Family::V6) => Some(Line::BlackholeNexthop { id: *id }),

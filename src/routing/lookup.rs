@@ -91,7 +91,7 @@ pub fn render(packet: &Packet, out: &mut String) {
     let _ = writeln!(out, "route get fibmatch {}{packet}", packet.to);
 }
 
-/// What the kernel says of a packet.
+/// The kernel's answer for a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// It takes this route.
@@ -105,7 +105,7 @@ pub enum Answer {
 pub struct Match {
     /// Its destination.
     pub prefix: Option<Prefix>,
-    /// Its table; absent when an `ip` does not say it.
+    /// Its table; absent when `ip` does not print it.
     pub table: Option<u32>,
     /// Its protocol number.
     pub protocol: u8,
@@ -166,7 +166,7 @@ impl Match {
 pub struct Findings {
     /// By the set's name, empty where it is not known: destinations whose packets go elsewhere, and by what.
     pub bypassed: BTreeMap<String, Vec<Taken>>,
-    /// The same, each thing that takes packets once: what the message says.
+    /// The same for the message: each thing that takes packets once.
     pub by: Vec<String>,
     /// Rules that may take packets and that no lookup can show; each once, with the reason.
     pub not_evaluated: Vec<String>,
@@ -182,7 +182,7 @@ impl Findings {
             0 => String::new(),
             more => format!(", and {more} more"),
         };
-        Some(format!("traffic is taken past the routes: {first}{more}"))
+        Some(format!("traffic bypasses the routes: {first}{more}"))
     }
 
     /// Writes them into the sets that they concern, in place of what was found before; returns what concerns the whole node.

@@ -1,4 +1,4 @@
-//! What the API tells about this node, as far as routing needs it.
+//! The facts of this node from the API, as far as routing needs them.
 //!
 //! Pure values. Fetching and keeping them is `api`'s.
 

@@ -1,4 +1,4 @@
-//! Routes of others inside a destination: they go on winning, and a report says so.
+//! Routes of others inside a destination: they still win, and a report names them.
 //!
 //! Pure. That they win is `exclude`'s promise; what a route of the same prefix does is `exclude`'s to report.
 

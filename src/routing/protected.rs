@@ -1,6 +1,6 @@
 //! What no configuration can route: the protected ranges of a node, each with its reason; and whether a gateway can be a next hop there.
 //!
-//! Pure: reads a [`Kernel`] snapshot, [`Facts`] and the [`Config`], decides, never asks anybody.
+//! Pure: reads a [`Kernel`] snapshot, [`Facts`] and the [`Config`], and decides.
 //!
 //! What counts as an on-link subnet: the subnets of the links' addresses, and routes that the kernel, a
 //! router advertisement or DHCP made straight to a device (point-to-point peers, `noprefixroute`

@@ -1,4 +1,4 @@
-//! How the gateways of a set share its flows: weights, and how a gateway leaves without cutting anybody.
+//! How the gateways of a set share its flows: weights, and how a gateway leaves without breaking connections.
 //!
 //! Pure. Which gateways may carry anything is `resolve`'s. A gateway that leaves stays in its resilient group with a
 //! weight so small that it gets no new bucket: its idle buckets move at once, the others when they have been idle.

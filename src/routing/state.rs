@@ -93,7 +93,7 @@ pub struct Elsewhere {
     pub drops: Option<&'static str>,
 }
 
-/// What the kernel tells routes apart by. Protocol is not part of it.
+/// The kernel's key of a route. Protocol is not part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RouteKey {
     /// The destination.
@@ -126,7 +126,7 @@ pub enum Target {
     Stray(Box<str>),
 }
 
-/// A route of somebody else.
+/// A route of another program.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ForeignRoute {
     /// Its key.

@@ -51,7 +51,7 @@ pub async fn serve(listen: SocketAddr, pages: Pages) {
             Ok(listener) => break listener,
             Err(error) => {
                 if backoff.failures() == 0 {
-                    tracing::warn!(%listen, %error, "Listening failed; will be tried again, and all else goes on");
+                    tracing::warn!(%listen, %error, "Listening failed; retrying. Routing is not affected");
                 }
                 sleep(backoff.failed()).await;
             }

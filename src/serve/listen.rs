@@ -38,7 +38,7 @@ impl Listen {
             Self::At(address) if allow_global || !is_global(address.ip()) => return Ok(address),
             Self::At(address) => (
                 format!(
-                    "{} is a global address, where anybody may read gateways and counts; --listen-global allows it",
+                    "{} is a global address, where everybody can read gateways and counts; --listen-global allows it",
                     address.ip()
                 ),
                 match address {
@@ -168,7 +168,7 @@ mod tests {
         let words = parse("8.8.8.8:9465").unwrap().address(false).unwrap_err();
         assert_eq!(
             words.to_string(),
-            "8.8.8.8 is a global address, where anybody may read gateways and counts; --listen-global allows it; listening on 127.0.0.1:9465 instead"
+            "8.8.8.8 is a global address, where everybody can read gateways and counts; --listen-global allows it; listening on 127.0.0.1:9465 instead"
         );
         assert!(
             parse(":9465").unwrap().address(true).is_err(),

@@ -55,7 +55,7 @@ impl Peer {
         })
     }
 
-    /// Root, or whoever this process runs as: nobody else may speak for an agent, or keep one busy.
+    /// Root, or whoever this process runs as: nobody else may answer for an agent, or keep one busy.
     fn is_trusted(self) -> bool {
         self.uid == 0 || self.uid == own_uid()
     }
@@ -117,7 +117,7 @@ fn bind(name: &str) -> io::Result<StdListener> {
     address(name).and_then(|a| StdListener::bind_addr(&a))
 }
 
-/// `None`: nobody listens.
+/// `None`: no process listens.
 fn connect(name: &str) -> io::Result<Option<UnixStream>> {
     let stream = match address(name).and_then(|a| StdStream::connect_addr(&a)) {
         Ok(stream) => stream,
@@ -142,7 +142,7 @@ pub fn successor_waits() -> bool {
 }
 
 impl AgentSocket {
-    /// Waits until no other agent runs in this network namespace. `waits_for` hears at once, and once a minute, of who holds the place.
+    /// Waits until no other agent runs in this network namespace. `waits_for` is called at once, and once a minute, with the holder of the lock.
     pub async fn take(mut waits_for: impl FnMut(Holder)) -> anyhow::Result<Self> {
         let mut reported: Option<Instant> = None;
         let mut next = None;
@@ -290,7 +290,7 @@ pub async fn ask() -> anyhow::Result<Option<Status>> {
     };
     if json.is_empty() {
         ensure!(own_uid() == 0, "the agent answers only to root");
-        bail!("the agent has just started and knows nothing yet; ask again in a moment");
+        bail!("the agent has just started and has no status yet; ask again in a moment");
     }
     serde_json::from_slice(&json)
         .context("the answer on @egress-routes is not a status; is the agent of another version?")

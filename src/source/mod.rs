@@ -104,7 +104,7 @@ pub fn read(path: &Path) -> Result<Snapshot, SourceError> {
     read_as(path, Links::Followed)
 }
 
-/// The same for a directory that nobody vouches for: no symbolic link leads out of it, and all names in it are kept.
+/// The same for an untrusted directory: no symbolic link is followed out of it, and all names in it are kept.
 pub fn read_confined(path: &Path) -> Result<Snapshot, SourceError> {
     read_as(path, Links::Confined)
 }
@@ -267,8 +267,7 @@ fn read_file(path: &Path, within: Option<&Path>) -> Result<Vec<u8>, ListUnread> 
         && !is_within(&file, path, directory)
     {
         return Err(ListUnread::Other(
-            "is a link out of the directory, which is not followed; put the file itself there"
-                .to_owned(),
+            "is a link out of the directory; put the file itself there".to_owned(),
         ));
     }
     read_open(file, MAX_FILE)
@@ -336,7 +335,7 @@ fn kind_of(kind: fs::FileType) -> &'static str {
     }
 }
 
-/// The kernel's words, and ours where they do not say what would be right.
+/// The kernel's message, or a better one that includes the fix.
 fn explain(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::EACCES | libc::EPERM) => {
@@ -345,7 +344,7 @@ fn explain(error: &io::Error) -> String {
         Some(libc::ELOOP) => "is a loop of symbolic links; expected a file".to_owned(),
         Some(libc::ENOTDIR) => "has a file where a directory is expected".to_owned(),
         Some(libc::ENXIO) => {
-            "is a socket or device without anybody behind it; expected a file".to_owned()
+            "is a socket or device that nothing serves; expected a file".to_owned()
         }
         _ => format!("could not be read: {error}"),
     }

@@ -110,7 +110,7 @@ impl Watch {
     }
 }
 
-/// Whether somebody only looked, as the agent itself does after each nudge. Every other kind may be a swap.
+/// Whether the event is only a read, such as the agent's own after each trigger. Every other kind may be a swap.
 fn is_reading(kind: EventKind) -> bool {
     matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
 }

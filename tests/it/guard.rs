@@ -427,7 +427,7 @@ fn an_agent_killed_before_the_confirmation_takes_the_edit_back_at_its_next_start
 
     let happened = world.watched(|| {
         agent = world.agent(&FLAGS);
-        agent.wait_for("was taken back before the agent started", SOON);
+        agent.wait_for("was reverted before the agent started", SOON);
         a_few_resyncs();
     });
     assert_eq!(happened, "", "{}", agent.said());
@@ -564,7 +564,7 @@ fn an_api_server_that_goes_for_another_reason_delays_a_good_edit_and_does_not_pr
     );
     assert!(wait_until(SOON, || edited(&world)), "{}", agent.said());
     if taken_back {
-        agent.wait_for("applying it after all", SOON);
+        agent.wait_for("re-applying it", SOON);
     }
     a_few_resyncs();
     assert!(edited(&world), "{}", agent.said());

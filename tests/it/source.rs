@@ -240,7 +240,7 @@ fn whatever_stands_in_place_of_routes_yaml_is_named_and_never_waited_for() {
     let socket = std::os::unix::net::UnixListener::bind(&file).unwrap();
     assert_eq!(
         why(dir.path()),
-        "DIR/routes.yaml: is a socket or device without anybody behind it; expected a file"
+        "DIR/routes.yaml: is a socket or device that nothing serves; expected a file"
     );
     drop(socket);
     assert_eq!(

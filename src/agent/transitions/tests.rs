@@ -166,15 +166,15 @@ fn each_turn_of_a_guarded_change_has_its_line() {
     );
     assert!(
         words(&confirming, &back)
-            .starts_with("Error Revision b taken back: the API server did not answer")
+            .starts_with("Error Revision b reverted: the API server did not answer")
     );
     assert!(words(&confirming, &back).ends_with("[RolledBack]"));
     assert!(
         words(&confirming, &at(Stage::RollingBack, Some("b"), false))
-            .starts_with("Error New routes of revision b taken back")
+            .starts_with("Error New routes of revision b reverted")
     );
     assert_eq!(words(&back, &asked), "");
-    assert!(words(&asked, &at(Stage::Changing, Some("b"), true)).contains("applying it after all"));
+    assert!(words(&asked, &at(Stage::Changing, Some("b"), true)).contains("re-applying it"));
     assert!(
         words(&asked, &at(Stage::Settled, Some("b"), true)).contains("is confirmed as the cause")
     );
@@ -203,7 +203,7 @@ fn what_was_put_back_is_counted_in_words() {
     assert_eq!(
         lines(&Report::default(), &after),
         [
-            "Warn Routes restored: 3 routes and 1 nexthop had vanished and were put back [RoutesRestored]"
+            "Warn Routes restored: 3 routes and 1 nexthop had vanished and were restored [RoutesRestored]"
         ]
     );
     assert!(

@@ -1,4 +1,4 @@
-//! The text in the editor: problems go on top of it as comments, and come off again.
+//! The text in the editor: problems are added at the top as comments, and removed again.
 //!
 //! Pure.
 
@@ -17,7 +17,7 @@ pub(super) fn with_problems(text: &str, key: &str, problems: &Problems) -> Strin
     let more = problems.count() - shown.len();
     let above = 2 + shown.len() + usize::from(more > 0);
     let mut out = format!(
-        "{MARK}Refused, and not written. Correct it, or leave it as it is to give up.\n{MARK}These lines go away by themselves.\n"
+        "{MARK}Refused, and not written. Correct it, or close the editor without a change to give up.\n{MARK}These lines are removed automatically.\n"
     );
     for problem in shown {
         let mut problem = problem.clone();

@@ -36,7 +36,7 @@ pub(super) fn changes(old: &Config, new: &Config) -> Vec<String> {
         ));
     }
     if new.sets.is_empty() && !old.sets.is_empty() {
-        lines.push("No set is left: every route is removed from every node.".into());
+        lines.push("No set is left: all routes will be removed from every node.".into());
     }
     lines
 }
@@ -172,7 +172,7 @@ protected: [64.225.0.0/16]
         let none = changes(&config(BEFORE), &config("routes: []\n"));
         assert_eq!(
             none.last().unwrap(),
-            "No set is left: every route is removed from every node."
+            "No set is left: all routes will be removed from every node."
         );
     }
 

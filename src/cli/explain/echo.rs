@@ -97,7 +97,7 @@ async fn connect(to: SocketAddr, packet: &Packet) -> anyhow::Result<TcpStream> {
     if let Some(from) = packet.from {
         ensure!(
             packet.iif.is_none(),
-            "{from} is not one of the node's addresses, so that the node cannot fetch as it; leave `--from` out"
+            "{from} is not one of the node's addresses, so the node cannot fetch from it; omit `--from`"
         );
         socket
             .bind(&SocketAddr::new(from, 0).into())

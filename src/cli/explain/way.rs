@@ -1,4 +1,4 @@
-//! What a lookup means for one address: the set, what stands in the way, and where packets go.
+//! What a lookup means for one address: the set, what prevents it, and where packets go.
 //!
 //! Pure.
 
@@ -412,7 +412,7 @@ impl Way {
             ),
             (true, true) => (
                 Some(false),
-                "an address of this node itself: not what the lookup says".to_owned(),
+                "an address of this node itself: contradicts the lookup".to_owned(),
             ),
             (false, true) => (
                 Some(true),
@@ -420,7 +420,7 @@ impl Way {
             ),
             (false, false) => (
                 None,
-                "not an address of this node: something on the way translates it".to_owned(),
+                "not an address of this node: something on the path translates it".to_owned(),
             ),
         };
         self.echo = Some(Echo {
@@ -480,7 +480,7 @@ impl fmt::Display for Way {
         if let Some(remedy) = &self.remedy {
             line(
                 "remedy",
-                &format!("where nothing needs that route any more: {remedy}"),
+                &format!("if nothing needs that route any more: {remedy}"),
             )?;
         }
         if let Some(echo) = &self.echo {

@@ -141,7 +141,7 @@ impl Fleet {
             })
     }
 
-    /// What to do about nodes that nobody looks after.
+    /// A hint about nodes without an agent that still have routes.
     pub fn hint_at_unmanaged(&mut self) {
         let unmanaged = self.nodes.iter().filter(|row| row.status == UNMANAGED);
         if let Some(row) = unmanaged.clone().next() {

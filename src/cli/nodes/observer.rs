@@ -1,6 +1,6 @@
 //! Reads a cluster: the `ConfigMap`, the `DaemonSet`, the agents' pods and the nodes, from a kubeconfig.
 //!
-//! Needs list on nodes and get on the `ConfigMap`. Without list on pods or get on the `DaemonSet` it sees less, and a hint says what.
+//! Needs list on nodes and get on the `ConfigMap`. Without list on pods or get on the `DaemonSet` it sees less, and a hint reports what.
 //! What follows from it is decided elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -94,7 +94,7 @@ impl Observer {
         Ok(fleet)
     }
 
-    /// Pods that may not be seen, or of a `DaemonSet` that nobody has looked at yet, are no reason to fail.
+    /// Pods that cannot be listed, or a `DaemonSet` that has not been read yet, are no reason to fail.
     fn usable_pods(
         &self,
         pods: Result<Vec<Pod>, kube::Error>,
@@ -108,13 +108,13 @@ impl Observer {
         } = &self.args;
         let pods = match pods {
             Ok(pods) if pods.is_empty() && *installed == Installed::Unknown => {
-                hints.push(format!("hint: there are no pods of the agent in `{namespace}`; every node is taken to run it"));
+                hints.push(format!("hint: there are no pods of the agent in `{namespace}`; assuming that every node runs it"));
                 None
             }
             Ok(pods) => Some(pods),
             Err(error) if code(&error) == Some(403) => {
                 hints.push(format!(
-                    "hint: pods in `{namespace}` may not be listed; a node that has reported is taken to run the agent"
+                    "hint: pods in `{namespace}` cannot be listed (no permission); assuming that a node which has reported runs the agent"
                 ));
                 None
             }
@@ -122,7 +122,7 @@ impl Observer {
         };
         if pods.is_some() && *installed == Installed::Unknown {
             hints.push(format!(
-                "hint: the DaemonSet `{namespace}/{daemonset}` may not be read; a node without a pod that never reported is taken to need none"
+                "hint: the DaemonSet `{namespace}/{daemonset}` cannot be read (no permission); assuming that a node without a pod which never reported needs no agent"
             ));
         }
         if *installed == Installed::Not {

@@ -84,7 +84,7 @@ impl Agents {
         match self.pod(node) {
             Some(pod) if pod.ready => return Presence::Running,
             Some(_) => return Presence::NotReady,
-            // Nobody can say whether there is a pod: the report counts.
+            // Whether there is a pod is unknown: the report counts.
             None if self.pods.is_none() && reported && wanted != Some(false) => {
                 return Presence::Running;
             }
@@ -93,7 +93,7 @@ impl Agents {
         match wanted {
             Some(true) if self.lacks_pods() => Presence::Missing,
             Some(_) if reported => Presence::Unmanaged,
-            // Nobody can say whether there should be a pod: those that have reported need one; without any pods to see, all do.
+            // Whether there should be a pod is unknown: nodes that have reported need one; if no pods are visible, all do.
             None if self.pods.is_none() || reported => Presence::Missing,
             Some(_) | None => Presence::Absent,
         }

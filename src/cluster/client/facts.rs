@@ -1,4 +1,4 @@
-//! Keeps what the API tells about this node: one small read a minute.
+//! Keeps the API's facts of this node: one small read a minute.
 //!
 //! A round reads the node's metadata: labels for selectors, our annotations for `report`. Once per start the whole node
 //! is read, for its pod CIDRs. The addresses behind the `kubernetes` Service are read at the start, after any trouble with
@@ -29,7 +29,7 @@ const LATER_PAUSE: Duration = Duration::from_secs(10);
 const ENDPOINTS_EVERY: u32 = 30;
 /// For how long an address stays protected that was behind the Service: a server that restarts is back in a moment.
 const ENDPOINT_KEPT: Duration = Duration::from_hours(1);
-/// After so many failures in a row, some seconds, what is known is told although the addresses of the API servers are not.
+/// After so many failures in a row, some seconds, what is known is passed on although the addresses of the API servers are missing.
 const PATIENCE: u32 = 4;
 /// At most this often is the list of API servers read on request.
 const ASKED_EVERY: Duration = Duration::from_secs(10);
@@ -72,7 +72,7 @@ impl Watching {
     /// Reads the node now: the question that precedes a guarded change, and fresh labels for it. Publishes what it read.
     ///
     /// The first half of `limit` goes to a connection that is open already, which is all it costs a healthy server. One that died
-    /// unnoticed says nothing of the server, so the second half goes to a new one.
+    /// unnoticed is no evidence about the server, so the second half goes to a new one.
     pub async fn read_node(&self, limit: Duration) -> NodeRead {
         let begun = Instant::now();
         let (half, end) = (begun + limit / 2, begun + limit);
@@ -168,7 +168,7 @@ impl Keeper {
         }
     }
 
-    /// Whether somebody wants to know the API servers before `next`. Several edits in a row are one question.
+    /// Whether something asks for the API servers before `next`. Several edits in a row are one question.
     async fn asked_before(&self, asked: &Notify, next: Instant) -> bool {
         loop {
             tokio::select! {
@@ -184,13 +184,13 @@ impl Keeper {
         if self.backoff.failures() == 0 {
             tracing::warn!(
                 error,
-                "Reading this Node from the API failed; the last known labels, pod CIDRs and API servers stay"
+                "Cannot read this Node; keeping the last known labels, pod CIDRs and API servers"
             );
         } else {
             tracing::debug!(
                 error,
                 failures = self.backoff.failures(),
-                "Reading this Node from the API failed again"
+                "Cannot read this Node, still"
             );
         }
         self.endpoints_due = true;
@@ -273,7 +273,7 @@ impl Keeper {
             Err(error) if matches!(code(&error), Some(403 | 404)) => {
                 tracing::warn!(
                     error = explain(&error),
-                    "The addresses behind the `kubernetes` Service are not told; only its own address is protected"
+                    "The addresses behind the `kubernetes` Service are unknown; only the Service's own address is protected"
                 );
             }
             Err(error) => return Err(error),

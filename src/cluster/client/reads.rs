@@ -168,7 +168,7 @@ impl Reads {
     }
 }
 
-/// Both families; what cannot be read is left out and said.
+/// Both families; what cannot be read is left out and logged.
 fn pod_cidrs(node: &Node) -> Vec<Prefix> {
     let Some(spec) = &node.spec else {
         return Vec::new();

@@ -120,7 +120,7 @@ impl fmt::Display for Unanswered {
 impl std::error::Error for Unanswered {}
 
 impl From<kube::Error> for Unanswered {
-    /// Without kube's own wrapping, which says nothing to a person.
+    /// Without kube's own wrapping, which is of no use to a person.
     fn from(error: kube::Error) -> Self {
         match error {
             kube::Error::Service(cause) => Self::Failed(cause),
@@ -135,7 +135,7 @@ async fn send(
     memory: &Mutex<Memory>,
 ) -> Result<Response<Full<Bytes>>, Unanswered> {
     let mut heard = false;
-    // Everybody may ask for the version: it says nothing of what this agent may.
+    // Everybody may ask for the version: it is no evidence of this agent's rights.
     let tells = request.uri().path() != VERSION;
     let exchange = async {
         let response = raw.send(request).await.map_err(Unanswered::from)?;

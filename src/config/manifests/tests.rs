@@ -1,4 +1,4 @@
-//! Which streams hold a configuration, and what is said of those that do not.
+//! Which streams hold a configuration, and the messages for those that do not.
 
 use super::*;
 use crate::config::parse;

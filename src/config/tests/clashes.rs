@@ -131,7 +131,7 @@ fn two_names_with_one_nexthop_group_are_refused() {
     assert_eq!(
         said(&files(text, &[])),
         format!(
-            "routes.yaml:5:9: routes[1].name: `{b}` happens to get the nexthop group of `{a}`; rename one of the two"
+            "routes.yaml:5:9: routes[1].name: `{b}` hashes to the same nexthop group ID as `{a}`; rename one of the two"
         )
     );
 }

@@ -107,7 +107,7 @@ fn bytes_that_are_no_text_are_refused_in_these_words() {
     let lists: &[(&[u8], &str)] = &[
         (
             b"",
-            "aws.txt:1:1: holds no CIDR; if that is meant, take the file out of `destinationFiles`",
+            "aws.txt:1:1: holds no CIDR; if that is intended, remove the file from `destinationFiles`",
         ),
         (
             b"192.0.2.0/24\n\xe9\n",

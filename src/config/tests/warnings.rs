@@ -78,7 +78,7 @@ fn a_set_that_misses_its_aim_is_warned_of() {
     assert_eq!(
         warned(&one("  destinations: [192.0.2.0/24, 0.0.0.0]\n")),
         [
-            "set `a`: `0.0.0.0` in `destinations` is one address, which nobody has; for all IPv4 addresses write `0.0.0.0/0`"
+            "set `a`: `0.0.0.0` in `destinations` is a single address that no machine has; for all IPv4 addresses write `0.0.0.0/0`"
         ]
     );
     assert_eq!(
@@ -87,7 +87,7 @@ fn a_set_that_misses_its_aim_is_warned_of() {
             one("  destinations: [192.0.2.0/24]\n")
         )),
         [
-            "`::` in `protected` is one address, which nobody has; for all IPv6 addresses write `::/0`"
+            "`::` in `protected` is a single address that no machine has; for all IPv6 addresses write `::/0`"
         ]
     );
     let empty = |except: &str, protected: &str| {
@@ -152,7 +152,7 @@ fn lists_that_no_set_names_and_a_withdrawal_that_a_leak_guard_undoes_are_warned_
     assert_eq!(
         messages(&checked),
         [
-            "set `a`: with `leakGuard: true` withdrawn traffic is dropped, as with `whenDown: blackhole`; take one of the two out if it should leave by another way",
+            "set `a`: with `leakGuard: true` withdrawn traffic is dropped, as with `whenDown: blackhole`; remove one of the two if it should leave by another path",
             "2 list files that no set names under `destinationFiles`: `b.txt`, `c.list`",
         ]
     );

@@ -34,7 +34,7 @@ pub(super) fn zeros(key: &str, set: Option<&RouteSet>, prefixes: &[Prefix]) -> V
             kind: WarningKind::BareZero,
             set: set.map(|set| set.name.clone()),
             message: format!(
-                "{of}`{address}` in `{key}` is one address, which nobody has; for all {family} addresses write `{address}/0`"
+                "{of}`{address}` in `{key}` is a single address that no machine has; for all {family} addresses write `{address}/0`"
             ),
         }
     });

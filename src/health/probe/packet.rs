@@ -115,7 +115,7 @@ pub(super) struct Syn {
     sequence: u32,
 }
 
-/// What the target said to a [`Syn`].
+/// The target's answer to a [`Syn`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Said {
     /// It would open the connection.
@@ -160,7 +160,7 @@ impl Syn {
         Ok(bytes)
     }
 
-    /// What this IP packet says to it; `None` when it is not an answer.
+    /// The answer in this IP packet; `None` when it is not one.
     pub(super) fn answer(&self, packet: &[u8]) -> Option<Said> {
         let Some(TransportSlice::Tcp(tcp)) = transport(packet) else {
             return None;

@@ -12,7 +12,7 @@ use tokio::net::UdpSocket;
 
 use crate::net::prefix::Family;
 
-/// Answers that wait to be read. Small: between probes nobody reads.
+/// Answers that wait to be read. Small: between probes nothing reads them.
 const RECEIVE_BUFFER: usize = 16 * 1024;
 
 /// A packet socket (needs `NET_RAW`).

@@ -27,7 +27,7 @@ const V6_CONNECTED: u32 = 256;
 /// Why a line did nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The kernel refuses; the batch goes on.
+    /// The kernel refuses; the batch continues.
     Kernel(&'static str),
     /// `ip` does not understand; the batch ends.
     Parser,

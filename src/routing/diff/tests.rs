@@ -72,7 +72,7 @@ fn as_found(kernel: &Kernel, ownership: &Ownership) -> Wanted {
                 };
                 wanted.groups.insert(*id, group);
             }
-            // The kernel does not tell a blackhole's family; those that `nexthop_id` makes are known.
+            // The kernel does not show a blackhole's family; those that `nexthop_id` makes are known.
             NexthopKind::Blackhole => {
                 if let Some(family) = nexthop_id::blackhole_family(*id) {
                     wanted

@@ -414,7 +414,7 @@ fn until_the_api_answers_a_split_destination_keeps_the_pieces_that_the_kernel_ha
             "203.0.113.64/28"
         ]
     );
-    // Once it answers, what it tells decides.
+    // Once it answers, its facts decide.
     let selected = node.select(&[of_set("one", &destination, &[])]);
     assert!(
         selected[0]

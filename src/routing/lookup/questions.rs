@@ -53,7 +53,7 @@ impl Check<'_> {
         if rules.lead_all_to(table) {
             return packets;
         }
-        // Another table than `main`: the rules that lead to it say for whom the routes are.
+        // Another table than `main`: the rules that lead to it decide for whom the routes are.
         let leading = rules
             .0
             .iter()

@@ -346,7 +346,7 @@ fn routes_in_a_table_that_no_rule_leads_to_are_a_problem_of_the_node() {
     );
     let mut sets = scene.sets.clone();
     assert_eq!(findings.report(&mut sets).len(), 1);
-    // A rule that leads to it says for whom the routes are.
+    // A rule that leads to it decides for whom the routes are.
     scene.rule(Rule {
         action: Action::Table(100),
         ..by_mark(9)

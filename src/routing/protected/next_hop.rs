@@ -44,7 +44,7 @@ pub fn next_hop(gateway: IpAddr, kernel: &Kernel) -> Result<Box<str>, String> {
     }
 }
 
-/// What no route can make right: addresses that are nobody's or the node's, and ends of its subnets.
+/// What no route can make right: addresses of nobody or of the node, and ends of its subnets.
 fn never(gateway: IpAddr, kernel: &Kernel) -> Result<(), String> {
     let reserved =
         matches!(gateway, IpAddr::V4(v4) if v4.octets()[0] == 0 || v4.octets()[0] >= 240);
@@ -107,7 +107,7 @@ fn best_matches(gateway: IpAddr, kernel: &Kernel) -> Vec<&ForeignRoute> {
 }
 
 fn off_link(gateway: IpAddr, kernel: &Kernel, route: Option<&ForeignRoute>) -> String {
-    // IPv4 routes vanish with their link, so the link says it better than the routes that are left.
+    // IPv4 routes vanish with their link, so the link shows it better than the routes that are left.
     let on = |link: &&Link| {
         !link.carries()
             && link

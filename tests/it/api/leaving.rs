@@ -79,7 +79,7 @@ async fn when_rights_and_service_account_went_as_well_the_routes_go_unless_a_suc
     installed.delete();
     assert_eq!(
         installation.verdict(|| false).await,
-        Verdict::Cleanup("the agent's rights went together with it")
+        Verdict::Cleanup("the agent's rights were removed at the same time")
     );
     assert!(matches!(
         installation.verdict(|| true).await,
@@ -141,7 +141,7 @@ async fn a_service_account_that_was_created_again_minutes_ago_is_no_uninstall() 
     tokio::time::resume();
     assert_eq!(
         installation.verdict(|| false).await,
-        Verdict::Keep("the agent's rights were gone long before it was stopped")
+        Verdict::Keep("the agent's rights were removed long before it was stopped")
     );
 }
 

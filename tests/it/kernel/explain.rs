@@ -236,7 +236,7 @@ fn what_takes_packets_elsewhere_is_named() {
       rule      policy rule 32766 (from all lookup main)
       gateway   10.116.0.5 up, active
       verdict   packets to 20.1.2.3 go by 20.0.0.0/8 via 192.0.2.1 dev eth0: set `list` is shadowed by this route of route protocol 4, whose metric 50 is lower
-      remedy    where nothing needs that route any more: ip route del 20.0.0.0/8 via 192.0.2.1 dev eth0 proto static metric 50
+      remedy    if nothing needs that route any more: ip route del 20.0.0.0/8 via 192.0.2.1 dev eth0 proto static metric 50
     exit 1
     ");
     node.lab.batch("nd", "route add default via 192.0.2.1 dev eth0 table 100\nrule add from 10.244.0.7 lookup 100 priority 1536\nrule add fwmark 0x80 priority 900 prohibit\n");
@@ -281,7 +281,7 @@ fn without_an_agent_the_kernel_speaks_for_itself_and_a_wrong_question_is_an_erro
     exit 2
     ");
     insta::assert_snapshot!(node.explain("2001:db8:9::1 --from 2001:db8:7::1"), @r"
-    error: 2001:db8:7::1 is not one of the node's addresses, and no interface leads to it, so that no packet of it comes in here
+    error: 2001:db8:7::1 is not one of the node's addresses, and no interface leads to it, so no packet from it arrives here
     exit 2
     ");
 }
@@ -339,7 +339,7 @@ fn the_far_side_confirms_the_explanation_or_contradicts_it() {
       rule      policy rule 32766 (from all lookup main)
       gateway   10.116.0.5 up, active
       verdict   packets to 34.160.111.145 take set `a` by gateway 10.116.0.5
-      echo      http://34.160.111.145:8080/ip saw 192.0.2.2, an address of this node itself: not what the lookup says
+      echo      http://34.160.111.145:8080/ip saw 192.0.2.2, an address of this node itself: contradicts the lookup
     exit 1
     ");
 }

@@ -48,20 +48,28 @@ fn node_with(more: &str, top: &str) -> (Node, Running) {
 impl Node {
     /// Two checks after now have found nothing.
     fn stays_ready(&self, agent: &Running) {
-        let before = agent.said().matches("raffic is taken past").count();
+        let before = agent.said().matches("bypasses the routes").count();
         let start = Instant::now();
         let rounds = wait_until(LIMIT, || {
             assert_eq!(self.status()["status"], "Ready", "{:#}", self.status());
             start.elapsed() > Duration::from_secs(3)
         });
-        let now = agent.said().matches("raffic is taken past").count();
+        let now = agent.said().matches("bypasses the routes").count();
         assert!(rounds && now == before, "{}", agent.said());
     }
 
     fn is_bypassed_by(&self, rule: &str) -> serde_json::Value {
-        let status = self.becomes("Degraded");
-        let message = status["message"].as_str().unwrap();
-        assert!(message.contains(rule), "{message}\nlacks {rule}");
+        // A rule that is added between the read of the rules and the lookups is named by the next check, which follows at once.
+        let named = || {
+            let status = self.becomes("Degraded");
+            status["message"].as_str().unwrap().contains(rule)
+        };
+        assert!(
+            wait_until(LIMIT, named),
+            "{:#}\nlacks {rule}",
+            self.status()
+        );
+        let status = self.status();
         assert_eq!(status["problems"][0]["kind"], "bypassed", "{status:#}");
         assert!(
             !status["sets"][0]["bypassed"].as_array().unwrap().is_empty(),
@@ -83,7 +91,7 @@ fn a_rule_for_one_pod_that_leads_elsewhere_is_found_and_named_and_when_it_goes_a
     assert!(
         agent
             .said()
-            .contains("Traffic is taken past the routes: policy rule 1536"),
+            .contains("Traffic bypasses the routes: policy rule 1536"),
         "{}",
         agent.said()
     );
@@ -96,10 +104,10 @@ fn a_rule_for_one_pod_that_leads_elsewhere_is_found_and_named_and_when_it_goes_a
     assert!(
         agent
             .said()
-            .contains("No traffic is taken past the routes any more")
+            .contains("Traffic no longer bypasses the routes")
     );
     assert_eq!(
-        agent.said().matches("Traffic is taken past").count(),
+        agent.said().matches("Traffic bypasses").count(),
         1,
         "once: {}",
         agent.said()
