@@ -23,6 +23,7 @@ def main(binary):
     rounds, idle = int(os.environ.get("ROUNDS", 5)), int(os.environ.get("IDLE", 120))
     folder = os.environ.get("PAGE") or ("docs" if sizes == SIZES else "target/bench")
     os.makedirs(f"{folder}/images", exist_ok=True)
+    machine = page.machine(binary)
     load, begin = os.getloadavg()[0], time.perf_counter()
     kernel.make_network()
     results = Results()
@@ -43,8 +44,9 @@ def main(binary):
     contest.idle(max(sizes), idle)
     progress(f"idle for {idle} s")
     checked = limits.check(results, sizes, os.path.getsize(binary))
-    machine = page.machine(load, rounds, time.perf_counter() - begin)
-    page.write(folder, results, sizes, checked, machine)
+    minutes = (time.perf_counter() - begin) / 60
+    about = f"{machine} Rounds: {rounds}, in {minutes:.0f} minutes; the load average when they began was {load:.2f}."
+    page.write(folder, results, sizes, checked, about)
     for line in limits.printed(checked):
         print(line)
     print(f"bench: wrote {folder}/benchmarks.md")

@@ -33,8 +33,8 @@ def first_match(pattern, text):
     return found[1] if found else "unknown"
 
 
-def machine(load, rounds, seconds):
-    """The machine and the run, in words."""
+def machine(binary):
+    """The machine and the programs, in words."""
     with open("/proc/cpuinfo", encoding="utf-8") as text:
         cpuinfo = text.read()
     with open("/proc/version", encoding="utf-8") as text:
@@ -44,9 +44,9 @@ def machine(load, rounds, seconds):
     ip = first_match(r"iproute2-([\d.]+)", subprocess.run(["ip", "-V"], check=True, capture_output=True, text=True).stdout)
     cores = len(re.findall(r"^processor", cpuinfo, re.M))
     model = first_match(r"model name\s*: (.*)", cpuinfo)
+    program = subprocess.run([binary, "--version"], check=True, capture_output=True, text=True).stdout.split("\n")[0]
     return (
-        f"{cores} cores ({model}), {memory:.0f} GiB, Linux {kernel}, iproute2 {ip}, pyroute2 {version('pyroute2')} on Python {python_version()}. "
-        f"{rounds} rounds in {seconds / 60:.0f} minutes; the load average when it began was {load:.2f}."
+        f"{cores} cores ({model}), {memory:.0f} GiB, Linux {kernel}, iproute2 {ip}, pyroute2 {version('pyroute2')} on Python {python_version()}, with `{program}`."
     )
 
 
@@ -54,8 +54,14 @@ def cell(values, unit="s"):
     """Median and spread."""
     if not values:
         return "–"
-    middle = number(median(values), unit)
-    return middle if len(values) == 1 else f"{middle} ({number(min(values), unit)} to {number(max(values), unit)})"
+    middle, least, most = (number(value, unit) for value in (median(values), min(values), max(values)))
+    if len(values) == 1:
+        return middle
+    shared = middle.partition(" ")[2]
+    if least.endswith(f" {shared}") and most.endswith(f" {shared}"):
+        middle, least = middle.removesuffix(f" {shared}"), least.removesuffix(f" {shared}")
+        return f"{middle} ({least} to {most.removesuffix(f' {shared}')}) {shared}"
+    return f"{middle} ({least} to {most})"
 
 
 def table(head, rows):

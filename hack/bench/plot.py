@@ -1,10 +1,11 @@
 """Line plots as SVG, readable on light and dark pages; not a plotting library: logarithmic axes, and whiskers from least to most."""
 
 import math
+from statistics import median
 from xml.sax.saxutils import escape
 
-WIDTH, HEIGHT = 760, 420
-LEFT, RIGHT, TOP, BOTTOM = 70, 200, 46, 48
+WIDTH, HEIGHT = 860, 420
+LEFT, RIGHT, TOP, BOTTOM = 70, 290, 46, 48
 LIGHT = ("#0550ae", "#bc4c00", "#116329", "#8250df", "#9a6700", "#57606a", "#a40e26")
 DARK = ("#79c0ff", "#ffa657", "#7ee787", "#d2a8ff", "#e3b341", "#b1bac4", "#ff7b72")
 
@@ -18,7 +19,7 @@ def colours(paper, text, quiet, grid, series):
 
 STYLE = f"""
 svg {{ font: 13px system-ui, sans-serif; }} .name {{ font-weight: 600; }}
-.line {{ fill: none; stroke-width: 2; }} .first .line {{ stroke-width: 3.5; }} .whisker {{ stroke-width: 1.2; }}
+.line {{ fill: none; stroke-width: 2; }} .strong .line {{ stroke-width: 3.5; }} .whisker {{ stroke-width: 1.2; }}
 {colours("#ffffff", "#24292f", "#57606a", "#d8dee4", LIGHT)}
 @media (prefers-color-scheme: dark) {{
 {colours("#0d1117", "#e6edf3", "#9198a1", "#30363d", DARK)}
@@ -37,7 +38,7 @@ def number(value, unit):
 
 
 def lines(title, series, unit):
-    """A picture of series, each a name and a dictionary from size to values; the first one is drawn stronger."""
+    """A picture of series, each a name and a dictionary from size to values; the agent's own is drawn stronger."""
     sizes = sorted({size for _, points in series for size in points})
     values = [value for _, points in series for some in points.values() for value in some if value > 0]
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
@@ -50,7 +51,8 @@ def lines(title, series, unit):
         return HEIGHT - BOTTOM - (math.log10(max(value, 10**low)) - low) / ((high - low) or 1) * (HEIGHT - TOP - BOTTOM)
 
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
+        f"<title>{escape(title)}</title>",
         f'<style>{STYLE}</style><rect class="paper" width="{WIDTH}" height="{HEIGHT}"/>',
         f'<text x="{LEFT}" y="24" font-size="15" font-weight="600">{escape(title)}</text>',
     ]
@@ -65,9 +67,9 @@ def lines(title, series, unit):
     out.append(f'<text class="quiet" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">prefixes</text>')
     names = []
     for index, (name, points) in enumerate(series):
-        middles = [(size, sorted(points[size])[len(points[size]) // 2]) for size in sorted(points)]
+        middles = [(size, median(points[size])) for size in sorted(points)]
         path = " ".join(f"{across(size):.1f},{up(value):.1f}" for size, value in middles)
-        out.append(f'<g class="s{index}{" first" if index == 0 else ""}"><polyline class="line" points="{path}"/>')
+        out.append(f'<g class="s{index}{" strong" if name == "egress-routes" else ""}"><polyline class="line" points="{path}"/>')
         for size, value in middles:
             x, least, most = across(size), min(points[size]), max(points[size])
             out.append(f'<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{up(least):.1f}" y2="{up(most):.1f}"/>')
