@@ -92,6 +92,12 @@ impl RouteSet {
     pub fn share(&self, gateway: IpAddr) -> Share {
         self.shares.get(&gateway).copied().unwrap_or_default()
     }
+
+    /// Its gateways that shall leave.
+    pub fn drained(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let drained = self.shares.iter().filter(|(_, share)| share.drain);
+        drained.map(|(gateway, _)| *gateway)
+    }
 }
 
 /// What happens when no gateway of a set is healthy.

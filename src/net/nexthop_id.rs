@@ -20,13 +20,14 @@ const REJECTED: u32 = 0x5000_0000;
 const APPLIED_HIGH: u32 = 0x6000_0000;
 const APPLIED_LOW: u32 = 0x7000_0000;
 const SPACE: u32 = 0x0fff_ffff;
-// The upper half is that of duplicates: 26 bits of the gateway's id, and 5 of the duplicate's number.
+// The upper half is that of duplicates: 25 bits of the gateway's id, and 6 of the duplicate's number.
 const DUPLICATE: u32 = 0x8000_0000;
-const NUMBER_BITS: u32 = 5;
-const OF_GATEWAY: u32 = 0x03ff_ffff;
+const NUMBER_BITS: u32 = 6;
+const OF_GATEWAY: u32 = 0x01ff_ffff;
+const DRAINED: u32 = (1 << NUMBER_BITS) - 1;
 
 /// How many duplicates a gateway's object may have.
-pub const DUPLICATES: u32 = (1 << NUMBER_BITS) - 1;
+pub const DUPLICATES: u32 = DRAINED - 1;
 
 fn hash(bytes: &[u8]) -> u32 {
     let digest = digest(&SHA256, bytes);
@@ -70,7 +71,17 @@ pub fn gateways(addresses: &BTreeSet<IpAddr>) -> BTreeMap<IpAddr, u32> {
 
 /// The id of a further nexthop object of a gateway with this id; `number` is 1 to [`DUPLICATES`].
 pub const fn duplicate(gateway: u32, number: u32) -> u32 {
-    DUPLICATE | (gateway & OF_GATEWAY) << NUMBER_BITS | number & DUPLICATES
+    DUPLICATE | (gateway & OF_GATEWAY) << NUMBER_BITS | number & DRAINED
+}
+
+/// The id of an unused duplicate that records that the gateway is drained, for an agent that does not know the configuration.
+pub const fn drained(gateway: u32) -> u32 {
+    duplicate(gateway, DRAINED)
+}
+
+/// Whether an id is such a record.
+pub const fn is_drained(id: u32) -> bool {
+    is_duplicate(id) && id & DRAINED == DRAINED
 }
 
 /// Whether an id is that of a duplicate.
@@ -175,8 +186,10 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         let all: BTreeSet<u32> = ids.iter().flat_map(duplicates).collect();
-        assert_eq!(all.len(), ids.len() * 31);
-        assert!(all.iter().all(|id| is_duplicate(*id) && !is_revision(*id)));
+        assert_eq!(all.len(), ids.len() * 62);
+        let of_use = |id: &u32| is_duplicate(*id) && !is_drained(*id) && !is_revision(*id);
+        assert!(all.iter().all(of_use));
+        assert!(ids.iter().all(|id| is_drained(drained(*id))));
         assert!(ids.iter().all(|id| id & !SPACE == GATEWAYS));
     }
 

@@ -4,7 +4,6 @@
 //! Nothing here decides anything, and nothing here reads a clock.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -16,7 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::report::status::{GatewayState, Overall, Status};
+use crate::report::status::{GatewayState, GatewayStatus, Overall, Status};
 
 /// What `/metrics` is served as.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -35,6 +34,7 @@ pub struct Metrics {
     routes: Family<RouteLabels, Gauge>,
     gateway_up: Family<GatewayLabels, Gauge>,
     gateway_rtt: Family<GatewayLabels, Ratio>,
+    gateway_draining: Family<GatewayLabels, Gauge>,
     config_valid: Gauge,
     config_info: Family<RevisionLabel, Gauge>,
     config_last_success: Ratio,
@@ -127,6 +127,7 @@ impl Metrics {
             routes: Family::default(),
             gateway_up: Family::default(),
             gateway_rtt: Family::default(),
+            gateway_draining: Family::default(),
             config_valid: Gauge::default(),
             config_info: Family::default(),
             config_last_success: Gauge::default(),
@@ -161,6 +162,11 @@ impl Metrics {
             "gateway_rtt_seconds",
             "Round-trip time of the last successful probe",
             self.gateway_rtt.clone(),
+        );
+        registry.register(
+            "gateway_draining_buckets",
+            "Buckets of flows that a leaving gateway still carries; absent for other gateways",
+            self.gateway_draining.clone(),
         );
         registry.register(
             "config_valid",
@@ -214,6 +220,7 @@ impl Metrics {
         self.routes.clear();
         self.gateway_up.clear();
         self.gateway_rtt.clear();
+        self.gateway_draining.clear();
         self.config_info.clear();
         for set in &status.sets {
             let failed = set.wanted.saturating_sub(set.installed);
@@ -231,7 +238,7 @@ impl Metrics {
                     .set(i64::try_from(count).unwrap_or(i64::MAX));
             }
             for gateway in &set.gateways {
-                self.observe_gateway(&set.name, gateway.address, gateway.state, gateway.rtt_ms);
+                self.observe_gateway(&set.name, gateway);
             }
         }
         self.config_valid
@@ -252,18 +259,12 @@ impl Metrics {
         }
     }
 
-    fn observe_gateway(
-        &self,
-        set: &str,
-        address: IpAddr,
-        state: GatewayState,
-        rtt_ms: Option<f64>,
-    ) {
+    fn observe_gateway(&self, set: &str, gateway: &GatewayStatus) {
         let labels = GatewayLabels {
             set: set.to_owned(),
-            gateway: address.to_string(),
+            gateway: gateway.address.to_string(),
         };
-        match state {
+        match gateway.state {
             GatewayState::Up | GatewayState::Draining => {
                 self.gateway_up.get_or_create(&labels).set(1);
             }
@@ -272,7 +273,11 @@ impl Metrics {
             }
             GatewayState::Unknown => {}
         }
-        if let Some(ms) = rtt_ms {
+        if let Some(buckets) = gateway.buckets {
+            let draining = self.gateway_draining.get_or_create(&labels);
+            draining.set(i64::from(buckets));
+        }
+        if let Some(ms) = gateway.rtt_ms {
             self.gateway_rtt.get_or_create(&labels).set(ms / 1000.0);
         }
     }
@@ -387,6 +392,21 @@ mod tests {
             !text.contains("gateway_up{"),
             "a gateway without a verdict is neither up nor down: {text}"
         );
+    }
+
+    #[test]
+    fn the_buckets_of_a_gateway_that_leaves_are_counted_down_to_zero() {
+        let metrics = Metrics::new();
+        let mut status = example();
+        for buckets in [Some(24), Some(0), None] {
+            status.sets[0].gateways[0].buckets = buckets;
+            metrics.observe(&status);
+            let text = metrics.render().unwrap();
+            let name = "egress_routes_gateway_draining_buckets{";
+            let line = |n| format!("{name}set=\"clouds\",gateway=\"10.116.0.6\"}} {n}\n");
+            assert_eq!(text.contains(name), buckets.is_some(), "{text}");
+            assert!(buckets.is_none_or(|n| text.contains(&line(n))), "{text}");
+        }
     }
 
     #[test]

@@ -2,18 +2,20 @@
 //! started while the newest configuration is refused, clashes on this node, or was rolled back.
 //!
 //! Pure. Routes stay as they are. Groups are probed and re-pointed as far as the kernel shows their gateways: a group's members, and,
-//! where a family has one group only, the gateways' objects beside it. What the kernel does not show (names, checks, `whenDown`) comes from a
+//! where a family has one group only, the gateways' objects beside it. Weights and drained gateways are read from the groups, and
+//! from records of gateways that have left. What the kernel does not show (names, checks, `whenDown`) comes from a
 //! set of the same name in the newest configuration, else from the defaults, of which `hold` never takes a route away.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::config::{Config, Failback, HealthCheck, RouteSet, Strategy, WhenDown};
+use crate::config::{Config, Failback, HealthCheck, RouteSet, Share, Strategy, WhenDown};
 use crate::net::nexthop_id;
 use crate::net::prefix::{Family, Prefix};
 use crate::routing::batch::Ownership;
 use crate::routing::resolve::{Inputs, Resolution, groups_only};
+use crate::routing::share;
 use crate::routing::state::{Kernel, NexthopKind, OwnRoute, Target};
 
 /// See the module.
@@ -99,7 +101,7 @@ impl Adopted {
             // In listed order, as the strategy means it.
             gateways.sort_by_key(|gateway| set.gateways.iter().position(|g| g == gateway));
         }
-        let strategy = if group.gateways.len() == 1 && !spares.is_empty() {
+        let strategy = if group.weights.len() == 1 && gateways.len() > 1 {
             Strategy::Failover {
                 failback: Failback::Never,
             }
@@ -108,6 +110,7 @@ impl Adopted {
         };
         let name = known.map_or_else(|| nexthop_id::unknown_set(group.id), |set| set.name.clone());
         let destinations = group.destinations.iter().copied();
+        let shares = group.shares(&gateways, ours);
         if let Some(set) = self.config.sets.iter_mut().find(|set| set.name == name) {
             set.gateways.extend(gateways);
             set.destinations.extend(destinations);
@@ -116,7 +119,7 @@ impl Adopted {
         self.config.sets.push(RouteSet {
             name,
             gateways,
-            shares: known.map_or_else(BTreeMap::new, |set| set.shares.clone()),
+            shares: known.map_or(shares, |set| set.shares.clone()),
             drain_timeout: known.map_or(Duration::ZERO, |set| set.drain_timeout),
             destinations: destinations.collect(),
             except: Vec::new(),
@@ -154,10 +157,33 @@ struct Group {
     id: u32,
     family: Family,
     gateways: BTreeSet<IpAddr>,
+    /// Weights of those that get new flows.
+    weights: BTreeMap<IpAddr, u32>,
     destinations: Vec<Prefix>,
 }
 
 impl Group {
+    /// What can be seen of what was asked of its gateways: weights, and which are drained.
+    fn shares(
+        &self,
+        gateways: &[IpAddr],
+        ours: &BTreeMap<u32, &NexthopKind>,
+    ) -> BTreeMap<IpAddr, Share> {
+        let weights: Vec<u32> = self.weights.values().copied().collect();
+        let scaled = self.weights.keys().zip(share::scale(&weights, false));
+        let weights: BTreeMap<&IpAddr, u32> = scaled.collect();
+        let is_drained = |gateway: &IpAddr| {
+            let records = ours.iter().filter(|(id, _)| nexthop_id::is_drained(**id));
+            let mut recorded = records.filter_map(|(_, kind)| gateway_of(kind));
+            self.gateways.contains(gateway) || recorded.any(|recorded| recorded == *gateway)
+        };
+        let share = |gateway: &IpAddr| Share {
+            weight: weights.get(gateway).map_or(1, |weight| *weight.min(&100)),
+            drain: !weights.contains_key(gateway) && is_drained(gateway),
+        };
+        gateways.iter().map(|g| (*g, share(g))).collect()
+    }
+
     fn of(
         id: u32,
         kind: &NexthopKind,
@@ -171,6 +197,12 @@ impl Group {
             .iter()
             .filter_map(|member| gateway_of(ours.get(&member.id)?))
             .collect();
+        let mut weights = BTreeMap::new();
+        for member in members.iter().filter(|m| !share::is_leaving(**m, members)) {
+            if let Some(gateway) = ours.get(&member.id).and_then(|kind| gateway_of(kind)) {
+                *weights.entry(gateway).or_default() += member.weight;
+            }
+        }
         let destinations: Vec<Prefix> = routes
             .iter()
             .filter(|route| route.target == Target::Nexthop(id))
@@ -182,6 +214,7 @@ impl Group {
             id,
             family,
             gateways,
+            weights,
             destinations,
         })
     }
@@ -193,3 +226,6 @@ const fn gateway_of(kind: &NexthopKind) -> Option<IpAddr> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

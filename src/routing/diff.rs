@@ -59,7 +59,8 @@ pub enum WantedNexthop {
 }
 
 impl WantedNexthop {
-    const fn gateway(&self) -> Option<IpAddr> {
+    /// Where it leads.
+    pub const fn gateway(&self) -> Option<IpAddr> {
         match self {
             Self::Via(gateway, _) => Some(*gateway),
             Self::Blackhole(_) => None,
@@ -324,6 +325,9 @@ impl Plan {
         let members = self.groups.iter().filter(same).flat_map(|g| &g.members);
         let members = members.filter_map(|m| wanted.nexthops.get(&m.id)?.gateway());
         let gateways: BTreeSet<IpAddr> = written.filter(|g| !is_new(g)).chain(members).collect();
+        // Beside changes of routes nobody wants to know.
+        let alone = self.groups.iter().all(|group| same(&group)) && !self.touches_routes();
+        let gateways = alone.then_some(gateways).unwrap_or_default();
         let line = |gateway| format!("~ gateway {gateway} by other nexthop objects");
         gateways.into_iter().map(line)
     }

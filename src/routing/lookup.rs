@@ -6,7 +6,7 @@
 
 mod questions;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
@@ -18,6 +18,7 @@ use crate::routing::diff::{Wanted, WantedNexthop};
 use crate::routing::origins::Origins;
 use crate::routing::resolve::SetView;
 use crate::routing::rule::{Action, Packet, Rule, Rules};
+use crate::routing::share;
 use crate::routing::state::Kernel;
 
 /// Destinations that are looked up each time, as the node and as each pod range.
@@ -239,6 +240,8 @@ pub struct Check<'a> {
     origins: Origins<'a>,
     /// By group: the set's place, and whether the group drops.
     groups: BTreeMap<u32, (Option<usize>, bool)>,
+    /// Groups that a gateway leaves. To the kernel a lookup is use of a bucket, and would keep it with that gateway.
+    left: BTreeSet<u32>,
     /// The set whose leak guards are all that is in force, where it is only one.
     guarded: Option<usize>,
     foreign: Nest,
@@ -249,6 +252,7 @@ impl<'a> Check<'a> {
     /// Of this state of things.
     pub fn new(view: View<'a>, rules: &'a RulesOfBoth) -> Self {
         let mut groups = BTreeMap::new();
+        let mut left = BTreeSet::new();
         for (id, group) in &view.wanted.groups {
             let blackhole = |id: &u32| {
                 matches!(
@@ -262,6 +266,10 @@ impl<'a> Check<'a> {
                 .iter()
                 .position(|set| set.groups.values().any(|g| g == id));
             groups.insert(*id, (set, drops));
+            let gateway = |id| view.wanted.nexthops.get(&id)?.gateway();
+            if share::has_leaving(&group.members, gateway) {
+                left.insert(*id);
+            }
         }
         let mut without = (0..view.sets.len()).filter(|n| view.sets[*n].groups.is_empty());
         let guarded = without.next().filter(|_| without.next().is_none());
@@ -277,6 +285,7 @@ impl<'a> Check<'a> {
             view,
             rules,
             groups,
+            left,
             guarded,
             not_evaluated: Vec::new(),
         }

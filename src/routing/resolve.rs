@@ -295,6 +295,7 @@ pub fn resolve(inputs: &Inputs<'_>) -> Result<Resolution, Vec<exclude::Clash>> {
     for (view, found) in resolution.sets.iter_mut().zip(found) {
         view.overridden = found;
     }
+    resolution.notes = std::mem::take(&mut builder.notes);
     resolution.wanted = builder.finish();
     for set in &inputs.config.sets {
         match inputs.applies(set) {
@@ -349,12 +350,14 @@ pub fn groups_only(inputs: &Inputs<'_>, routes: impl Fn(u32) -> usize) -> Resolu
             if count > 0 {
                 let choice = builder.choose(set, family, &examined);
                 builder.group(id, family, &choice);
+                builder.note_plain(set, family);
                 builder.describe(set, family, &choice, &examined, count, &mut view);
                 view.groups.insert(family, id);
             }
         }
         resolution.sets.push(view);
     }
+    resolution.notes = std::mem::take(&mut builder.notes);
     resolution.wanted = builder.finish();
     resolution
 }
@@ -369,6 +372,9 @@ type Examined = BTreeMap<IpAddr, Result<Box<str>, String>>;
 struct Builder<'a> {
     inputs: &'a Inputs<'a>,
     ids: BTreeMap<IpAddr, u32>,
+    /// Gateways that are drained in any set.
+    drained: BTreeSet<IpAddr>,
+    notes: Vec<String>,
     wanted: Wanted,
 }
 
@@ -381,6 +387,8 @@ impl<'a> Builder<'a> {
         Self {
             inputs,
             ids: nexthop_id::gateways(&all),
+            drained: sets.iter().flat_map(|set| set.drained()).collect(),
+            notes: Vec::new(),
             wanted: Wanted::default(),
         }
     }
@@ -459,6 +467,7 @@ impl<'a> Builder<'a> {
         let id = nexthop_id::group(&set.name, family);
         if !selected.install.is_empty() {
             self.group(id, family, &part.choice);
+            self.note_plain(set, family);
             self.describe(
                 set,
                 family,
@@ -678,6 +687,31 @@ impl<'a> Builder<'a> {
         self.wanted.groups.insert(id, group);
     }
 
+    /// In a plain group there are no buckets that could stay where they are.
+    fn note_plain(&mut self, set: &RouteSet, family: Family) {
+        let group = self
+            .inputs
+            .kernel
+            .nexthops
+            .get(&nexthop_id::group(&set.name, family));
+        let is_plain = matches!(
+            group.map(|n| &n.kind),
+            Some(NexthopKind::Group {
+                resilient: None,
+                ..
+            })
+        );
+        let drained = set.drained().filter(|g| Family::of(*g) == family);
+        let drained: Vec<String> = drained.map(|g| g.to_string()).collect();
+        if is_plain && !drained.is_empty() {
+            self.notes.push(format!(
+                "set `{}` ({family}): {} is drained at once and its connections break: the set's nexthop group is not resilient, which needs Linux 5.13",
+                set.name,
+                drained.join(", ")
+            ));
+        }
+    }
+
     fn keep_as_found(&mut self, group: &WantedGroup) {
         for Member { id, .. } in &group.members {
             let what = match self.inputs.kernel.nexthops.get(id).map(|n| &n.kind) {
@@ -780,6 +814,9 @@ impl<'a> Builder<'a> {
         for (gateway, id) in self.ids.clone() {
             self.want_object(id, gateway);
             self.want_object(nexthop_id::duplicate(id, 1), gateway);
+            if self.drained.contains(&gateway) {
+                self.want_object(nexthop_id::drained(id), gateway);
+            }
         }
         self.wanted
             .routes

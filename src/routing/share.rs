@@ -5,7 +5,7 @@
 //! For that a gateway may have several nexthop objects in a group (`duplicate`s), of which only this file knows the use.
 //! The kernel is the record: a gateway that drains and is not in the group has left already.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ const LEAVING: u32 = 1;
 /// route that is read lists all of them.
 const MOST_MEMBERS: usize = 100;
 const MOST_ACTIVE: u32 = 64;
+/// The most objects of one gateway that gets new flows.
+const MOST_OBJECTS: u32 = 32;
 /// The shortest idle time of a set with `drainTimeout`, in seconds.
 const SHORTEST_IDLE: u64 = 5;
 
@@ -90,6 +92,18 @@ pub struct Shared {
 pub fn is_leaving(member: Member, members: &[Member]) -> bool {
     let highest = members.iter().map(|m| m.weight).max().unwrap_or(0);
     member.weight == LEAVING && highest > HIGHEST_WEIGHT / 2
+}
+
+/// Whether a gateway leaves a group with all that it has in it. For one that stays, an object more than needed may leave.
+pub fn has_leaving(members: &[Member], gateway: impl Fn(u32) -> Option<IpAddr>) -> bool {
+    let of = |leaving: bool| {
+        let chosen = move |m: &&Member| is_leaving(**m, members) == leaving;
+        let gateways = members.iter().filter(chosen);
+        gateways
+            .filter_map(|m| gateway(m.id))
+            .collect::<BTreeSet<IpAddr>>()
+    };
+    !of(true).is_subset(&of(false))
 }
 
 /// Members that leave our groups, by group and member, with the groups' idle times.
@@ -223,7 +237,7 @@ fn objects_each(weights: &[u32], going: usize, buckets: Option<u32>) -> u32 {
     let going = u32::try_from(going).unwrap_or(u32::MAX);
     let total = buckets.saturating_mul(going.max(2).next_multiple_of(2));
     let each: u32 = scale(weights, true).iter().sum();
-    let most = (MOST_ACTIVE / count).min(nexthop_id::DUPLICATES + 1);
+    let most = (MOST_ACTIVE / count).min(MOST_OBJECTS);
     total.div_ceil(each.max(1)).min(most).max(least)
 }
 
@@ -257,7 +271,7 @@ fn unfinished(candidate: &Candidate, terms: &Terms) -> Vec<(IpAddr, u32)> {
 }
 
 /// Weights as small as they can be, or as large where somebody shall get next to nothing beside them.
-fn scale(weights: &[u32], large: bool) -> Vec<u32> {
+pub fn scale(weights: &[u32], large: bool) -> Vec<u32> {
     let common = weights
         .iter()
         .copied()

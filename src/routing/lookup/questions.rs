@@ -29,6 +29,7 @@ impl Check<'_> {
                 questions.push(question(packet, target));
             }
         }
+        let found_before = questions.len();
         let sample = self.sample(round);
         for target in &sample {
             let to = self.address_of(target.prefix, round);
@@ -40,6 +41,10 @@ impl Check<'_> {
         }
         self.ask_hints(round, &mut questions);
         self.ask_rules(&sample, round, &mut questions);
+        // What was found to pass the group before touches no bucket.
+        let others = questions.split_off(found_before);
+        let may_ask = |question: &Question| !self.is_left(question.prefix);
+        questions.extend(others.into_iter().filter(may_ask));
         let mut seen = BTreeSet::new();
         questions.retain(|q| seen.insert((q.packet.clone(), q.prefix)));
         questions
@@ -111,6 +116,16 @@ impl Check<'_> {
                     dropped,
                 }
             })
+    }
+
+    /// Whether a gateway leaves the group of a prefix.
+    fn is_left(&self, prefix: Prefix) -> bool {
+        let routes = &self.view.wanted.routes;
+        let at = routes.partition_point(|route| route.key.prefix < prefix);
+        let same = routes[at..].iter().take_while(|r| r.key.prefix == prefix);
+        let leads =
+            |target: &Target| matches!(target, Target::Nexthop(id) if self.left.contains(id));
+        !self.left.is_empty() && same.into_iter().any(|route| leads(&route.target))
     }
 
     fn wanted_at(&self, prefix: Prefix) -> Option<Aim> {

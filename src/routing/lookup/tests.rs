@@ -358,3 +358,32 @@ fn routes_in_a_table_that_no_rule_leads_to_are_a_problem_of_the_node() {
             && !questions.is_empty()
     );
 }
+
+#[test]
+fn a_set_that_a_gateway_leaves_is_asked_only_for_what_was_found_before() {
+    use crate::routing::state::Member;
+    let mut scene = Scene::new(3);
+    let other = WantedNexthop::Via("10.116.0.6".parse().unwrap(), "eth1".into());
+    scene.wanted.nexthops.insert(11, other);
+    let leaving = vec![
+        Member::equal(10),
+        Member {
+            weight: 256,
+            id: 11,
+        },
+    ];
+    let mut drain = scene.wanted.groups[&2].clone();
+    drain.members = leaving;
+    let single: Prefix = "198.51.100.7/32".parse().unwrap();
+    let asks = |questions: &[Question]| questions.iter().filter(|q| q.prefix == single).count();
+
+    let mut rotation = Rotation::default();
+    let (before, findings) = scene.round(&mut rotation, |_| by_table(100));
+    assert!(asks(&before) > 0 && !findings.by.is_empty());
+    scene.wanted.groups.insert(2, drain);
+    let (found, _) = scene.round(&mut rotation, by_gateway);
+    assert_eq!(asks(&found), asks(&before));
+    let (after, _) = scene.round(&mut rotation, by_gateway);
+    assert_eq!(asks(&after), 0);
+    assert!(!after.is_empty(), "the other set goes on");
+}

@@ -1,5 +1,9 @@
 //! A gateway that leaves: with `drain` it cuts nobody, and without it it cuts each of its connections.
 
+mod forced;
+mod interrupted;
+mod returns;
+
 use std::collections::BTreeSet;
 
 use super::scene::{CHECK, LIMIT, Scene};
@@ -96,23 +100,36 @@ fn report(scene: &Scene, gateway: &str) -> (String, Option<u64>) {
 fn pod(scene: &Scene) {
     let lab = &scene.lab;
     lab.switch("pods").host("pod");
-    lab.plug("nd", "cni0", "pods", &["10.244.0.1/24"]);
-    lab.plug("pod", "eth0", "pods", &["10.244.0.5/24"]);
+    lab.plug("nd", "cni0", "pods", &["10.244.0.1/24", "fd00:244::1/64"]);
+    lab.plug("pod", "eth0", "pods", &["10.244.0.5/24", "fd00:244::5/64"]);
     lab.ip("pod", "route add default via 10.244.0.1");
+    lab.ip("pod", "-6 route add default via fd00:244::1");
     lab.sysctl("nd", "net.ipv4.ip_forward", "1");
-    lab.nft("nd", "table ip pods {\nchain out {\ntype nat hook postrouting priority 100\nip saddr 10.244.0.0/24 masquerade\n}\n}");
+    lab.sysctl("nd", "net.ipv6.conf.all.forwarding", "1");
+    lab.nft(
+        "nd",
+        "table inet pods {\nchain out {\ntype nat hook postrouting priority 100\n\
+         ip saddr 10.244.0.0/24 masquerade\nip6 saddr fd00:244::/64 masquerade\n}\n}",
+    );
 }
 
-fn start(case: &Case) -> (Scene, Running) {
-    let scene = Scene::new(&case.routes(case.before));
+/// A node with a pod, and its agent, which has all gateways of the set up.
+fn start(routes: &str) -> (Scene, Running) {
+    let scene = Scene::new(routes);
     pod(&scene);
+    let agent = agent(&scene);
+    (scene, agent)
+}
+
+/// An agent that looks every second.
+fn agent(scene: &Scene) -> Running {
     let agent = scene.start_agent_with(&[("EGRESS_ROUTES_RESYNC", "1s")]);
     agent.wait_for("Configuration in force", LIMIT);
     assert!(wait_until(LIMIT, || {
         let mut states = scene.gateways("a").into_values();
-        states.all(|state| state.starts_with("up"))
+        states.all(|state| state.starts_with("up") || state.starts_with("draining"))
     }));
-    (scene, agent)
+    agent
 }
 
 /// Connections of the gateway that leaves: those that go on talking, those that fall silent; and those of the others.
@@ -129,7 +146,7 @@ fn talks(scene: &Scene, case: &Case) -> (Talk, Talk, Option<Talk>, usize) {
 }
 
 fn with_drain(case: &Case) -> Seen {
-    let (mut scene, agent) = start(case);
+    let (mut scene, agent) = start(&case.routes(case.before));
     let (mut busy, silent, mut others, carried) = talks(&scene, case);
     let mut seen = Seen {
         carried,
@@ -186,7 +203,7 @@ fn falling(counts: &[u64]) -> String {
 }
 
 fn without_drain(case: &Case) -> Seen {
-    let (mut scene, _agent) = start(case);
+    let (mut scene, _agent) = start(&case.routes(case.before));
     let (mut busy, _silent, mut others, carried) = talks(&scene, case);
     scene.volume.routes(&case.routes(case.taken_off));
     busy.until(|| report(&scene, case.leaves).0.is_empty());
