@@ -1,29 +1,36 @@
 //! What this node shall have: configuration, kernel, API facts and health in, wanted state out.
 //!
 //! Pure. Which prefixes remain of a destination is `exclude`'s, what is protected and which device
-//! reaches a gateway `protect`'s; here it is decided which sets apply, which gateways of a set carry
-//! its routes now, and what is said about it.
+//! reaches a gateway `protected`'s. The parts: which sets apply, which gateways carry a set's routes now,
+//! what is reported of them, and what an earlier agent had taken out.
 
-use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::config::{Config, Failback, Probe, RouteSet, Strategy, WhenDown};
-use crate::health::{HealthView, ProbeKey, State};
+use crate::config::{Config, RouteSet};
+use crate::health::HealthView;
 use crate::net::nexthop_id;
 use crate::net::prefix::{Family, Prefix};
-use crate::report::status::{
-    GatewayState, GatewayStatus, Problem, ProblemKind, SKIPPED_SHOWN, SetStatus, Skipped, Taken,
-};
-use crate::routing::batch::{BUCKETS, IDLE_TIMER, Ownership};
+use crate::report::status::{Problem, ProblemKind};
+use crate::routing::batch::Ownership;
 use crate::routing::diff::{Wanted, WantedGroup, WantedNexthop};
 use crate::routing::exclude;
 use crate::routing::node_facts::Facts;
-use crate::routing::node_selector;
-use crate::routing::overridden::{Destinations, Overridden, overridden};
+use crate::routing::overridden::{Destinations, overridden};
 use crate::routing::protected;
-use crate::routing::share::{self, Candidate, Carries, Shared};
 use crate::routing::state::{Kernel, Member, NexthopKind, OwnRoute, Target};
+
+mod applies;
+mod choice;
+mod describe;
+mod taken_out;
+mod view;
+
+pub use taken_out::{taken_out, taken_out_before};
+pub use view::{SetView, milliseconds, problems, set_status};
+
+use applies::Applies;
+use choice::Choice;
 
 /// All that is known when it is decided.
 #[derive(Clone, Copy, Debug)]
@@ -49,173 +56,6 @@ pub struct Resolution {
     pub sets: Vec<SetView>,
     /// Worth a word although nothing is wrong on this node.
     pub notes: Vec<String>,
-}
-
-/// One set on this node.
-#[derive(Clone, Debug)]
-pub struct SetView {
-    /// Its name.
-    pub name: String,
-    /// How its gateways share.
-    pub strategy: Strategy,
-    /// What happens when none is healthy.
-    pub when_down: WhenDown,
-    /// In listed order.
-    pub gateways: Vec<GatewayStatus>,
-    /// Its group per family that has routes.
-    pub groups: BTreeMap<Family, u32>,
-    /// Prefixes wanted on this node.
-    pub wanted: usize,
-    /// Destinations that are not routed as written; the first of them.
-    pub skipped: Vec<Skipped>,
-    /// How many there are.
-    pub skipped_total: usize,
-    /// Routes of others inside its destinations.
-    pub overridden: Overridden,
-    /// Whether a blackhole twin guards each destination.
-    pub leak_guard: bool,
-    /// Destinations whose packets go elsewhere, as lookups show.
-    pub bypassed: Vec<Taken>,
-    /// Families without a healthy gateway, each with what is done about it.
-    pub down: BTreeMap<Family, String>,
-    /// What is not in force although wanted.
-    pub problems: Vec<Problem>,
-    /// Whether it applies is not known yet.
-    pub undecided: bool,
-}
-
-impl SetView {
-    fn empty(set: &RouteSet) -> Self {
-        Self {
-            name: set.name.clone(),
-            strategy: set.strategy,
-            when_down: set.when_down,
-            gateways: Vec::new(),
-            groups: BTreeMap::new(),
-            wanted: 0,
-            skipped: Vec::new(),
-            skipped_total: 0,
-            overridden: Overridden::default(),
-            leak_guard: set.leak_guard,
-            bypassed: Vec::new(),
-            down: BTreeMap::new(),
-            problems: Vec::new(),
-            undecided: false,
-        }
-    }
-
-    /// More specific routes of others that win inside its destinations: how many, and up to five of them.
-    pub fn overridden_in_words(&self) -> Option<String> {
-        let total = Some(self.overridden.total).filter(|total| *total > 0)?;
-        let shown = self.overridden.shown.iter().take(5);
-        let examples: Vec<String> = shown
-            .map(|t| format!("{} by {}", t.destination, t.by))
-            .collect();
-        Some(format!(
-            "set `{}`: {total} more specific route(s) of others win inside its destinations, among them {}",
-            self.name,
-            examples.join(", ")
-        ))
-    }
-
-    /// A set of which nobody can say whether it applies.
-    fn skipped(set: &RouteSet, reason: &str) -> Self {
-        let shown = set.destinations.iter().take(SKIPPED_SHOWN);
-        let skipped = shown
-            .map(|prefix| Skipped {
-                destination: prefix.to_string(),
-                reason: reason.to_owned(),
-            })
-            .collect();
-        Self {
-            skipped,
-            skipped_total: set.destinations.len(),
-            ..Self::empty(set)
-        }
-    }
-}
-
-/// Whether a set applies to this node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Applies {
-    Yes,
-    No,
-    NobodyToAsk,
-    /// Not known, and no trace of it in the kernel.
-    NotYet,
-}
-
-impl Inputs<'_> {
-    fn applies(&self, set: &RouteSet) -> Applies {
-        let Some(wanted) = &set.node_selector else {
-            return Applies::Yes;
-        };
-        match self.facts {
-            Facts::NoCluster => Applies::NobodyToAsk,
-            Facts::Known(facts) if node_selector::matches(wanted, &facts.labels) => Applies::Yes,
-            Facts::Known(_) => Applies::No,
-            // The kernel remembers what an earlier agent knew.
-            Facts::NotYet { .. } => {
-                let there = |family| {
-                    self.kernel
-                        .nexthops
-                        .contains_key(&nexthop_id::group(&set.name, family))
-                };
-                if Family::BOTH.into_iter().any(there) || self.is_guarded(set) {
-                    Applies::Yes
-                } else {
-                    Applies::NotYet
-                }
-            }
-        }
-    }
-
-    /// Whether the kernel has leak guards of this set, which outlive its group.
-    fn is_guarded(&self, set: &RouteSet) -> bool {
-        let own = &self.kernel.own;
-        let of_another = |prefix: &Prefix| {
-            let mut others = self
-                .config
-                .sets
-                .iter()
-                .filter(|other| other.name != set.name && other.leak_guard);
-            others.any(|other| other.destinations.binary_search(prefix).is_ok())
-        };
-        set.leak_guard
-            && set.destinations.iter().any(|destination| {
-                let from = own.partition_point(|route| route.key.prefix < *destination);
-                let inside = own[from..]
-                    .iter()
-                    .take_while(|route| destination.covers(route.key.prefix));
-                let mut guards = inside
-                    .filter(|route| route.key == self.ownership.leak_guard_key(route.key.prefix));
-                guards
-                    .any(|guard| guard.key.prefix == *destination || !of_another(&guard.key.prefix))
-            })
-    }
-
-    /// The sets that apply to this node.
-    pub fn applicable(&self) -> impl Iterator<Item = &RouteSet> {
-        self.config
-            .sets
-            .iter()
-            .filter(|set| self.applies(set) == Applies::Yes)
-    }
-}
-
-/// Which gateways carry a set's routes of one family.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Choice {
-    /// These.
-    Gateways(Shared),
-    /// What the kernel has, because nothing better can be had: no gateway is usable and routes are held.
-    AsFound(WantedGroup),
-    /// Packets are dropped.
-    Blackhole,
-    /// The routes are withdrawn.
-    Withdraw,
-    /// There is no gateway that the kernel would take.
-    Nothing,
 }
 
 /// One set's part of one family, and who carries it.
@@ -362,11 +202,6 @@ pub fn groups_only(inputs: &Inputs<'_>, routes: impl Fn(u32) -> usize) -> Resolu
     resolution
 }
 
-/// For reports: milliseconds, to the microsecond.
-pub fn milliseconds(time: std::time::Duration) -> f64 {
-    (time.as_secs_f64() * 1e6).round() / 1e3
-}
-
 type Examined = BTreeMap<IpAddr, Result<Box<str>, String>>;
 
 struct Builder<'a> {
@@ -433,29 +268,6 @@ impl<'a> Builder<'a> {
             .collect()
     }
 
-    fn view(&self, set: &RouteSet, examined: &Examined) -> SetView {
-        let mut view = SetView::empty(set);
-        view.gateways = set
-            .gateways
-            .iter()
-            .map(|g| self.gateway_status(set, *g, examined))
-            .collect();
-        for (gateway, why) in examined
-            .iter()
-            .filter_map(|(g, r)| r.as_ref().err().map(|why| (g, why)))
-        {
-            view.problems.push(Problem::of_set(
-                ProblemKind::GatewayUnusable,
-                &set.name,
-                format!(
-                    "gateway {gateway} of set `{}` is left out: it {why}",
-                    set.name
-                ),
-            ));
-        }
-        view
-    }
-
     fn add(
         &mut self,
         part: &Part<'_>,
@@ -514,150 +326,6 @@ impl<'a> Builder<'a> {
                 });
             }
         }
-    }
-
-    fn gateway_status(
-        &self,
-        set: &RouteSet,
-        gateway: IpAddr,
-        examined: &Examined,
-    ) -> GatewayStatus {
-        let mut status = GatewayStatus {
-            address: gateway,
-            state: GatewayState::Unknown,
-            active: false,
-            weight: set.share(gateway).weight,
-            buckets: None,
-            rtt_ms: None,
-            reason: None,
-        };
-        if let Some(Err(why)) = examined.get(&gateway) {
-            status.state = GatewayState::Unusable;
-            status.reason = Some(why.clone());
-        } else if set.health_check.probe == Probe::None {
-            status.state = GatewayState::Up;
-        } else if let Some(health) = self.health(set, gateway) {
-            status.state = match health.state {
-                State::Unknown => GatewayState::Unknown,
-                State::Up => GatewayState::Up,
-                State::Down => GatewayState::Down,
-            };
-            status.rtt_ms = health.rtt.map(milliseconds);
-            status.reason.clone_from(&health.reason);
-        }
-        self.describe_drain(set, &mut status);
-        status
-    }
-
-    fn health(&self, set: &RouteSet, gateway: IpAddr) -> Option<&crate::health::Health> {
-        self.inputs.health.get(&ProbeKey {
-            gateway,
-            check: set.health_check.clone(),
-        })
-    }
-
-    fn is_down(&self, set: &RouteSet, gateway: IpAddr) -> bool {
-        self.health(set, gateway)
-            .is_some_and(|h| h.state == State::Down)
-    }
-
-    /// True when no probe of these gateways has ever been answered: then the probe is the likelier fault.
-    fn never_answered(&self, set: &RouteSet, gateways: &[IpAddr]) -> bool {
-        gateways
-            .iter()
-            .all(|g| self.health(set, *g).is_none_or(|h| !h.ever_up))
-    }
-
-    fn choose(&self, set: &RouteSet, family: Family, examined: &Examined) -> Choice {
-        let usable: Vec<IpAddr> = set
-            .gateways
-            .iter()
-            .copied()
-            .filter(|g| Family::of(*g) == family && examined.get(g).is_some_and(Result::is_ok))
-            .collect();
-        let healthy: Vec<IpAddr> = usable
-            .iter()
-            .copied()
-            .filter(|g| !self.is_down(set, *g))
-            .collect();
-        let id = nexthop_id::group(&set.name, family);
-        if !healthy.is_empty() {
-            return Choice::Gateways(self.share(set, id, &healthy));
-        }
-        let hold = set.when_down == WhenDown::Hold
-            || (!usable.is_empty() && self.never_answered(set, &usable));
-        match (hold, set.when_down) {
-            (true, _) if !usable.is_empty() => Choice::Gateways(self.share(set, id, &usable)),
-            (true, _) => match self.inputs.kernel.nexthops.get(&id).map(|n| &n.kind) {
-                Some(NexthopKind::Group { members, resilient }) => Choice::AsFound(WantedGroup {
-                    members: members.clone(),
-                    idle: resilient.map_or(IDLE_TIMER, |r| r.idle),
-                }),
-                _ => Choice::Nothing,
-            },
-            (false, WhenDown::Blackhole) => Choice::Blackhole,
-            (false, _) => Choice::Withdraw,
-        }
-    }
-
-    fn share(&self, set: &RouteSet, group: u32, usable: &[IpAddr]) -> Shared {
-        let buckets = match self.inputs.kernel.nexthops.get(&group).map(|n| &n.kind) {
-            Some(NexthopKind::Group { resilient, .. }) => resilient.map(|r| r.buckets),
-            // Where the kernel has no resilient groups, `diff` leaves duplicates out.
-            _ => Some(BUCKETS),
-        };
-        let candidate = |gateway: &IpAddr| {
-            let share = set.share(*gateway);
-            Some(Candidate {
-                gateway: *gateway,
-                id: *self.ids.get(gateway)?,
-                weight: share.weight,
-                drain: share.drain,
-                now: self.carries(group, *gateway),
-            })
-        };
-        let candidates: Vec<Candidate> = usable.iter().filter_map(candidate).collect();
-        let terms = share::Terms {
-            strategy: set.strategy,
-            drain_timeout: set.drain_timeout,
-            buckets,
-        };
-        share::share(&candidates, &terms)
-    }
-
-    /// What a gateway's objects carry of a group in the kernel.
-    fn carries(&self, group: u32, gateway: IpAddr) -> Vec<Carries> {
-        let kernel = self.inputs.kernel;
-        let Some(NexthopKind::Group { members, .. }) = kernel.nexthops.get(&group).map(|n| &n.kind)
-        else {
-            return Vec::new();
-        };
-        let is_it = |m: &&Member| matches!(kernel.nexthops.get(&m.id).map(|n| &n.kind), Some(NexthopKind::Via { gateway: g, .. }) if *g == gateway);
-        let carries = |member: &Member| Carries {
-            id: member.id,
-            leaving: share::is_leaving(*member, members),
-            left: kernel.leaving.get(&(group, member.id)).copied(),
-        };
-        members.iter().filter(is_it).map(carries).collect()
-    }
-
-    /// A drained gateway in a report: what it still carries.
-    fn describe_drain(&self, set: &RouteSet, status: &mut GatewayStatus) {
-        let group = nexthop_id::group(&set.name, Family::of(status.address));
-        let now = self.carries(group, status.address);
-        let drains = set.share(status.address).drain;
-        let leaves = now.iter().all(|object| object.leaving);
-        if drains && matches!(status.state, GatewayState::Up | GatewayState::Unknown) {
-            status.state = GatewayState::Draining;
-        }
-        status.buckets = if !now.is_empty() && leaves {
-            let busy = |object: &Carries| object.left.map(|left| left.busy);
-            now.iter().map(busy).sum()
-        } else if drains && now.is_empty() && self.inputs.kernel.nexthops.contains_key(&group) {
-            Some(0)
-        } else {
-            None
-        };
     }
 
     fn group(&mut self, id: u32, family: Family, choice: &Choice) {
@@ -727,81 +395,6 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn describe(
-        &self,
-        set: &RouteSet,
-        family: Family,
-        choice: &Choice,
-        examined: &Examined,
-        count: usize,
-        view: &mut SetView,
-    ) {
-        view.wanted += if *choice == Choice::Withdraw {
-            0
-        } else {
-            count
-        };
-        let active = match choice {
-            Choice::Gateways(shared) => Some(shared),
-            _ => None,
-        };
-        for gateway in &mut view.gateways {
-            gateway.active |= active.is_some_and(|shared| shared.active.contains(&gateway.address));
-            if gateway.active && gateway.state == GatewayState::Draining {
-                gateway.state = GatewayState::Up;
-            }
-        }
-        let stuck = active.map_or(&[][..], |shared| &shared.stuck);
-        if !stuck.is_empty() {
-            let stuck: Vec<String> = stuck.iter().map(ToString::to_string).collect();
-            view.problems.push(Problem::of_set(
-                ProblemKind::NotDrained,
-                &set.name,
-                format!(
-                    "set `{}` ({family}): {} cannot drain, because no other gateway is healthy, so new flows go there too",
-                    set.name,
-                    stuck.join(", ")
-                ),
-            ));
-        }
-        let of_family = |g: &&IpAddr| Family::of(**g) == family;
-        let usable: Vec<IpAddr> = set
-            .gateways
-            .iter()
-            .filter(of_family)
-            .copied()
-            .filter(|g| examined.get(g).is_some_and(Result::is_ok))
-            .collect();
-        if usable.iter().any(|g| !self.is_down(set, *g)) {
-            return;
-        }
-        let why = if usable.is_empty() {
-            "none of its gateways is on-link here".to_owned()
-        } else if self.never_answered(set, &usable) {
-            "no gateway has answered a probe since the agent started, so the probe is probably blocked or wrong (`healthCheck`), and its routes are held".to_owned()
-        } else {
-            let reasons = view.gateways.iter().filter(|g| usable.contains(&g.address));
-            let reasons = reasons
-                .map(|g| format!("{} {}", g.address, g.reason.as_deref().unwrap_or("is down")));
-            format!(
-                "no gateway is healthy: {}",
-                reasons.take(3).collect::<Vec<_>>().join("; ")
-            )
-        };
-        let what = match choice {
-            Choice::Gateways(_) if usable.is_empty() || self.never_answered(set, &usable) => "",
-            Choice::Gateways(_) => "; its routes are held",
-            Choice::AsFound(_) => "; the routes that are there are held",
-            Choice::Blackhole => "; its destinations are blackholed",
-            Choice::Withdraw => "; its routes are withdrawn",
-            Choice::Nothing => "; no route can be installed",
-        };
-        view.down.insert(
-            family,
-            format!("set `{}` ({family}): {why}{what}", set.name),
-        );
-    }
-
     fn want_object(&mut self, id: u32, gateway: IpAddr) {
         if let Ok(dev) = protected::next_hop(gateway, self.inputs.kernel) {
             let object = WantedNexthop::Via(gateway, dev);
@@ -822,128 +415,6 @@ impl<'a> Builder<'a> {
             .routes
             .sort_unstable_by(|a, b| (a.key, &a.target).cmp(&(b.key, &b.target)));
         self.wanted
-    }
-}
-
-/// Gateways that the kernel shows to have been taken out by an earlier agent: their object exists, their
-/// set's group exists, and they are not in it although the strategy would have them there.
-///
-/// Only where the kernel's state was made from this configuration: after an edit, what a group lacks says nothing.
-pub fn taken_out_before(inputs: &Inputs<'_>, revision: &str) -> BTreeSet<ProbeKey> {
-    let records = inputs.kernel.records(inputs.ownership);
-    // While a change is unconfirmed, the record of what was applied before is still there.
-    let of_another = records.iter().any(|id| nexthop_id::is_unconfirmed(*id));
-    let applied = nexthop_id::applied_revision(&records);
-    let made_from_it = records.contains(&nexthop_id::unconfirmed(revision))
-        || (applied.as_deref() == Some(revision) && !of_another);
-    if made_from_it {
-        taken_out(inputs)
-    } else {
-        BTreeSet::new()
-    }
-}
-
-/// [`taken_out_before`], where the kernel's state is known to be made from this configuration.
-pub fn taken_out(inputs: &Inputs<'_>) -> BTreeSet<ProbeKey> {
-    // Selecting the prefixes takes time: only where a group is missing is it asked whether there would be one.
-    let if_healthy = LazyCell::new(|| {
-        resolve(&Inputs {
-            health: &HealthView::new(),
-            ..*inputs
-        })
-        .map(|all| all.wanted.groups)
-        .unwrap_or_default()
-    });
-    let (mut out, mut in_use) = (BTreeSet::new(), BTreeSet::new());
-    let sets: Vec<&RouteSet> = inputs.applicable().collect();
-    let builder = Builder::new(inputs, &sets);
-    for set in &sets {
-        for family in Family::BOTH.into_iter().filter(|family| {
-            set.destinations
-                .iter()
-                .any(|prefix| prefix.family() == *family)
-        }) {
-            let group = nexthop_id::group(&set.name, family);
-            let gateways = || set.gateways.iter().filter(|g| Family::of(**g) == family);
-            let carries = |g: &IpAddr| builder.carries(group, *g).iter().any(|c| !c.leaving);
-            let active = gateways().position(carries);
-            let existed = |g: &IpAddr| {
-                builder
-                    .ids
-                    .get(g)
-                    .is_some_and(|id| inputs.kernel.nexthops.contains_key(id))
-            };
-            let none_in_use = match inputs.kernel.nexthops.get(&group) {
-                Some(_) => active.is_none(),
-                None => set.when_down == WhenDown::Withdraw && if_healthy.contains_key(&group),
-            };
-            // A drained one is not there because it left.
-            let stays = |(_, g): &(usize, &IpAddr)| !set.share(**g).drain;
-            for (n, gateway) in gateways().enumerate().filter(stays) {
-                let key = ProbeKey {
-                    gateway: *gateway,
-                    check: set.health_check.clone(),
-                };
-                let passed_over = match set.strategy {
-                    Strategy::Balance => active.is_some(),
-                    Strategy::Failover { failback } => {
-                        failback != Failback::Never && active.is_some_and(|a| n < a)
-                    }
-                };
-                if !builder.carries(group, *gateway).is_empty() {
-                    // A set that holds its routes uses what is down.
-                    in_use.extend(Some(key).filter(|_| set.when_down != WhenDown::Hold));
-                } else if existed(gateway) && (none_in_use || passed_over) {
-                    out.insert(key);
-                }
-            }
-        }
-    }
-    // One verdict is every set's.
-    out.retain(|key| !in_use.contains(key));
-    out
-}
-
-// --- for reports ---
-
-/// All that is not in force although wanted.
-pub fn problems(sets: &[SetView], others: &[Problem]) -> Vec<Problem> {
-    let of_set = |set: &SetView| -> Vec<Problem> {
-        let down = |text: &String| Problem::of_set(ProblemKind::NoHealthyGateway, &set.name, text);
-        let down = set.down.values().map(down);
-        down.chain(set.problems.iter().cloned()).collect()
-    };
-    let of_sets = sets.iter().flat_map(of_set);
-    of_sets.chain(others.iter().cloned()).collect()
-}
-
-/// A set for a report.
-pub fn set_status(set: &SetView, installed: usize) -> SetStatus {
-    SetStatus {
-        name: set.name.clone(),
-        strategy: strategy_word(set.strategy).to_owned(),
-        when_down: when_down_word(set.when_down).to_owned(),
-        gateways: set.gateways.clone(),
-        wanted: set.wanted,
-        installed,
-        skipped: set.skipped.iter().take(SKIPPED_SHOWN).cloned().collect(),
-        overridden: set.overridden.shown.clone(),
-        bypassed: set.bypassed.clone(),
-    }
-}
-
-const fn strategy_word(strategy: Strategy) -> &'static str {
-    match strategy {
-        Strategy::Balance => "balance",
-        Strategy::Failover { .. } => "failover",
-    }
-}
-
-const fn when_down_word(when_down: WhenDown) -> &'static str {
-    match when_down {
-        WhenDown::Hold => "hold",
-        WhenDown::Withdraw => "withdraw",
-        WhenDown::Blackhole => "blackhole",
     }
 }
 

@@ -1,9 +1,11 @@
 //! Plans in words, as `diff` prints them, and the order of what is written. What plans do to a kernel is tested in `apply`.
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::kernel::apply::fake::FakeTable;
-use crate::net::nexthop_id;
 use crate::net::prefix::Prefix;
+use crate::routing::batch::IDLE_TIMER;
 
 const OURS: Ownership = Ownership {
     protocol: 230,
