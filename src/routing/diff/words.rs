@@ -165,10 +165,13 @@ impl Plan {
         };
         let members = self.groups.iter().filter(same).flat_map(|g| &g.members);
         let members = members.filter_map(|m| wanted.nexthops.get(&m.id)?.gateway());
-        let gateways: BTreeSet<IpAddr> = written.filter(|g| !is_new(g)).chain(members).collect();
+        let mut gateways: BTreeSet<IpAddr> =
+            written.filter(|g| !is_new(g)).chain(members).collect();
         // Beside changes of routes nobody wants to know.
         let alone = self.groups.iter().all(|group| same(&group)) && !self.touches_routes();
-        let gateways = alone.then_some(gateways).unwrap_or_default();
+        if !alone {
+            gateways.clear();
+        }
         let line = |gateway| format!("~ gateway {gateway} by other nexthop objects");
         gateways.into_iter().map(line)
     }
