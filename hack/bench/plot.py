@@ -76,10 +76,12 @@ def lines(title, series, unit):
             out.append(f'<circle class="dot" cx="{x:.1f}" cy="{up(value):.1f}" r="3"/>')
         out.append("</g>")
         size, value = middles[-1]
-        names.append([up(value), across(size), index, f"{name}, {number(value, unit)}" if unit == "s" else name])
+        names.append([up(value), across(size), index, f"{name}, {number(value, unit)}"])
     names.sort()
     for above, below in zip(names, names[1:]):
         below[0] = max(below[0], above[0] + 17)
     for y, x, index, name in names:
         out.append(f'<text class="s{index} name" x="{x + 10:.1f}" y="{y + 4:.1f}">{escape(name)}</text>')
+    listed = "; ".join(name for *_, name in names)
+    out.insert(2, f"<desc>By number of prefixes, both axes logarithmic. Medians at the largest number: {escape(listed)}.</desc>")
     return "\n".join([*out, "</svg>"]) + "\n"
