@@ -26,6 +26,7 @@ mod program;
 mod rights;
 mod scale;
 mod server;
+mod sync;
 
 use server::{ADVERTISED, eventually, shared};
 

@@ -26,14 +26,23 @@ enum Decision {
 }
 
 impl Policy {
+    /// What changes of nodes are asked.
     fn read() -> Self {
+        Self::named("egress-routes")
+    }
+
+    fn named(name: &str) -> Self {
         let documents: Vec<Value> =
             serde_yaml::from_multiple(&fs::read_to_string(FILE).unwrap()).unwrap();
-        assert_eq!(
-            documents[1]["spec"]["policyName"], documents[0]["metadata"]["name"],
-            "the binding binds the policy"
-        );
-        Self(documents[0]["spec"].clone())
+        let of_kind = |kind: &str| {
+            let mut found = documents
+                .iter()
+                .filter(|d| d["kind"] == kind && d["metadata"]["name"] == name);
+            found.next().unwrap()["spec"].clone()
+        };
+        let binding = of_kind("ValidatingAdmissionPolicyBinding");
+        assert_eq!(binding["policyName"], name, "the binding binds the policy");
+        Self(of_kind("ValidatingAdmissionPolicy"))
     }
 
     fn list(&self, key: &str) -> &[Value] {
@@ -335,4 +344,32 @@ fn nobody_elses_requests_are_looked_at() {
             "{user}"
         );
     }
+}
+
+#[test]
+fn events_are_about_the_agents_own_node_and_in_the_namespace_of_nodes() {
+    let policy = Policy::named("egress-routes-events");
+    let about = |kind: &str, name: &str| json!({"involvedObject": {"kind": kind, "name": name}});
+    let request = |operation: &str, namespace: &str| {
+        let mut request = request();
+        request["operation"] = operation.into();
+        request["namespace"] = namespace.into();
+        request
+    };
+    let (own, none) = (about("Node", "node1"), Value::Null);
+    let create = request("CREATE", "default");
+    assert_eq!(policy.decide(&create, &own, &none), Decision::Allowed);
+    let again = request("UPDATE", "default");
+    assert_eq!(policy.decide(&again, &own, &own), Decision::Allowed);
+    let elsewhere = request("CREATE", "kube-system");
+    assert_eq!(policy.decide(&elsewhere, &own, &none), Decision::Denied(0));
+    for other in [about("Node", "node2"), about("Pod", "node1"), json!({})] {
+        assert_eq!(policy.decide(&create, &other, &none), Decision::Denied(1));
+        assert_eq!(policy.decide(&again, &own, &other), Decision::Denied(1));
+    }
+    let mut nobody = create.clone();
+    nobody["userInfo"]["extra"] = json!({});
+    assert_eq!(policy.decide(&nobody, &own, &none), Decision::Denied(1));
+    nobody["userInfo"]["username"] = "admin".into();
+    assert_eq!(policy.decide(&nobody, &own, &none), Decision::NotMatched);
 }
