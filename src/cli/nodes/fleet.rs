@@ -160,6 +160,9 @@ impl Fleet {
         let all = self.awaited().count();
         let done = all - behind.len();
         let mut text = match goal {
+            Goal::Applied if self.revision.is_empty() => {
+                format!("{done}/{all} nodes have nothing in force")
+            }
             Goal::Applied => format!("{done}/{all} nodes have {}", self.revision),
             Goal::Drained(gateway) => {
                 format!("{gateway} carries no flow on {done}/{all} nodes")

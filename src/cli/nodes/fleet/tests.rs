@@ -122,6 +122,15 @@ fn progress_names_who_is_waited_for() {
         look_at(&many).progress(Goal::Applied),
         "0/9 nodes have 0123456789ab, waiting for node1, node2, node3 and 6 more"
     );
+    let unconfigured = Fleet {
+        revision: String::new(),
+        ..example()
+    };
+    let progress = unconfigured.progress(Goal::Applied);
+    assert!(
+        progress.contains("nodes have nothing in force"),
+        "{progress}"
+    );
 }
 
 #[test]
