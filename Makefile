@@ -53,6 +53,12 @@ nightly: tools ## the slow half: 100,000 cases of each property, as many lookups
 	PROPTEST_CASES=100000 cargo test --locked --test it -- exclude::
 	cargo test --locked --test it -- --ignored
 
+.PHONY: simulate
+simulate: ## random histories of everything that can happen, against the engine; SECONDS=600, HISTORIES=1000000, SEED=1, REPLAY='…' (docs/simulation.md)
+	CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=2 \
+	  $(if $(HISTORIES)$(REPLAY),,SECONDS=$(or $(SECONDS),60)) \
+	  cargo test --locked --release --target-dir target/nightly --lib -- --nocapture random_histories
+
 .PHONY: scale
 scale: tools ## what thousands of agents (NODES=5000) cost an API server, from KUBEBUILDER_ASSETS
 	ulimit -n 100000 2>/dev/null || ulimit -n $$(ulimit -Hn); \

@@ -94,6 +94,8 @@ impl<O: Outside> Engine<O> {
                 words = format!("{unfit}; {words}");
             }
             self.last.problems = vec![Problem::of_node(ProblemKind::KernelFailed, words)];
+            // The next pass has to clear that.
+            self.last.settled = None;
             // What was asked for is still to do.
             self.causes.take_up(causes);
             self.retry_later();
@@ -117,7 +119,7 @@ impl<O: Outside> Engine<O> {
         let before = Footprint::found(&kernel, &self.ownership()).shared_with(&self.last.footprint);
         self.last.has_routes = !kernel.own.is_empty();
         if self.rollout.is_starting() {
-            self.start_rollout(&kernel);
+            self.start_rollout(&kernel, &before);
         }
         self.review(&kernel);
         if let Some(settled) = self.last.settled.take()
@@ -222,13 +224,17 @@ impl<O: Outside> Engine<O> {
     }
 
     /// Takes up what an earlier agent left, as far as the kernel shows it; before anything is written.
-    fn start_rollout(&mut self, kernel: &Kernel) {
+    fn start_rollout(&mut self, kernel: &Kernel, before: &Footprint) {
         let records = kernel.records(&self.ownership());
         let adopted = self
             .rollout
             .needs_adoption(&records)
             .then(|| self.adopt(kernel));
-        let event = Event::Found { records, adopted };
+        let event = Event::Found {
+            records,
+            footprint: (!kernel.uncertain_v6).then(|| before.clone()),
+            adopted,
+        };
         self.advance(event);
     }
 
@@ -302,6 +308,18 @@ impl<O: Outside> Engine<O> {
             Source::Config(_) => resolve(&inputs),
             Source::Adopted(adopted) => Ok(adopted.resolve(&inputs)),
         }
+    }
+
+    /// What the target makes of a kernel, for the simulation to compare.
+    #[cfg(test)]
+    pub(super) fn wanted_of(&self, kernel: &Kernel) -> Option<crate::routing::diff::Wanted> {
+        let target = self.rollout.target()?;
+        let health = self.health.borrow().clone();
+        let mut wanted = self.resolve(target, kernel, &health).ok()?.wanted;
+        if let Some((_, Some(limit))) = &self.last.target {
+            limit.restrict(&mut wanted);
+        }
+        Some(wanted)
     }
 
     /// Reads the kernel. What health demands meanwhile is done at once: a switch takes as long with many routes as with few.

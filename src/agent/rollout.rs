@@ -31,6 +31,9 @@ pub type Clock = Duration;
 /// How long the question that precedes a change may go unanswered.
 pub const QUESTION: Duration = Duration::from_secs(2);
 
+/// How many fingerprints of routes that cut off the API server are kept.
+const CUT_OFF_KEPT: usize = 64;
+
 /// What the directory holds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Newest {
@@ -61,6 +64,8 @@ pub enum Event {
     Found {
         /// Ids of our records.
         records: BTreeSet<u32>,
+        /// What of ours it has; `None` where the read was uncertain.
+        footprint: Option<Footprint>,
         /// What the kernel holds of ours.
         adopted: Option<Arc<Adopted>>,
     },
@@ -113,8 +118,9 @@ enum Baseline {
     Answered,
     /// It did not, and an earlier change that nobody confirmed may be why.
     Unsettled,
-    /// It has never answered since the agent started, and nothing of ours was in the kernel.
-    NeverHeard,
+    /// Nothing: it has never answered since the agent started and nothing of ours was in the kernel, or an earlier agent left more than
+    /// one change unconfirmed. A change that is taken back is tried once more.
+    Unknown,
 }
 
 /// A change that is being decided.
@@ -148,13 +154,18 @@ enum Phase {
     /// It is back; an answer shows that the change was the cause.
     RolledBack { change: Change, until: Clock },
     /// An earlier agent ended before a change was confirmed; nothing is written before the API server was asked.
-    Inherited { until: Clock, found: Arc<Adopted> },
+    Inherited {
+        until: Clock,
+        found: Arc<Adopted>,
+        /// There is one such change; of several nobody knows which is in the kernel.
+        alone: bool,
+    },
 }
 
 #[derive(Clone, Debug)]
 struct Confirmed {
     target: Target,
-    /// `None`: whatever this target makes counts as confirmed, because an earlier agent confirmed it.
+    /// `None`: whatever this target makes counts as confirmed, because nobody knows what of it was there.
     footprint: Option<Footprint>,
 }
 
@@ -163,8 +174,8 @@ struct Confirmed {
 enum Rejected {
     /// This revision, until another one comes.
     Revision(String),
-    /// These routes of the revision in force, until something else would be made.
-    Routes { facts: Facts, fingerprint: u64 },
+    /// Routes of the revision in force that these facts, links and gateways make, until something else would be made.
+    Routes { facts: Facts },
 }
 
 /// A target that two sets clash in.
@@ -186,6 +197,8 @@ pub struct Rollout {
     target: Option<Target>,
     confirmed: Option<Confirmed>,
     rejected: Option<Rejected>,
+    /// Fingerprints of all that the source in force has made and that cut off the API server, the last ones: two must not be tried in turn.
+    cut_off: Vec<u64>,
     /// With these facts: the newest, and what is in force; at most two.
     misfits: Vec<Misfit>,
     phase: Phase,
@@ -204,6 +217,7 @@ impl Rollout {
             target: None,
             confirmed: None,
             rejected: None,
+            cut_off: Vec::new(),
             misfits: Vec::new(),
             phase: Phase::Starting,
             unsettled: false,
@@ -215,7 +229,11 @@ impl Rollout {
         match event {
             Event::Read(newest) => self.read(newest, now),
             Event::Facts(facts) => self.learned(facts),
-            Event::Found { records, adopted } => self.found(&records, adopted, now),
+            Event::Found {
+                records,
+                footprint,
+                adopted,
+            } => self.found(&records, footprint, adopted, now),
             Event::Clash { why, found } => self.clashed(why, found),
             Event::Written {
                 planned,
@@ -251,7 +269,7 @@ impl Rollout {
 
     /// A target that was not followed so far; [`reviewed`](Self::reviewed) takes what it would make.
     pub fn to_review(&self) -> Option<Target> {
-        let Some(Rejected::Routes { facts, .. }) = &self.rejected else {
+        let Some(Rejected::Routes { facts }) = &self.rejected else {
             return None;
         };
         let candidate = self.candidate()?;
@@ -262,14 +280,11 @@ impl Rollout {
 
     /// What the target of [`to_review`](Self::to_review) would make: the same routes are still rejected, others are tried.
     pub fn reviewed(&mut self, planned: &Footprint) {
-        let Some(Rejected::Routes { facts, fingerprint }) = &mut self.rejected else {
-            return;
-        };
-        if *fingerprint == planned.fingerprint() {
-            facts.clone_from(&self.facts);
+        if self.cut_off.contains(&planned.fingerprint()) {
+            let facts = self.facts.clone();
+            self.rejected = Some(Rejected::Routes { facts });
         } else {
-            self.rejected = None;
-            self.target = self.candidate();
+            self.review_failed();
         }
     }
 
@@ -291,11 +306,15 @@ impl Rollout {
                 (limit.filter(|_| exceeded), Vec::new())
             }
             Phase::Settled if exceeded && self.is_guarded() => {
-                let again = matches!(&self.rejected, Some(Rejected::Routes { fingerprint, .. }) if *fingerprint == planned.fingerprint());
-                if again {
+                let holds = matches!(self.rejected, Some(Rejected::Routes { .. }));
+                if self.cut_off.contains(&planned.fingerprint()) {
+                    if !holds {
+                        let facts = self.facts.clone();
+                        self.rejected = Some(Rejected::Routes { facts });
+                    }
                     return (limit, Vec::new());
                 }
-                if matches!(self.rejected, Some(Rejected::Routes { .. })) {
+                if holds {
                     self.rejected = None;
                 }
                 self.phase = Phase::Asking {
@@ -527,6 +546,7 @@ impl Rollout {
             return vec![Effect::Pass];
         }
         self.rejected = None;
+        self.cut_off.clear();
         if in_force {
             return self.return_to_confirmed();
         }
@@ -573,6 +593,22 @@ impl Rollout {
         vec![Effect::Pass]
     }
 
+    /// The question before a change is over. An edit that has vanished meanwhile leaves what is there, unless that may be what silences
+    /// the API server.
+    fn begin_writing(&mut self, edit: bool, guarded: Option<Baseline>) {
+        if edit {
+            self.target = match self.candidate() {
+                None if guarded == Some(Baseline::Unsettled) => Some(self.before()),
+                None => self.target.take(),
+                candidate => candidate,
+            };
+        }
+        self.phase = match self.target {
+            Some(_) => Phase::Writing { guarded },
+            None => Phase::Settled,
+        };
+    }
+
     fn learned(&mut self, facts: Facts) -> Vec<Effect> {
         if self.facts == facts {
             return Vec::new();
@@ -609,6 +645,7 @@ impl Rollout {
     fn found(
         &mut self,
         records: &BTreeSet<u32>,
+        footprint: Option<Footprint>,
         adopted: Option<Arc<Adopted>>,
         now: Clock,
     ) -> Vec<Effect> {
@@ -628,10 +665,8 @@ impl Rollout {
             };
             self.target = Some(target.clone());
             if made_from_newest {
-                self.confirmed = Some(Confirmed {
-                    target,
-                    footprint: None,
-                });
+                // What it had not brought yet when the earlier agent ended is a change.
+                self.confirmed = Some(Confirmed { target, footprint });
                 self.phase = Phase::Settled;
             } else {
                 self.confirm_adopted(found);
@@ -675,9 +710,11 @@ impl Rollout {
             return vec![Effect::Pass];
         }
         if unconfirmed && self.is_guarded() && (of_newest || newest.is_none()) {
+            let count = records.iter().filter(|id| nexthop_id::is_unconfirmed(**id));
             self.phase = Phase::Inherited {
                 until: now + self.confirm,
                 found,
+                alone: count.count() == 1,
             };
             return vec![Effect::Ask];
         }
@@ -789,7 +826,12 @@ impl Rollout {
                     self.accept(change.target, change.footprint);
                     return vec![Effect::StopAsking];
                 }
-                let until = if changed { now + self.confirm } else { until };
+                // Where nothing was heard since the change began, more of it is no reason to wait longer.
+                let until = if changed && answered {
+                    now + self.confirm
+                } else {
+                    until
+                };
                 self.phase = Phase::Confirming {
                     change,
                     until,
@@ -825,11 +867,17 @@ impl Rollout {
         let Some(target) = self.target.clone() else {
             return Vec::new();
         };
-        let baseline = match &self.phase {
+        let later = now + self.confirm;
+        let (baseline, until) = match &self.phase {
             Phase::Writing {
                 guarded: Some(baseline),
-            } => *baseline,
-            Phase::Confirming { change, .. } => change.baseline,
+            } => (*baseline, later),
+            Phase::Confirming {
+                change,
+                until,
+                answered,
+                ..
+            } => (change.baseline, if *answered { later } else { *until }),
             _ => return Vec::new(),
         };
         let change = Change {
@@ -839,7 +887,7 @@ impl Rollout {
         };
         self.phase = Phase::Confirming {
             change,
-            until: now + self.confirm,
+            until,
             installed: Footprint::default(),
             left: true,
             answered: false,
@@ -859,12 +907,7 @@ impl Rollout {
     fn answered(&mut self, now: Clock) -> Vec<Effect> {
         match std::mem::replace(&mut self.phase, Phase::Settled) {
             Phase::Asking { edit, .. } => {
-                if edit {
-                    self.target = self.candidate();
-                }
-                self.phase = Phase::Writing {
-                    guarded: self.is_guarded().then_some(Baseline::Answered),
-                };
+                self.begin_writing(edit, self.is_guarded().then_some(Baseline::Answered));
                 vec![Effect::StopAsking, Effect::Pass]
             }
             Phase::Confirming {
@@ -874,20 +917,17 @@ impl Rollout {
                 left,
                 ..
             } => {
-                if left {
-                    self.phase = Phase::Confirming {
-                        change,
-                        until,
-                        installed,
-                        left,
-                        answered: true,
-                    };
-                } else {
-                    self.accept(change.target, change.footprint);
-                }
+                // What it confirms is what the next read still shows.
+                self.phase = Phase::Confirming {
+                    change,
+                    until,
+                    installed,
+                    left,
+                    answered: true,
+                };
                 vec![Effect::StopAsking, Effect::Pass]
             }
-            Phase::RolledBack { change, .. } if change.baseline == Baseline::NeverHeard => {
+            Phase::RolledBack { change, .. } if change.baseline == Baseline::Unknown => {
                 // It may have come up by itself meanwhile: tried once more, now that it is known to answer.
                 self.target = Some(Target {
                     facts: self.facts.clone(),
@@ -929,17 +969,17 @@ impl Rollout {
     }
 
     fn reject(&mut self, change: &Change) {
-        self.rejected = if self.is_edit(change) {
-            change
-                .target
-                .revision()
-                .map(|revision| Rejected::Revision(revision.to_owned()))
-        } else {
-            Some(Rejected::Routes {
-                facts: change.target.facts.clone(),
-                fingerprint: change.footprint.fingerprint(),
-            })
-        };
+        if self.is_edit(change) {
+            let revision = change.target.revision();
+            self.rejected = revision.map(|revision| Rejected::Revision(revision.to_owned()));
+            return;
+        }
+        let facts = change.target.facts.clone();
+        self.rejected = Some(Rejected::Routes { facts });
+        if self.cut_off.len() == CUT_OFF_KEPT {
+            self.cut_off.remove(0);
+        }
+        self.cut_off.push(change.footprint.fingerprint());
     }
 
     fn tick(&mut self, now: Clock) -> Vec<Effect> {
@@ -947,14 +987,7 @@ impl Rollout {
             return Vec::new();
         }
         match std::mem::replace(&mut self.phase, Phase::Settled) {
-            Phase::Asking { edit, .. } => {
-                if edit {
-                    self.target = self.candidate();
-                }
-                self.phase = Phase::Writing {
-                    guarded: self.silent_baseline(),
-                };
-            }
+            Phase::Asking { edit, .. } => self.begin_writing(edit, self.silent_baseline()),
             Phase::Confirming {
                 change,
                 installed,
@@ -973,7 +1006,7 @@ impl Rollout {
                 });
                 self.phase = Phase::Writing { guarded: None };
             }
-            Phase::Inherited { found, .. } => {
+            Phase::Inherited { found, alone, .. } => {
                 let source = match &self.newest {
                     Newest::Good(loaded) => Source::Config(loaded.clone()),
                     Newest::Unknown | Newest::Refused { .. } => Source::Adopted(found),
@@ -985,7 +1018,11 @@ impl Rollout {
                 let change = Change {
                     target,
                     footprint: Footprint::default(),
-                    baseline: Baseline::Answered,
+                    baseline: if alone {
+                        Baseline::Answered
+                    } else {
+                        Baseline::Unknown
+                    },
                 };
                 self.target = Some(self.before());
                 self.phase = Phase::RollingBack { change };
@@ -1001,7 +1038,7 @@ impl Rollout {
         let baseline = if self.unsettled {
             Some(Baseline::Unsettled)
         } else {
-            never.then_some(Baseline::NeverHeard)
+            never.then_some(Baseline::Unknown)
         };
         baseline.filter(|_| self.is_guarded())
     }

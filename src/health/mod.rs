@@ -13,7 +13,7 @@
 
 pub mod probe;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -74,6 +74,23 @@ pub enum Initial {
     AdoptedDown,
     /// What was known of the gateway under another check.
     CarriedOver(Health),
+}
+
+impl Initial {
+    /// What is known of a gateway whose check is new to it: `is_wanted` reports which checks continue, `adopted_down` which gateways an
+    /// earlier agent had taken out.
+    pub fn of(
+        key: &ProbeKey,
+        known: &HealthView,
+        is_wanted: impl Fn(&ProbeKey) -> bool,
+        adopted_down: &BTreeSet<ProbeKey>,
+    ) -> Self {
+        match carried_over(key, known, is_wanted) {
+            Some(health) => Self::CarriedOver(health),
+            None if adopted_down.contains(key) => Self::AdoptedDown,
+            None => Self::Unknown,
+        }
+    }
 }
 
 /// What is known of a gateway whose check is new to it: `is_wanted` reports which checks continue.

@@ -31,7 +31,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::config::Probe;
-use crate::health::{HealthView, Initial, Machine, ProbeKey, carried_over};
+use crate::health::{HealthView, Initial, Machine, ProbeKey};
 use crate::net::prefix::Family;
 
 /// No check is probed more often than this, whatever its interval.
@@ -160,11 +160,8 @@ impl Probes {
                     changed
                 });
             } else {
-                let initial = match carried_over(key, &before, |k| wanted.contains_key(k)) {
-                    Some(health) => Initial::CarriedOver(health),
-                    None if adopted_down.contains(key) => Initial::AdoptedDown,
-                    None => Initial::Unknown,
-                };
+                let is_wanted = |k: &ProbeKey| wanted.contains_key(k);
+                let initial = Initial::of(key, &before, is_wanted, adopted_down);
                 let task = self.start(key, path.clone(), initial);
                 self.tasks.insert(key.clone(), task);
             }

@@ -143,14 +143,14 @@ impl Prefix {
 
     /// Whether the address is inside.
     pub fn contains(self, address: IpAddr) -> bool {
-        self.covers(Self::host(address))
+        let family = Family::of(address);
+        let differ = value_of(address) ^ value_of(self.address());
+        self.family() == family && differ & !host_mask(family, self.len()) == 0
     }
 
     /// Whether `other` is equal to or inside this prefix.
     pub fn covers(self, other: Self) -> bool {
-        self.family() == other.family()
-            && self.len() <= other.len()
-            && Self::masked(other.address(), self.len()) == self
+        self.len() <= other.len() && self.contains(other.address())
     }
 }
 

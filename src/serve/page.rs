@@ -71,7 +71,8 @@ pub fn readiness(status: Option<&Status>) -> Result<(), String> {
             .clone()
             .unwrap_or_else(|| otherwise.to_owned()))
     };
-    if status.revision.is_empty() {
+    // What an earlier agent left is in force although its revision may not be known.
+    if status.revision.is_empty() && status.sets.is_empty() {
         return because("no configuration is in force yet");
     }
     if status.last_applied_at.is_none() && status.sets.iter().any(|set| set.installed < set.wanted)

@@ -78,6 +78,8 @@ struct Scene {
     rollout: Rollout,
     now: Clock,
     effects: Vec<Effect>,
+    /// What the last pass had to write, and whether something of it is left.
+    last: (&'static [&'static str], bool),
 }
 
 impl Scene {
@@ -86,6 +88,7 @@ impl Scene {
             rollout: Rollout::new(CONFIRM, facts),
             now: Duration::ZERO,
             effects: Vec::new(),
+            last: (&[], false),
         }
     }
 
@@ -102,18 +105,28 @@ impl Scene {
     fn found(&mut self, records: &[u32], adopted: Option<Arc<Adopted>>) -> &mut Self {
         let records: BTreeSet<u32> = records.iter().copied().collect();
         let adopted = adopted.filter(|_| self.rollout.needs_adoption(&records));
-        self.step(Event::Found { records, adopted })
+        self.step(Event::Found {
+            records,
+            footprint: None,
+            adopted,
+        })
     }
 
     /// A pass that writes all that it may of `planned`.
-    fn pass(&mut self, planned: &[&str]) -> &mut Self {
+    fn pass(&mut self, planned: &'static [&'static str]) -> &mut Self {
         self.written(planned, true, false)
     }
 
-    fn written(&mut self, planned: &[&str], changed: bool, left: bool) -> &mut Self {
+    fn written(
+        &mut self,
+        planned: &'static [&'static str],
+        changed: bool,
+        left: bool,
+    ) -> &mut Self {
         if self.rollout.target().is_none() {
             return self;
         }
+        self.last = (planned, left);
         let planned = prints(planned);
         let (limit, effects) = self.rollout.admit(&planned, self.now);
         let installed = limit.clone().unwrap_or_else(|| planned.clone());
@@ -128,8 +141,17 @@ impl Scene {
         self
     }
 
+    /// The API server answers, and the pass after it changes nothing.
     fn answered(&mut self) -> &mut Self {
-        self.step(Event::Answered)
+        let is_confirming = self.stage() == Stage::Confirming;
+        self.step(Event::Answered);
+        if is_confirming {
+            let effects = std::mem::take(&mut self.effects);
+            let (planned, left) = self.last;
+            self.written(planned, false, left);
+            self.effects = effects;
+        }
+        self
     }
 
     /// Nobody answers until the deadline.
@@ -193,6 +215,87 @@ fn an_answer_confirms_an_edit() {
         scene.rollout.records(),
         nexthop_id::applied(B).into_iter().collect()
     );
+}
+
+#[test]
+fn an_answer_confirms_only_what_the_next_read_still_shows() {
+    let mut scene = confirming();
+    scene.step(Event::Answered).written(TWO, true, false);
+    assert_eq!(scene.stage(), Stage::Confirming, "it had vanished");
+    scene.silence();
+    assert_eq!((scene.stage(), scene.revision()), (Stage::RollingBack, A));
+}
+
+#[test]
+fn more_of_a_change_that_nobody_has_answered_after_is_no_reason_to_wait_longer() {
+    let mut scene = confirming();
+    let deadline = scene.rollout.deadline();
+    scene.pass(TWO);
+    assert_eq!(scene.rollout.deadline(), deadline);
+    let planned = prints(TWO);
+    scene.step(Event::WriteUnknown { planned });
+    assert_eq!(scene.rollout.deadline(), deadline);
+}
+
+#[test]
+fn what_an_earlier_agent_had_not_brought_when_it_ended_is_guarded() {
+    let mut scene = Scene::new(facts("web"));
+    scene.read(good(A)).step(Event::Found {
+        records: nexthop_id::applied(A).into_iter().collect(),
+        footprint: Some(prints(ONE)),
+        adopted: None,
+    });
+    scene.pass(ONE);
+    assert_eq!(scene.effects, [], "it was there");
+    scene.pass(TWO);
+    assert_eq!(scene.effects, [Effect::AskForNode], "a link came up");
+    scene.answered().pass(TWO).silence().pass(ONE).answered();
+    assert!(scene.rollout.holds_routes());
+}
+
+#[test]
+fn routes_that_were_taken_back_are_not_tried_again_in_turn_with_others() {
+    const THREE: &[&str] = &["203.0.113.0/24", "203.0.114.0/24", "203.0.115.0/24"];
+    let mut scene = settled();
+    scene.pass(TWO).answered().pass(TWO);
+    scene.silence().pass(ONE).answered();
+    assert!(scene.rollout.holds_routes(), "a link came up");
+    scene.step(Event::Facts(facts("db")));
+    assert!(scene.rollout.to_review().is_some());
+    scene.rollout.reviewed(&prints(THREE));
+    scene.pass(THREE).answered().pass(THREE);
+    scene.silence().pass(ONE).answered();
+    scene.pass(TWO);
+    assert_eq!(
+        (scene.stage(), &scene.effects[..]),
+        (Stage::Settled, &[][..])
+    );
+    assert!(scene.rollout.holds_routes());
+}
+
+#[test]
+fn an_edit_that_has_vanished_before_it_was_decided_takes_back_what_may_have_silenced_the_server() {
+    let mut scene = Scene::new(facts("web"));
+    scene.read(good(A)).found(&[], None).answered().pass(ONE);
+    scene.read(good(B)).read(refused()).silence();
+    assert_eq!(scene.revision(), "none", "nothing was ever confirmed");
+    scene.pass(&[]).answered();
+    assert_eq!(scene.stage(), Stage::Settled);
+    let mut first = Scene::new(facts("web"));
+    first.read(good(A)).found(&[], None);
+    first.read(refused()).silence();
+    assert_eq!(first.stage(), Stage::Settled, "nothing is undecided");
+}
+
+#[test]
+fn of_two_changes_that_an_earlier_agent_left_neither_is_blamed() {
+    let mut scene = Scene::new(facts("web"));
+    let records = [nexthop_id::unconfirmed(A), nexthop_id::unconfirmed(B)];
+    scene.read(good(B)).found(&records, Some(adopted()));
+    assert_eq!(scene.stage(), Stage::Inherited);
+    scene.silence().pass(&[]).answered();
+    assert_eq!((scene.stage(), scene.revision()), (Stage::Changing, B));
+    assert_eq!(scene.rollout.rejected_revision(), None);
 }
 
 #[test]
