@@ -124,9 +124,16 @@ impl Fleet {
         self.awaited().next().is_some() && self.behind(goal).next().is_none()
     }
 
-    /// Whether waiting is of no use: agents refuse the `ConfigMap` as it is.
+    /// Whether waiting is of no use: agents refuse the `ConfigMap` as it is, or it is reached.
     pub fn is_final(&self, goal: Goal) -> bool {
-        self.refused.is_some() || self.reached(goal)
+        self.refused.is_some() || self.reached(goal) || self.lacks_routes(goal)
+    }
+
+    /// Whether the `ConfigMap` has no `routes.yaml` and every node that had one reports so.
+    fn lacks_routes(&self, goal: Goal) -> bool {
+        self.revision.is_empty()
+            && self.awaited().next().is_some()
+            && self.behind(goal).all(|row| row.status == "Invalid")
     }
 
     /// Whether all is well on every node; `allow_missing` leaves out those that are not Ready themselves.

@@ -134,6 +134,33 @@ fn progress_names_who_is_waited_for() {
 }
 
 #[test]
+fn nobody_waits_for_a_configmap_without_routes_once_every_node_has_refused_it() {
+    let see = |status: &str| {
+        let nodes = [
+            reports("node1", "Ready", "", ""),
+            reports("node2", status, NEWEST, "10.116.0.5=up"),
+        ];
+        let pods = [pod("node1", true), pod("node2", true)];
+        let newest = Newest {
+            revision: String::new(),
+            refused: None,
+        };
+        let agents = Agents::new(Some(&pods), wants(2));
+        Fleet::new(&newest, &nodes, &agents, Vec::new())
+    };
+    assert!(
+        !see("Ready").is_final(Goal::Applied),
+        "it has not seen it yet"
+    );
+    let refused = see("Invalid");
+    assert!(refused.is_final(Goal::Applied) && !refused.all_ready(false));
+    assert_eq!(
+        refused.progress(Goal::Applied),
+        "1/2 nodes have nothing in force, waiting for node2"
+    );
+}
+
+#[test]
 fn a_node_that_should_have_no_agent_does_not_count() {
     let nodes = [ready_node("node1"), node("windows", &[])];
     let agents = Agents::new(Some(&[pod("node1", true)]), wants(1));
