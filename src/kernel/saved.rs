@@ -231,14 +231,19 @@ impl Saved {
     /// Names the links, and puts all of it into `kernel`, which has them.
     pub fn into_kernel(mut self, kernel: &mut Kernel) {
         let name = |link: u32| name_of(&kernel.links, link);
-        kernel.own.reserve_exact(self.own.len() + self.strays.len());
-        kernel.own.append(&mut self.own);
-        kernel
-            .own
+        self.own
             .extend(self.strays.iter().map(|(key, stray)| OwnRoute {
                 key: *key,
                 target: Target::Stray(stray.words(name).into()),
             }));
+        self.own.shrink_to_fit();
+        if kernel.own.is_empty() {
+            // Millions of bytes, which need not be there twice.
+            kernel.own = std::mem::take(&mut self.own);
+        } else {
+            kernel.own.reserve_exact(self.own.len());
+            kernel.own.append(&mut self.own);
+        }
         kernel
             .foreign
             .extend(self.foreign.into_iter().map(|(route, link)| ForeignRoute {

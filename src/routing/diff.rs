@@ -354,12 +354,19 @@ fn diff_routes(wanted: &Wanted, kernel: &Kernel, plan: &mut Plan) {
         }
     }
     have.iter().for_each(go);
-    plan.replace = twins;
-    plan.replace.append(&mut routes);
+    plan.replace = one_after_the_other(twins, routes);
     // Few words name every sibling that has them: the kernel would take the first one that it finds.
     gone.sort_unstable_by(|a, b| (a.key, &b.target).cmp(&(b.key, &a.target)));
-    plan.delete = gone;
-    plan.delete.append(&mut gone_twins);
+    plan.delete = one_after_the_other(gone, gone_twins);
+}
+
+/// Without a copy where there is nothing to append: a new node's plan is as large as its table.
+fn one_after_the_other<T>(mut first: Vec<T>, mut then: Vec<T>) -> Vec<T> {
+    if first.is_empty() {
+        return then;
+    }
+    first.append(&mut then);
+    first
 }
 
 /// Where all routes of a group go, one command takes them along with it.

@@ -76,6 +76,11 @@ impl Part<'_> {
         )
     }
 
+    /// How many routes a prefix gets.
+    fn routes_each(&self) -> usize {
+        usize::from(self.has_routes()) + usize::from(self.set.leak_guard)
+    }
+
     fn destinations(&self) -> exclude::SetDestinations<'_> {
         exclude::SetDestinations {
             set: &self.set.name,
@@ -108,7 +113,11 @@ pub fn resolve(inputs: &Inputs<'_>) -> Result<Resolution, Vec<exclude::Clash>> {
     };
     let destinations: Vec<exclude::SetDestinations<'_>> =
         parts.iter().map(Part::destinations).collect();
-    let mut selected = exclude::select(&destinations, &constraints)?.into_iter();
+    let selected = exclude::select(&destinations, &constraints)?;
+    let routes = parts.iter().zip(&selected);
+    let routes = routes.map(|(part, selected)| part.routes_each() * selected.install.len());
+    builder.wanted.routes.reserve_exact(routes.sum());
+    let mut selected = selected.into_iter();
     let mut parts = parts.iter().peekable();
     for (set, examined) in sets.iter().zip(&examined) {
         let mut view = builder.view(set, examined);
