@@ -7,6 +7,7 @@
 mod engine;
 mod load;
 mod lookups;
+mod memory;
 mod pass;
 pub mod repair_limit;
 mod report;
@@ -66,6 +67,7 @@ struct Agent {
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
+    memory::give_back_what_is_freed();
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
     let mut end = std::pin::pin!(async {

@@ -8,8 +8,6 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use ipnetwork::IpNetwork;
-
 /// An address family; one nexthop group exists per route set and family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
@@ -73,7 +71,10 @@ pub const fn value_of(address: IpAddr) -> u128 {
 
 /// A CIDR without host bits. Ordered by family, address, then length.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Prefix(IpNetwork);
+pub struct Prefix {
+    address: IpAddr,
+    len: u8,
+}
 
 /// Why a text is not a prefix. `Display` includes what would be right.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,28 +102,27 @@ impl Prefix {
         let family = Family::of(address);
         let len = len.min(family.bits());
         let value = value_of(address) & !host_mask(family, len);
-        Self::from_network(family.address(value), len)
-    }
-
-    fn from_network(address: IpAddr, len: u8) -> Self {
-        // `new` fails only for a length over the family's width, which the callers exclude.
-        Self(IpNetwork::new(address, len).unwrap_or_else(|_| IpNetwork::from(address)))
+        Self {
+            address: family.address(value),
+            len,
+        }
     }
 
     /// `/32` or `/128`.
-    pub fn host(address: IpAddr) -> Self {
-        Self(IpNetwork::from(address))
+    pub const fn host(address: IpAddr) -> Self {
+        let len = Family::of(address).bits();
+        Self { address, len }
     }
 
     /// The first address.
-    pub fn address(self) -> IpAddr {
-        self.0.ip()
+    pub const fn address(self) -> IpAddr {
+        self.address
     }
 
     /// The length in bits.
     #[allow(clippy::len_without_is_empty)] // a prefix holds at least one address
-    pub fn len(self) -> u8 {
-        self.0.prefix()
+    pub const fn len(self) -> u8 {
+        self.len
     }
 
     /// True for `0.0.0.0/0` and `::/0`.

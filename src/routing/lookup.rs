@@ -25,6 +25,8 @@ use crate::routing::state::Kernel;
 pub const SAMPLE: usize = 256;
 /// Lookups that rules with a selector of their own get each time, all rules together.
 pub const RULE_LOOKUPS: usize = 1024;
+/// Of these, what they share beyond one for each: a node may have a rule for each of hundreds of pods.
+const RULES_SHARE: usize = 256;
 /// Destinations that each such rule is tried with, at most.
 const PER_RULE: usize = 8;
 /// Routes of other tables that are tried for a destination in common, and findings that are asked again.

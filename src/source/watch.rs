@@ -88,7 +88,7 @@ impl Watch {
         let nudge = self.nudge.clone();
         // A full channel has a nudge in it already.
         let made = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            if !event.is_ok_and(|event| is_reading(event.kind)) {
+            if !event.is_ok_and(|event| is_reading(event.kind) || is_of_the_kubelet(&event.paths)) {
                 let _ = nudge.try_send(());
             }
         });
@@ -113,6 +113,16 @@ impl Watch {
 /// Whether the event is only a read, such as the agent's own after each trigger. Every other kind may be a swap.
 fn is_reading(kind: EventKind) -> bool {
     matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
+}
+
+/// Whether only names changed that the kubelet uses on the way to a swap or after it: no key begins with two dots, and `..data` is the swap.
+fn is_of_the_kubelet(paths: &[PathBuf]) -> bool {
+    let name = |path: &PathBuf| {
+        path.file_name()
+            .map(|name| name.as_encoded_bytes().to_vec())
+    };
+    let is_beside = |name: Vec<u8>| name.starts_with(b"..") && name != b"..data";
+    !paths.is_empty() && paths.iter().all(|path| name(path).is_some_and(is_beside))
 }
 
 /// Waits until `events` has been quiet for long enough.
@@ -145,6 +155,20 @@ mod tests {
         settle(&mut events, ALONE).await;
         assert_eq!(started.elapsed(), ALONE.longest);
         storm.abort();
+    }
+
+    #[test]
+    fn what_the_kubelet_does_beside_a_swap_is_no_change() {
+        let beside = |names: &[&str]| {
+            let path = |name: &&str| Path::new("/etc/egress-routes").join(name);
+            is_of_the_kubelet(&names.iter().map(path).collect::<Vec<_>>())
+        };
+        assert!(beside(&["..2026_11_27_04_00_00.1"]));
+        assert!(beside(&["..data_tmp"]));
+        assert!(!beside(&["..data_tmp", "..data"]));
+        assert!(!beside(&["..data"]));
+        assert!(!beside(&["routes.yaml"]));
+        assert!(!beside(&[]), "who names nothing may mean anything");
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::{Check, MOST_HINTS, PER_RULE, Question, RULE_LOOKUPS, Rotation, SAMPLE};
+use super::{Check, MOST_HINTS, PER_RULE, Question, RULE_LOOKUPS, RULES_SHARE, Rotation, SAMPLE};
 use crate::net::prefix::{Family, Prefix};
 use crate::routing::rule::{Action, Packet, Rule, common, nth};
 use crate::routing::state::{Elsewhere, Target};
@@ -235,7 +235,7 @@ impl Check<'_> {
             };
             let rules = self.rules.of(family).before(table);
             let suspects: Vec<&Rule> = rules.iter().filter(|rule| self.may_bypass(rule)).collect();
-            let each = (RULE_LOOKUPS / suspects.len().max(1)).clamp(1, PER_RULE);
+            let each = (RULES_SHARE / suspects.len().max(1)).clamp(1, PER_RULE);
             let turns = suspects.len().div_ceil(RULE_LOOKUPS).max(1) as u64;
             for (n, rule) in suspects.into_iter().enumerate() {
                 if n as u64 % turns != round % turns {
