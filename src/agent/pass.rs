@@ -478,7 +478,8 @@ impl<O: Outside> Engine<O> {
         }
         self.last.failures = 0;
         resolution.wanted.routes = Vec::new();
-        unlimited.then(|| Settled {
+        // What an uncertain read left out may be found by the next.
+        (unlimited && !self.last.kernel.uncertain_v6).then(|| Settled {
             target: target.clone(),
             health,
             wanted: resolution.wanted,
