@@ -373,6 +373,10 @@ impl<O: Outside> Engine<O> {
             .target()
             .and_then(Target::revision)
             .unwrap_or_default();
+        if outcome.examples.is_empty() && replaced + deleted == 0 {
+            // A group that is written again while a gateway leaves it.
+            return;
+        }
         let examples = outcome.examples.join("; ");
         let took_ms = took.as_millis();
         tracing::info!(

@@ -24,6 +24,11 @@ const MOST_MEMBERS: usize = 100;
 const MOST_ACTIVE: u32 = 64;
 /// The most objects of one gateway that gets new flows.
 const MOST_OBJECTS: u32 = 32;
+/// The idle time of a group that a gateway begins to leave, in seconds: nothing moves yet. Sockets of the node itself look their way
+/// up once; each write of the group makes them look again, which is what the kernel counts as use.
+const NOTICE: u32 = 86_400;
+/// How long that lasts at most, in seconds.
+const LONGEST_NOTICE: u64 = 10;
 /// The shortest idle time of a set with `drainTimeout`, in seconds.
 const SHORTEST_IDLE: u64 = 5;
 
@@ -73,6 +78,8 @@ pub struct Terms {
     pub drain_timeout: Duration,
     /// The buckets of its group, where it is resilient, which leaving gently needs.
     pub buckets: Option<u32>,
+    /// The group's idle time, where a gateway leaves it already.
+    pub idle: Option<u32>,
 }
 
 /// Who carries the flows.
@@ -156,8 +163,26 @@ pub fn share(candidates: &[Candidate], terms: &Terms) -> Shared {
         idle: if going.is_empty() {
             IDLE_TIMER
         } else {
-            idle_time(terms.drain_timeout)
+            let left = candidates
+                .iter()
+                .flat_map(|c| &c.now)
+                .filter_map(|o| o.left);
+            let since = left.map(|left| left.since).max().unwrap_or_default();
+            idle_while_leaving(idle_time(terms.drain_timeout), terms.idle, since)
         },
+    }
+}
+
+/// The idle time of a group that a gateway leaves. It changes by a second in each quarter of it, so that the group is written again.
+fn idle_while_leaving(idle: u32, now: Option<u32>, since: Duration) -> u32 {
+    let quarter = u64::from(idle / 4).max(1);
+    let turn = since.as_secs() / quarter;
+    match now {
+        None => NOTICE,
+        Some(NOTICE) if since.as_secs() < quarter.min(LONGEST_NOTICE) => NOTICE,
+        // An agent or a command that has just started does not know for how long.
+        Some(now) if turn == 0 && (idle..=idle + 1).contains(&now) => now,
+        Some(_) => idle + u32::from(turn % 2 == 1),
     }
 }
 

@@ -161,7 +161,14 @@ impl Plan {
         let written = self.nexthops.iter().filter_map(|(_, what)| what.gateway());
         let same = |group: &&GroupWrite| {
             let target = Target::Nexthop(group.id);
-            group.exists && wanted.in_words(&target) == in_words_now(kernel, &target)
+            let there = kernel.nexthops.get(&group.id).map(|n| &n.kind);
+            let others = match (there, wanted.groups.get(&group.id)) {
+                (Some(NexthopKind::Group { members, .. }), Some(wanted)) => {
+                    *members != wanted.members
+                }
+                _ => true,
+            };
+            group.exists && others && wanted.in_words(&target) == in_words_now(kernel, &target)
         };
         let members = self.groups.iter().filter(same).flat_map(|g| &g.members);
         let members = members.filter_map(|m| wanted.nexthops.get(&m.id)?.gateway());

@@ -87,6 +87,7 @@ impl Builder<'_> {
             // Where the kernel has no resilient groups, `diff` leaves duplicates out.
             _ => Some(BUCKETS),
         };
+        let idle = self.idle_while_left(group);
         let candidate = |gateway: &IpAddr| {
             let share = set.share(*gateway);
             Some(Candidate {
@@ -102,8 +103,24 @@ impl Builder<'_> {
             strategy: set.strategy,
             drain_timeout: set.drain_timeout,
             buckets,
+            idle,
         };
         share::share(&candidates, &terms)
+    }
+
+    /// The idle time of a group in the kernel that a gateway leaves.
+    fn idle_while_left(&self, group: u32) -> Option<u32> {
+        let nexthops = &self.inputs.kernel.nexthops;
+        let Some(NexthopKind::Group { members, resilient }) = nexthops.get(&group).map(|n| &n.kind)
+        else {
+            return None;
+        };
+        let gateway = |id: u32| match nexthops.get(&id).map(|n| &n.kind) {
+            Some(NexthopKind::Via { gateway, .. }) => Some(*gateway),
+            _ => None,
+        };
+        let is_left = share::has_leaving(members, gateway);
+        resilient.filter(|_| is_left).map(|r| r.idle)
     }
 
     /// What a gateway's objects carry of a group in the kernel.

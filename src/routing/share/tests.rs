@@ -69,6 +69,7 @@ const BALANCE: Terms = Terms {
     strategy: Strategy::Balance,
     drain_timeout: Duration::ZERO,
     buckets: Some(2048),
+    idle: None,
 };
 
 const fn failover(failback: Failback) -> Terms {
@@ -335,6 +336,26 @@ fn a_group_never_has_more_members_than_a_command_has_room_for() {
         );
         assert!(shared.members.len() <= MOST_MEMBERS);
     }
+}
+
+#[test]
+fn a_group_is_written_again_in_each_quarter_of_its_idle_time() {
+    let at = |now, seconds| idle_while_leaving(300, now, Duration::from_secs(seconds));
+    assert_eq!(at(None, 0), NOTICE, "nothing moves at first");
+    assert_eq!((at(Some(NOTICE), 9), at(Some(NOTICE), 10)), (NOTICE, 300));
+    let (mut now, mut written) = (300, Vec::new());
+    for seconds in 10..400 {
+        let next = at(Some(now), seconds);
+        written.extend((next != now).then_some(seconds));
+        now = next;
+    }
+    assert_eq!(written, [75, 150, 225, 300, 375]);
+    assert_eq!(
+        (at(Some(301), 0), at(Some(300), 0)),
+        (301, 300),
+        "restarted"
+    );
+    assert_eq!(at(Some(20), 0), 300, "another limit");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A gateway that leaves: with `drain` it cuts nobody, and without it it cuts each of its connections.
 
 mod forced;
+mod host;
 mod interrupted;
 mod returns;
 
