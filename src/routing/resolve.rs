@@ -159,7 +159,7 @@ pub fn resolve(inputs: &Inputs<'_>) -> Result<Resolution, Vec<exclude::Clash>> {
             }
             Applies::NotYet => {
                 let reason =
-                    "the API has not told this node's labels yet, to compare with its nodeSelector";
+                    "this node's labels are not known yet, so its nodeSelector cannot be evaluated";
                 let mut view = SetView::skipped(set, reason);
                 view.undecided = true;
                 view.problems.push(Problem::of_set(

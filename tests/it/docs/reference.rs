@@ -268,7 +268,7 @@ fn status() -> Status {
     serde_json::from_value(json!({
         "node": "node1", "agent": "running", "status": "Ready", "revision": "0123456789ab", "message": null, "problems": [],
         "sets": [{"name": "clouds", "strategy": "balance", "whenDown": "hold", "wanted": 1, "installed": 1, "skipped": [], "overridden": [], "bypassed": [],
-            "gateways": [{"address": "10.116.0.5", "state": "up", "active": true, "weight": 1, "buckets": null, "rttMs": 0.5, "reason": null}]}],
+            "gateways": [{"address": "10.116.0.5", "state": "up", "active": true, "weight": 1, "buckets": 1024, "rttMs": 0.5, "reason": null}]}],
         "rejectedRevision": null, "lastAppliedAt": "2026-11-22T12:00:00Z",
     }))
     .unwrap()
