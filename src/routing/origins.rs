@@ -2,6 +2,7 @@
 //!
 //! Pure. A lookup for a packet that could not come in that way would be refused by the kernel's check of sources.
 
+use std::cmp::Reverse;
 use std::net::IpAddr;
 
 use crate::net::prefix::{Family, Prefix};
@@ -95,14 +96,21 @@ impl<'a> Origins<'a> {
             .unwrap_or_else(|| range.address())
     }
 
-    /// The interface that packets of this source come in by: the one that leads back to it.
+    /// The interface that packets of this source come in by: the one that leads back to it. The subnet of an interface in a VRF has
+    /// its route in another table, and counts all the same.
     pub fn incoming(&self, source: IpAddr) -> Option<Box<str>> {
         let routes = self.kernel.foreign.iter().filter(|route| {
             route.unicast && route.key.table == MAIN_TABLE && route.key.prefix.contains(source)
         });
-        let best = routes
-            .max_by_key(|route| (route.key.prefix.len(), std::cmp::Reverse(route.key.metric)))?;
-        let dev = best.dev.as_deref()?;
+        let by_route =
+            routes.map(|r| (r.key.prefix.len(), Reverse(r.key.metric), r.dev.as_deref()));
+        let links = self.kernel.links.iter().filter(|l| l.up && !l.loopback);
+        let by_subnet = links.flat_map(|link| {
+            let around = link.subnets().filter(|subnet| subnet.contains(source));
+            around.map(|subnet| (subnet.len(), Reverse(u32::MAX), Some(&*link.name)))
+        });
+        let (_, _, dev) = by_route.chain(by_subnet).max()?;
+        let dev = dev?;
         let up = self
             .kernel
             .links

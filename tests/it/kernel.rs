@@ -15,6 +15,7 @@ mod restart;
 mod rules;
 mod staying;
 mod taken;
+mod vrf_device;
 mod wrapped_ip;
 
 use std::collections::BTreeSet;

@@ -44,16 +44,23 @@ impl WrappedIp {
 
     /// What each batch that writes was told, in order; those that only look up are left out.
     pub(super) fn batches(&self) -> Vec<String> {
+        let all = self.all();
+        all.into_iter().filter(|batch| !is_lookup(batch)).collect()
+    }
+
+    /// How many batches that only look up have begun.
+    pub(super) fn lookups(&self) -> usize {
+        self.all().iter().filter(|batch| is_lookup(batch)).count()
+    }
+
+    fn all(&self) -> Vec<String> {
         let mut names: Vec<PathBuf> = self
             .files()
             .filter(|path| path.extension().is_none_or(|end| end != "part"))
             .collect();
         names.sort();
-        names
-            .iter()
-            .map(|path| fs::read_to_string(path).unwrap())
-            .filter(|batch| !batch.starts_with("route get "))
-            .collect()
+        let text = |path: &PathBuf| fs::read_to_string(path).unwrap();
+        names.iter().map(text).collect()
     }
 
     /// How often the routes of a family were read.
@@ -81,4 +88,8 @@ impl WrappedIp {
                 .starts_with("batch.")
         })
     }
+}
+
+fn is_lookup(batch: &str) -> bool {
+    batch.starts_with("route get ")
 }
