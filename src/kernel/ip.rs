@@ -1,23 +1,20 @@
 //! Running `ip`: one read of all that matters, and batches of at most [`CHUNK`] lines.
 //!
-//! I/O only: texts are `iproute`'s, decisions `plan`'s. Every run has a time limit and is killed when
-//! it passes; a dump that failed, or that the kernel calls inconsistent, is an error and never an
-//! empty table.
+//! I/O only: what `ip` prints is read by `dump` and `saved`, decisions are `diff`'s, a single run is `process`'s. A dump that failed, or
+//! that the kernel calls inconsistent, is an error and never an empty table.
+
+mod process;
+mod version;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek as _, Write as _};
+use std::io::{self, BufReader, Read};
 use std::net::IpAddr;
-use std::os::unix::process::ExitStatusExt as _;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-use tokio::io::AsyncReadExt as _;
-use tokio::process::{Child, Command};
-use tokio::time::timeout;
 
 use crate::health::probe::Neighbours;
 use crate::kernel::changes::Changes;
@@ -28,14 +25,14 @@ use crate::net::prefix::Family;
 use crate::routing::batch::Ownership;
 use crate::routing::share;
 use crate::routing::state::Kernel;
+pub use process::Hung;
+use process::{finish, output, patiently, run_batch, spawn};
+pub use version::Unfit;
+use version::is_fit;
 
 /// Lines of one batch: iproute2 before 6.2 keeps about 4 KiB of each (its commit 6d25be27), and more
 /// than this gains little.
 pub const CHUNK: usize = 1000;
-/// A chunk takes some 20 ms; ten seconds mean that it hangs.
-const TIME_LIMIT: Duration = Duration::from_secs(10);
-/// How often a dump is tried that the kernel interrupts; Felix tries as often.
-const DUMP_TRIES: u32 = 5;
 /// How often IPv6 routes are read while others change them.
 const CHURN_TRIES: u32 = 4;
 /// Why something could not be made certain, for a person.
@@ -48,11 +45,6 @@ const CHURN_PAUSE: Duration = Duration::from_millis(10);
 const PIPE: usize = 64 * 1024;
 /// About as long as `ip` takes to fill it with routes.
 const FILLING: Duration = Duration::from_micros(500);
-/// The longest answer but for routes, which are parsed as they come: 50,000 links are about as long.
-const ANSWER_LIMIT: u64 = 64 << 20;
-/// What of an `ip`'s stderr is kept: a full chunk of refusals is about 60 KB.
-const STDERR_KEPT: u64 = 256 * 1024;
-
 /// Which kernel state is read and written: the seam between `apply` and the world.
 pub trait RouteTable {
     /// Routes, nexthops, links and addresses. An error means that nothing is known.
@@ -273,113 +265,6 @@ impl Read for Gathering {
     }
 }
 
-/// Runs one batch; what was refused, and what it printed where that goes to a pipe.
-async fn run_batch(
-    arguments: &[&str],
-    lines: &str,
-    stdout: Stdio,
-) -> anyhow::Result<(BatchErrors, Vec<u8>)> {
-    let input = complete_input(lines).context("keeping a batch in memory for `ip`")?;
-    let mut child = spawn(arguments, input, stdout)?;
-    let printed = child.stdout.take();
-    let mut stderr = child.stderr.take().context("no pipe from `ip`")?;
-    let run = async {
-        let (mut said, mut out) = (Vec::new(), Vec::new());
-        let print = async {
-            match printed {
-                Some(pipe) => pipe.take(ANSWER_LIMIT).read_to_end(&mut out).await,
-                None => Ok(0),
-            }
-        };
-        let (printed, read) = tokio::join!(print, read_bounded(&mut stderr, &mut said));
-        printed.context("reading the answers of `ip -batch`")?;
-        read.context("reading the errors of `ip -batch`")?;
-        let status = child.wait().await.context("waiting for `ip -batch`")?;
-        anyhow::Ok((status, said, out))
-    };
-    let Ok(done) = timeout(TIME_LIMIT, run).await else {
-        end(&mut child).await;
-        return Err(Hung).with_context(|| format!("running `ip {}`", arguments.join(" ")));
-    };
-    let (status, said, out) = done?;
-    let mut errors = dump::read_batch_errors(&String::from_utf8_lossy(&said));
-    let killed = status.signal().is_some();
-    if errors.stopped.is_none() && (killed || (errors.refused.is_empty() && !status.success())) {
-        errors.stopped = Some(format!(
-            "`ip -batch` ended with {status} and printed nothing"
-        ));
-    }
-    Ok((errors, out))
-}
-
-/// The program `ip` is not what is needed, in words for a person.
-#[derive(Debug)]
-pub struct Unfit(String);
-
-impl std::fmt::Display for Unfit {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Unfit {}
-
-/// Whether the version that `ip -V` prints is new enough.
-fn is_fit(said: &str) -> Result<(), Unfit> {
-    // "ip utility, iproute2-6.1.0, libbpf 1.1.2"; those before 5.7 carry a date: "iproute2-ss200127"
-    let Some((_, version)) = said.split_once("iproute2-") else {
-        let said = said.trim().chars().take(200).collect::<String>();
-        return Err(Unfit(format!(
-            "`ip -V` prints {said:?}: egress-routes needs `ip` from iproute2 5.12 or later"
-        )));
-    };
-    let version = version
-        .split(|c: char| c == ',' || c.is_whitespace())
-        .next()
-        .unwrap_or_default();
-    let mut numbers = version
-        .split(|c: char| !c.is_ascii_digit())
-        .map(str::parse::<u32>);
-    let is_too_old = match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < (5, 12),
-        _ => version.starts_with("ss"),
-    };
-    if is_too_old {
-        return Err(Unfit(format!(
-            "iproute2 {version} is too old: resilient nexthop groups need 5.12 or later"
-        )));
-    }
-    Ok(())
-}
-
-/// It did not end in time and was killed.
-#[derive(Debug)]
-pub struct Hung;
-
-impl std::fmt::Display for Hung {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "it did not end within {} s and was killed",
-            TIME_LIMIT.as_secs()
-        )
-    }
-}
-
-impl std::error::Error for Hung {}
-
-/// The dump changed under the reader; the same call may succeed.
-#[derive(Debug)]
-struct Interrupted;
-
-impl std::fmt::Display for Interrupted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the kernel interrupted the dump, the table changes too fast")
-    }
-}
-
-impl std::error::Error for Interrupted {}
-
 const fn family_flag(family: Family) -> &'static str {
     match family {
         Family::V4 => "-4",
@@ -397,163 +282,9 @@ fn report_churn() {
     }
 }
 
-/// Input that is complete before its reader starts, and cannot change. A pipe would be cut in the middle of a line
-/// by the end of this process, and `ip` runs what is left of the line.
-fn complete_input(lines: &str) -> io::Result<Stdio> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let mut file = File::from(memfd_create("egress-routes-batch", flags)?);
-    file.write_all(lines.as_bytes())?;
-    file.rewind()?;
-    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
-    fcntl_add_seals(&file, seals)?;
-    Ok(file.into())
-}
-
 /// `tokio` made the pipe non-blocking; the parser's thread wants to wait on it.
 fn set_blocking(pipe: &std::fs::File) -> anyhow::Result<()> {
     socket2::SockRef::from(pipe)
         .set_nonblocking(false)
         .context("making the pipe from `ip` blocking")
-}
-
-fn spawn(arguments: &[&str], stdin: Stdio, stdout: Stdio) -> anyhow::Result<Child> {
-    Command::new("ip")
-        .args(arguments)
-        .env("LC_ALL", "C")
-        .stdin(stdin)
-        .stdout(stdout)
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => {
-                anyhow!("`ip` is not on the PATH; egress-routes needs iproute2")
-            }
-            _ => anyhow::Error::from(e).context(format!("starting `ip {}`", arguments.join(" "))),
-        })
-}
-
-/// Runs `ip` for its output, again when the kernel interrupted the dump.
-async fn output(arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
-    patiently(|| output_once(arguments)).await
-}
-
-/// The kernel interrupts a dump when the table changes under it.
-async fn patiently<T, F: Future<Output = anyhow::Result<T>>>(
-    dump: impl Fn() -> F,
-) -> anyhow::Result<T> {
-    let mut tries = 1;
-    loop {
-        match dump().await {
-            Err(e) if tries < DUMP_TRIES && e.is::<Interrupted>() => tries += 1,
-            done => return done,
-        }
-    }
-}
-
-async fn output_once(arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
-    let what = || format!("running `ip {}`", arguments.join(" "));
-    let mut child = spawn(arguments, Stdio::null(), Stdio::piped())?;
-    let stdout = child.stdout.take().context("no pipe from `ip`")?;
-    let read = async move {
-        let mut out = Vec::new();
-        stdout.take(ANSWER_LIMIT + 1).read_to_end(&mut out).await?;
-        if out.len() as u64 > ANSWER_LIMIT {
-            return Err(std::io::Error::other(format!(
-                "it printed more than {} MiB",
-                ANSWER_LIMIT >> 20
-            )));
-        }
-        Ok(out)
-    };
-    finish(&mut child, read).await.with_context(what)
-}
-
-/// Waits for a reader of the child's stdout, its stderr and its end; what the reader made counts only
-/// when the child ended well.
-async fn finish<T, E: Into<anyhow::Error>>(
-    child: &mut Child,
-    reader: impl Future<Output = Result<T, E>>,
-) -> anyhow::Result<T> {
-    let mut stderr = child.stderr.take().context("no pipe from `ip`")?;
-    let mut said = Vec::new();
-    let run = async {
-        let (made, read) = tokio::join!(reader, read_bounded(&mut stderr, &mut said));
-        read.context("reading its errors")?;
-        let status = child.wait().await.context("waiting for its end")?;
-        anyhow::Ok((made, status))
-    };
-    let Ok(done) = timeout(TIME_LIMIT, run).await else {
-        end(child).await;
-        bail!(Hung);
-    };
-    let (made, status) = done?;
-    let said = String::from_utf8_lossy(&said);
-    if said.contains("interrupted") {
-        bail!(Interrupted);
-    }
-    match made {
-        // A reader that stops at nonsense ends the child by closing its pipe.
-        Err(error) if status.success() || status.signal() == Some(libc::SIGPIPE) => {
-            Err(error.into())
-        }
-        Ok(made) if status.success() => Ok(made),
-        _ => {
-            let words = said
-                .lines()
-                .last()
-                .unwrap_or("it printed nothing")
-                .trim()
-                .chars()
-                .take(200)
-                .collect::<String>();
-            bail!("it ended with {status}: {words}")
-        }
-    }
-}
-
-async fn read_bounded(
-    pipe: &mut (impl tokio::io::AsyncRead + Unpin),
-    into: &mut Vec<u8>,
-) -> std::io::Result<()> {
-    (&mut *pipe).take(STDERR_KEPT).read_to_end(into).await?;
-    // Keep draining, or the child would wait for us for ever.
-    tokio::io::copy(pipe, &mut tokio::io::sink())
-        .await
-        .map(|_| ())
-}
-
-async fn end(child: &mut Child) {
-    // Fails only when it has ended by itself; the wait is bounded because SIGKILL was sent.
-    let _ = child.start_kill();
-    let _ = timeout(Duration::from_secs(1), child.wait()).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_ip_that_is_too_old_or_another_program_is_told_by_its_version() {
-        for fit in [
-            "ip utility, iproute2-6.1.0, libbpf 1.1.2\n",
-            "ip utility, iproute2-5.12.0\n",
-            "ip utility, iproute2-git\n",
-        ] {
-            assert!(is_fit(fit).is_ok(), "{fit}");
-        }
-        let why = |said| is_fit(said).unwrap_err().to_string();
-        assert_eq!(
-            why("ip utility, iproute2-5.11.0\n"),
-            "iproute2 5.11.0 is too old: resilient nexthop groups need 5.12 or later"
-        );
-        assert_eq!(
-            why("ip utility, iproute2-ss200127\n"),
-            "iproute2 ss200127 is too old: resilient nexthop groups need 5.12 or later"
-        );
-        assert_eq!(
-            why("BusyBox v1.36.1\n"),
-            "`ip -V` prints \"BusyBox v1.36.1\": egress-routes needs `ip` from iproute2 5.12 or later"
-        );
-    }
 }

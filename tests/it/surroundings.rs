@@ -210,6 +210,8 @@ fn the_page_on_reliability_names_every_test_of_surroundings_and_no_test_that_is_
         "surroundings/configuration.rs",
         "surroundings/resources.rs",
         "guard.rs",
+        "guard/killed.rs",
+        "guard/labels.rs",
     ]
     .map(source)
     .concat();
