@@ -184,7 +184,9 @@ impl<O: Outside> Engine<O> {
             left,
         };
         self.advance(event);
-        self.last.settled = settled.filter(|_| !self.rollout.is_undecided());
+        // A clash is over when the labels are as they were, and then its problem has to go.
+        let clear = !self.rollout.is_undecided() && self.rollout.clash().is_none();
+        self.last.settled = settled.filter(|_| clear);
         self.conclude(causes).await;
         Ok(())
     }
