@@ -247,7 +247,7 @@ fn nodes_shows_a_line_per_node_to_somebody_with_few_rights() {
     );
     assert!(
         said.err
-            .contains("DaemonSet `seen/egress-routes` may not be read"),
+            .contains("DaemonSet `seen/egress-routes` cannot be read"),
         "{}",
         said.err
     );

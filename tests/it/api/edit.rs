@@ -324,7 +324,7 @@ fn a_drain_is_written_into_every_set_and_waits_until_no_node_has_a_flow_on_the_g
     assert!(matches!(said.code, 0 | 1), "{}", said.err);
     assert!(
         said.err
-            .contains("10.116.0.7 is drained in every set already"),
+            .contains("10.116.0.7 is already drained in every set"),
         "{}",
         said.err
     );
