@@ -34,14 +34,13 @@ def main(binary):
 
     for number in range(1, rounds + 1):
         for size in sizes:
-            contest.agent(size)
-            contest.others(size)
-            contest.failover(size)
+            for step in (contest.agent, contest.others, contest.failover):
+                contest.attempt(step, size)
             progress(f"round {number} of {rounds}: {size} prefixes")
     for size in sizes:
-        contest.costs(size)
+        contest.attempt(contest.costs, size)
     progress("memory and processes")
-    contest.idle(max(sizes), idle)
+    contest.attempt(contest.idle, max(sizes), idle)
     progress(f"idle for {idle} s")
     checked = limits.check(results, sizes, os.path.getsize(binary))
     minutes = (time.perf_counter() - begin) / 60
@@ -50,7 +49,9 @@ def main(binary):
     for line in limits.printed(checked):
         print(line)
     print(f"bench: wrote {folder}/benchmarks.md")
-    return any(not limit.holds for limit in checked)
+    for failure in contest.failed:
+        print(f"bench: FAILED {failure}")
+    return bool(contest.failed) or any(not limit.holds for limit in checked)
 
 
 def inside_namespaces(binary):

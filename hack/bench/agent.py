@@ -44,7 +44,7 @@ class Volume:
 class Agent:
     """A running agent."""
 
-    def __init__(self, binary, *flags, counting=False):
+    def __init__(self, binary, counting=False):
         self.binary = binary
         environment = {name: value for name, value in os.environ.items() if name not in ("NODE_NAME", "KUBERNETES_SERVICE_HOST")}
         if counting:
@@ -55,7 +55,7 @@ class Agent:
             open(COUNT, "w", encoding="ascii").close()
         with open(LOG, "w", encoding="ascii") as log:
             self.started = time.perf_counter()
-            command = [binary, "run", "--config", CONFIG, *flags]
+            command = [binary, "run", "--config", CONFIG]
             self.process = subprocess.Popen(command, stderr=log, env=environment, preexec_fn=end_with_the_benchmark)
 
     def in_force(self):

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -102,6 +103,24 @@ class Contest:
     def __init__(self, binary, sizes, results):
         self.binary, self.sizes, self.results = binary, sizes, results
         self.netlink, self.volume = kernel.Netlink(), Volume()
+        self.running, self.failed = None, []
+
+    def attempt(self, step, *words):
+        """A step of a round. What does not happen in time is remembered, cleaned up and printed; the run goes on and fails at its end."""
+        try:
+            step(*words)
+        except (kernel.Late, subprocess.SubprocessError) as why:
+            self.failed.append(f"{step.__name__} {words}: {why}")
+            print(f"bench: FAILED {self.failed[-1]}", file=sys.stderr)
+            if self.running and self.running.process.poll() is None:
+                self.running.stop(signal.SIGKILL)
+            subprocess.run([self.binary, "cleanup", "--force"], check=False, stdout=subprocess.DEVNULL)
+            self.empty()
+            kernel.run("ip", "-n", "gateways", "addr", "replace", f"{FIRST}/24", "dev", kernel.DEVICE)
+
+    def start(self, **options):
+        self.running = Agent(self.binary, **options)
+        return self.running
 
     def goes(self, prefix, gateway):
         return self.netlink.gateway_of(address_in(prefix)) == gateway
@@ -159,7 +178,7 @@ class Contest:
         half = new[: size // 2] + now[size // 2 : -1] + new[-1:]
         self.volume.prepare([])
         self.volume.swap()
-        agent = Agent(self.binary)
+        agent = self.start()
         agent.wait_in_force(1)
         self.edit(agent, "cold", size, 2, lambda: self.goes(now[-1], FIRST), now)
         self.same(size)
@@ -181,7 +200,7 @@ class Contest:
     def restart(self, size):
         """A restart with nothing to do: what it writes, and when it is ready."""
         listener = kernel.Netlink(kernel.GROUP_IPV4_ROUTE, kernel.GROUP_NEXTHOP)
-        agent = Agent(self.binary)
+        agent = self.start()
         seconds = agent.ready()
         agent.wait_in_force(1)
         self.results.add("agent", "restart", size, seconds=seconds, cpu=agent.cpu(), writes=listener.heard())
@@ -200,7 +219,7 @@ class Contest:
         """Memory, and processes started: a run of its own, because watching costs time."""
         self.volume.prepare([])
         self.volume.swap()
-        agent = Agent(self.binary, counting=True)
+        agent = self.start(counting=True)
         agent.wait_in_force(1)
         children = Children(agent)
         steps = (
@@ -226,7 +245,7 @@ class Contest:
         """From the loss of the first gateway's address to a lookup that gives the second."""
         self.volume.prepare(prefixes(size), f"{FIRST}, {SECOND}", PROBED)
         self.volume.swap()
-        agent = Agent(self.binary)
+        agent = self.start()
         agent.wait_in_force(1)
         last = prefixes(size)[-1]
         until(lambda: self.goes(last, FIRST), "the first gateway")
@@ -240,7 +259,7 @@ class Contest:
         """Processor time of an agent with two gateways, default settings, and nothing to do."""
         self.volume.prepare(prefixes(size), f"{FIRST}, {SECOND}", "")
         self.volume.swap()
-        agent = Agent(self.binary)
+        agent = self.start()
         agent.wait_in_force(1)
         time.sleep(5)
         cpu, start = agent.cpu(), time.perf_counter()
