@@ -4,7 +4,7 @@
 //!
 //! - `sh`: commands. They run from the root of a scratch copy of the repository, on a node in namespaces (`run::Scene`), and have to succeed.
 //! - `console`: the same, each after `$ `, and below it what it prints. `…` is anything; durations may differ.
-//! - `sh cluster`, `console cluster`: they need a cluster (`cluster`).
+//! - `sh cluster`, `console cluster`: they need a cluster, and only their commands and flags are checked.
 //! - `sh elsewhere`, `console elsewhere`: they need a cloud account, a registry, a gateway machine, or more time than a test has.
 //! - `yaml`: has to parse; a configuration has to be valid. A first line `# PATH` puts it there in the scratch copy, for the
 //!   blocks after it; `# routes.yaml` also puts it in force on the node.
