@@ -123,18 +123,20 @@ impl Node {
 
     /// What the agent says of itself.
     fn status(&self) -> serde_json::Value {
-        let said = self.lab.egress_routes(
-            "nd",
-            &[
-                "status",
-                "-o",
-                "json",
-                "--config",
-                self.volume.path().to_str().unwrap(),
-            ],
-        );
+        let said = self.ask_status();
         serde_json::from_str(&said.out)
             .unwrap_or_else(|why| panic!("status said {}{}: {why}", said.out, said.err))
+    }
+
+    /// The same; nothing while the agent has no status yet.
+    fn status_if_any(&self) -> Option<serde_json::Value> {
+        serde_json::from_str(&self.ask_status().out).ok()
+    }
+
+    fn ask_status(&self) -> Said {
+        let config = self.volume.path().to_str().unwrap();
+        self.lab
+            .egress_routes("nd", &["status", "-o", "json", "--config", config])
     }
 
     /// Waits until the agent says this; fails with what it says instead.

@@ -228,7 +228,7 @@ impl Counter<'_> {
     }
 }
 
-/// An `ip` that writes down each batch before the real one gets it, and may change it.
+/// An `ip` that writes down each batch before the real one gets it, and may change it. Two batches at a time stay apart.
 pub struct IpWrapper {
     dir: TempDir,
 }
@@ -276,7 +276,8 @@ impl IpWrapper {
         let log = log.display();
         let script = format!(
             "#!/bin/sh\n{first}case \"$*\" in *-batch*) ;; *) exec {real} \"$@\" ;; esac\n\
-             echo \"# $*\" >>{log}\ntee -a {log} | sed '{sed}' | {real} \"$@\"\n"
+             batch={log}.$$\ncat >$batch\n{{ flock 9; echo \"# $*\"; cat $batch; }} 9>{log}.lock >>{log}\n\
+             sed '{sed}' $batch | {real} \"$@\"\n"
         );
         let program = dir.path().join("ip");
         fs::write(&program, script).unwrap();

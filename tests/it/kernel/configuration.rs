@@ -161,7 +161,7 @@ fn plain_files_work_and_the_log_says_what_they_cannot_do() {
     std::fs::write(&routes_yaml, one("a", "198.51.100.0/24")).unwrap();
     let agent = node.agent_in_force(&[]);
     agent.wait_for(
-        "The configuration is a directory of plain files, no ConfigMap volume: files that are written one after the other",
+        "The configuration is a directory of plain files and not a ConfigMap volume: a read may fall between the writes of two files",
         LIMIT,
     );
     std::fs::write(&routes_yaml, one("a", "198.51.101.0/24")).unwrap();

@@ -7,16 +7,16 @@ const LINES: usize = 200;
 /// How many runs die.
 const DEATHS: usize = 4;
 
-/// An `ip` whose first runs that write routes die after some lines, as by the kernel's out-of-memory killer.
+/// An `ip` of which a run that writes routes dies after some lines, as by the kernel's out-of-memory killer, for each file in
+/// `deaths`. Two runs at a time never die of the same one.
 fn dying(node: &Node) -> WrappedIp {
-    let (batch, left) = (node.path().join("batch"), node.file("left", "0\n"));
-    let batch = batch.display();
+    let dir = node.path().display().to_string();
     // `$$` is the wrapper, whose end the agent sees.
     WrappedIp::new(
         node.path(),
         &format!(
-            "{{ cat >{batch}; left=$(cat {left}); if [ $left -gt 0 ] && grep -qE '^route (add|replace) ' {batch}; then \
-             echo $((left - 1)) >{left}; head -n {LINES} {batch} | ip \"$@\"; kill -9 $$; fi; cat {batch}; }}"
+            "{{ batch={dir}/batch.$$; cat >$batch; if grep -qE '^route (add|replace) ' $batch; then for death in {dir}/deaths/*; do \
+             if rm \"$death\" 2>/dev/null; then head -n {LINES} $batch | ip \"$@\"; kill -9 $$; fi; done; fi; cat $batch; }}"
         ),
     )
 }
@@ -71,14 +71,18 @@ fn while_prefixes_are_replaced_by_their_halves_no_destination_is_without_a_route
         monitor.said().contains("198.18.0.0/24")
     };
     assert!(wait_until(LIMIT, listens));
-    node.file("left", &format!("{DEATHS}\n"));
+    let deaths = node.path().join("deaths");
+    std::fs::create_dir(&deaths).unwrap();
+    for death in 0..DEATHS {
+        std::fs::write(deaths.join(death.to_string()), "").unwrap();
+    }
     version(&mut node, &in_halves);
     let took = node.owns(&in_halves);
     let said = || monitor.said();
     let all_gone = || said().matches("Deleted 20.").count() >= whole.len();
     assert!(wait_until(LIMIT, all_gone), "{}", said());
-    let left = std::fs::read_to_string(node.path().join("left")).unwrap();
-    assert_eq!(left.trim(), "0", "each death was died");
+    let left = std::fs::read_dir(&deaths).unwrap().count();
+    assert_eq!(left, 0, "each death was died");
     println!("{DEATHS} deaths after {LINES} lines each: all there after {took:?}");
     assert!(
         !said().contains("receive error"),
