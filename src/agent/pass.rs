@@ -445,6 +445,7 @@ impl<O: Outside> Engine<O> {
     ) -> Option<Settled> {
         let settled = outcome.is_settled();
         let unlimited = limit.is_none();
+        let wrote = outcome.wrote;
         let last = &mut self.last;
         let revision = target.revision().unwrap_or_default();
         if last.revision.as_deref() != Some(revision) {
@@ -484,8 +485,9 @@ impl<O: Outside> Engine<O> {
         }
         self.last.failures = 0;
         resolution.wanted.routes = Vec::new();
-        // What an uncertain read left out may be found by the next.
-        (unlimited && !self.last.kernel.uncertain_v6).then(|| Settled {
+        // What came between the read and the write was not decided on, and what an uncertain read left out may be found by the next.
+        let decided_on = !wrote && !self.last.kernel.uncertain_v6;
+        (unlimited && decided_on).then(|| Settled {
             target: target.clone(),
             health,
             wanted: resolution.wanted,

@@ -104,6 +104,23 @@ fn a_stray_of_our_protocol_is_removed_and_the_right_route_stays() {
 }
 
 #[test]
+fn what_comes_between_the_read_and_the_write_is_decided_on_in_the_next_pass() {
+    let mut node = Node::new();
+    node.volume.routes(&routes(&[
+        set("a", G1, "20.0.0.0/24", ""),
+        set("b", "10.118.0.5", "20.0.1.0/24", ""),
+    ]));
+    // The subnet of `b`'s gateway comes with the first batch: the read before it has no such subnet, the read after it has.
+    let ip = WrappedIp::that(
+        node.path(),
+        "case \"$*\" in *-batch*) ip addr add 10.118.0.2/24 dev eth1 2>/dev/null ;; esac",
+    );
+    let agent = node.agent_behind(&ip, &["--resync", "10m"]);
+    node.owns(&["20.0.0.0/24".to_owned(), "20.0.1.0/24".to_owned()].into());
+    in_force(&agent, 1);
+}
+
+#[test]
 fn a_foreign_route_in_our_place_is_reported_never_touched_and_ours_is_back_when_it_is_gone() {
     let (node, _agent, wanted) = kept();
     // With our very prefix and metric, over ours; and before the agent could have had it.

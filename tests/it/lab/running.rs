@@ -122,6 +122,9 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.kill();
+        if thread::panicking() {
+            eprintln!("what a program of this test printed:\n{}", self.said());
+        }
     }
 }
 
