@@ -9,7 +9,9 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use egress_routes::net::prefix::{Family, Prefix};
-use egress_routes::routing::exclude::{Constraints, MOST_PREFIXES, SetDestinations, select};
+use egress_routes::routing::exclude::{
+    Constraints, MOST_PREFIXES, Selected, SetDestinations, select,
+};
 use egress_routes::routing::protected::{Protected, Protection, Why};
 use egress_routes::routing::state::{ForeignRoute, RouteKey};
 use proptest::prelude::*;
@@ -94,13 +96,7 @@ fn selected(world: &World) -> Vec<(Prefix, usize)> {
         })
         .collect();
     let selected = select(&sets, &constraints).expect("worlds have no clashes");
-    let in_force = selected
-        .iter()
-        .enumerate()
-        .filter(|(index, _)| world.sets[*index].in_force);
-    in_force
-        .flat_map(|(index, c)| c.install.iter().map(move |prefix| (*prefix, index)))
-        .collect()
+    world.in_force(&selected)
 }
 
 /// Where the kernel sends each address: the device, or nothing.

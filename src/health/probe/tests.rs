@@ -135,6 +135,15 @@ fn set(probes: &mut Probes, keys: impl IntoIterator<Item = ProbeKey>) {
     probes.set(&wanted(keys), &BTreeSet::new());
 }
 
+/// Waits until a gateway is in a state; what is known of all from then on.
+async fn becomes(probes: &Probes, key: &ProbeKey, state: State) -> watch::Receiver<HealthView> {
+    let mut view = probes.subscribe();
+    view.wait_for(|view| view[key].state == state)
+        .await
+        .unwrap();
+    view
+}
+
 fn health(probes: &Probes, key: &ProbeKey) -> Health {
     probes.subscribe().borrow()[key].clone()
 }
@@ -209,10 +218,7 @@ async fn a_silent_gateway_is_down_within_eight_tenths_of_a_second_at_three_times
         check: check(fast, fast),
     };
     set(&mut probes, [key.clone()]);
-    let mut view = probes.subscribe();
-    view.wait_for(|view| view[&key].state == State::Up)
-        .await
-        .unwrap();
+    let mut view = becomes(&probes, &key, State::Up).await;
     // The worst moment: right after a probe was answered.
     world.let_be(gateway(1), Behaviour::Silent);
     let cut = Instant::now();
@@ -236,10 +242,7 @@ async fn a_returned_gateway_is_up_after_the_configured_successes_and_not_before(
     let mut probes = world.probes();
     world.let_be(gateway(1), Behaviour::Silent);
     set(&mut probes, [key(1)]);
-    let mut view = probes.subscribe();
-    view.wait_for(|view| view[&key(1)].state == State::Down)
-        .await
-        .unwrap();
+    let mut view = becomes(&probes, &key(1), State::Down).await;
     world.let_be(gateway(1), Behaviour::Answers);
     let sent = world.sent();
     view.wait_for(|view| view[&key(1)].state == State::Up)

@@ -21,6 +21,13 @@ async fn recognised(installed: &Installed<'_>, node: &str) -> Installation {
     installation
 }
 
+/// As `kubectl delete --cascade=foreground` of a newer kubectl does. Without a garbage collector here the `DaemonSet` stays so.
+fn delete_in_foreground(server: &Server, namespace: &str) {
+    let options = r#"{"apiVersion":"v1","kind":"DeleteOptions","propagationPolicy":"Foreground"}"#;
+    let path = format!("/apis/apps/v1/namespaces/{namespace}/daemonsets/egress-routes");
+    server.kubectl_with_input(&["delete", "--raw", &path, "-f", "-"], options);
+}
+
 #[tokio::test]
 async fn while_the_daemonset_is_there_the_routes_stay() {
     let server = shared();
@@ -53,18 +60,7 @@ async fn a_daemonset_that_waits_for_its_pods_to_go_is_being_deleted() {
     let server = shared();
     let installed = server.install("going");
     let installation = recognised(&installed, "any").await;
-    // As `kubectl delete --cascade=foreground` of a newer kubectl does. Without a garbage collector here it stays like that.
-    let options = r#"{"apiVersion":"v1","kind":"DeleteOptions","propagationPolicy":"Foreground"}"#;
-    server.kubectl_with_input(
-        &[
-            "delete",
-            "--raw",
-            "/apis/apps/v1/namespaces/going/daemonsets/egress-routes",
-            "-f",
-            "-",
-        ],
-        options,
-    );
+    delete_in_foreground(server, "going");
     assert_eq!(
         installation.verdict(|| false).await,
         Verdict::Cleanup("the DaemonSet is being deleted")
@@ -99,17 +95,7 @@ async fn a_daemonset_that_was_created_again_around_its_pods_and_then_deleted_is_
         installation.verdict(|| false).await,
         Verdict::Keep("the DaemonSet is there")
     );
-    let options = r#"{"apiVersion":"v1","kind":"DeleteOptions","propagationPolicy":"Foreground"}"#;
-    server.kubectl_with_input(
-        &[
-            "delete",
-            "--raw",
-            "/apis/apps/v1/namespaces/adopted/daemonsets/egress-routes",
-            "-f",
-            "-",
-        ],
-        options,
-    );
+    delete_in_foreground(server, "adopted");
     assert_eq!(
         installation.verdict(|| false).await,
         Verdict::Cleanup("the DaemonSet is being deleted")

@@ -8,10 +8,7 @@ async fn an_unchanged_task_keeps_its_state_and_rhythm_when_others_come_and_go() 
     let mut probes = world.probes();
     world.let_be(gateway(1), Behaviour::Silent);
     set(&mut probes, [key(1)]);
-    let mut view = probes.subscribe();
-    view.wait_for(|view| view[&key(1)].state == State::Down)
-        .await
-        .unwrap();
+    becomes(&probes, &key(1), State::Down).await;
     for n in 2..50 {
         set(&mut probes, [key(1), key(n)]);
         advance(Duration::from_millis(10)).await;
@@ -69,10 +66,7 @@ async fn a_gateway_without_a_path_pauses_says_so_and_goes_on_where_it_was() {
     let world = Arc::new(World::default());
     let mut probes = world.probes();
     set(&mut probes, [key(1)]);
-    let mut view = probes.subscribe();
-    view.wait_for(|view| view[&key(1)].state == State::Up)
-        .await
-        .unwrap();
+    becomes(&probes, &key(1), State::Up).await;
     probes.set(&BTreeMap::from([(key(1), None)]), &BTreeSet::new());
     let sent = world.sent();
     sleep(SECOND * 60).await;
@@ -127,10 +121,7 @@ async fn only_verdicts_wake_the_agent_but_reasons_and_round_trip_times_are_fresh
     let world = Arc::new(World::default());
     let mut probes = world.probes();
     set(&mut probes, [key(1)]);
-    let mut view = probes.subscribe();
-    view.wait_for(|view| view[&key(1)].state == State::Up)
-        .await
-        .unwrap();
+    let mut view = becomes(&probes, &key(1), State::Up).await;
     view.borrow_and_update();
     world.let_be(gateway(1), Behaviour::AnswersAfter(RTT * 7));
     sleep(SECOND * 100).await;

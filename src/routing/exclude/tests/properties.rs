@@ -41,20 +41,10 @@ fn selected(world: &World) -> Vec<Selected> {
     node.select(&sets)
 }
 
-fn installed(world: &World, selected: &[Selected]) -> Vec<(Prefix, usize)> {
-    let in_force = selected
-        .iter()
-        .enumerate()
-        .filter(|(index, _)| world.sets[*index].in_force);
-    in_force
-        .flat_map(|(index, c)| c.install.iter().map(move |prefix| (*prefix, index)))
-        .collect()
-}
-
 proptest! {
     #[test]
     fn the_longest_match_over_all_routes_is_what_is_promised(world in worlds()) {
-        let installed = installed(&world, &selected(&world));
+        let installed = world.in_force(&selected(&world));
         for address in world.addresses() {
             prop_assert_eq!(world.looked_up(&installed, address), world.promised(address), "{} with {:?}", address, installed);
         }
@@ -62,7 +52,7 @@ proptest! {
 
     #[test]
     fn no_key_is_installed_twice_none_is_the_nodes_and_none_is_a_default(world in worlds()) {
-        let mut installed = installed(&world, &selected(&world));
+        let mut installed = world.in_force(&selected(&world));
         for (prefix, _) in &installed {
             prop_assert!(!prefix.is_everything());
             prop_assert!(!world.foreign.contains(&(*prefix, METRIC)), "{prefix} would replace a route of the node");
@@ -90,7 +80,7 @@ proptest! {
     fn what_is_installed_is_never_widened_before_the_api_answers((world, gone) in (worlds(), any::<prop::sample::Index>())) {
         // A restart: what was protected then and is not known now must stay free.
         prop_assume!(!world.protected.is_empty());
-        let before = installed(&world, &selected(&world));
+        let before = world.in_force(&selected(&world));
         let mut after = world.clone();
         let forgotten = after.protected.remove(gone.index(world.protected.len()));
         let node = Node {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
-use super::{Family, Prefix};
+use super::{Family, Prefix, Selected};
 
 /// Our metric in all of these.
 pub(crate) const METRIC: u32 = 4242;
@@ -39,6 +39,17 @@ pub(crate) enum Way {
 }
 
 impl World {
+    /// The prefixes of the sets that are in force, each with the number of its set.
+    pub(crate) fn in_force(&self, selected: &[Selected]) -> Vec<(Prefix, usize)> {
+        let in_force = selected
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| self.sets[*index].in_force);
+        in_force
+            .flat_map(|(index, s)| s.install.iter().map(move |prefix| (*prefix, index)))
+            .collect()
+    }
+
     /// What the module promises for an address.
     pub(crate) fn promised(&self, address: IpAddr) -> Way {
         let within = |all: &[Prefix]| all.iter().any(|p| p.contains(address));
