@@ -22,7 +22,6 @@ use crate::net::prefix::{Family, Prefix};
 use crate::report::metrics::Change;
 use crate::report::status::{Problem, ProblemKind};
 use crate::routing::adopt::Adopted;
-use crate::routing::batch::Line;
 use crate::routing::diff::{Wanted, records_to};
 use crate::routing::exclude::Clash;
 use crate::routing::protected;
@@ -145,7 +144,8 @@ impl<O: Outside> Engine<O> {
             planned.clone()
         };
         let vanished = self.last.footprint.missing_in(&before, &allowed);
-        let records = self.records_before(&kernel);
+        // In the kernel before the batch changes anything.
+        let records = records_to(&self.records(&kernel), &kernel, &self.ownership());
         let outcome = match self
             .applier
             .apply(&resolution.wanted, kernel, &records)
@@ -586,21 +586,21 @@ impl<O: Outside> Engine<O> {
 
     // --- records of revisions ---
 
-    /// What the kernel has to record before the next batch changes anything. While a change is undecided, no record goes.
-    fn records_before(&self, kernel: &Kernel) -> Vec<Line<'static>> {
+    /// What the kernel has to record. While a change is undecided, no record goes.
+    fn records(&self, kernel: &Kernel) -> BTreeSet<u32> {
         let mut records = self.rollout.records();
         if !self.rollout.records_are_final() {
             records.extend(kernel.records(&self.ownership()));
         }
-        records_to(&records, kernel, &self.ownership())
+        records
     }
 
-    /// Makes the records equal to what is true once nothing is undecided.
+    /// Makes the records equal to what is true once nothing is undecided, or a change is out of the kernel again.
     async fn settle_records(&mut self) {
-        if self.rollout.is_undecided() {
+        if self.rollout.is_undecided() && !self.rollout.is_rolled_back() {
             return;
         }
-        let records = self.rollout.records();
+        let records = self.records(&self.last.kernel);
         let lines = records_to(&records, &self.last.kernel, &self.ownership());
         if lines.is_empty() {
             return;

@@ -152,7 +152,12 @@ enum Phase {
     /// The next pass puts back what was confirmed.
     RollingBack { change: Change },
     /// It is back; an answer shows that the change was the cause.
-    RolledBack { change: Change, until: Clock },
+    RolledBack {
+        change: Change,
+        until: Clock,
+        /// Nothing of it is left in the kernel. Before that, a restart has to take it out still.
+        whole: bool,
+    },
     /// An earlier agent ended before a change was confirmed; nothing is written before the API server was asked.
     Inherited {
         until: Clock,
@@ -354,7 +359,9 @@ impl Rollout {
                 if self.is_edit(change) =>
             {
                 records.extend(of(&change.target, nexthop_id::unconfirmed));
-                records.extend(of(&change.target, nexthop_id::rejected));
+                if matches!(self.phase, Phase::RolledBack { whole: true, .. }) {
+                    records.extend(of(&change.target, nexthop_id::rejected));
+                }
             }
             _ => {}
         }
@@ -384,6 +391,11 @@ impl Rollout {
             | Phase::Writing { .. }
             | Phase::RollingBack { .. } => None,
         }
+    }
+
+    /// Whether a change is out of the kernel again and waits for its verdict: a restart has to know.
+    pub const fn is_rolled_back(&self) -> bool {
+        matches!(self.phase, Phase::RolledBack { .. })
     }
 
     /// Whether a change waits for its verdict: until then what it replaced is still needed.
@@ -701,6 +713,7 @@ impl Rollout {
                     self.phase = Phase::RolledBack {
                         change,
                         until: now + self.confirm,
+                        whole: true,
                     };
                     return vec![Effect::Ask, Effect::Pass];
                 }
@@ -849,13 +862,23 @@ impl Rollout {
                 self.phase = Phase::RolledBack {
                     change,
                     until: now + self.confirm,
+                    whole: !left,
                 };
                 vec![Effect::Ask]
             }
-            other @ (Phase::Starting
-            | Phase::Asking { .. }
-            | Phase::RolledBack { .. }
-            | Phase::Inherited { .. }) => {
+            Phase::RolledBack {
+                change,
+                until,
+                whole,
+            } => {
+                self.phase = Phase::RolledBack {
+                    change,
+                    until,
+                    whole: whole || !left,
+                };
+                Vec::new()
+            }
+            other @ (Phase::Starting | Phase::Asking { .. } | Phase::Inherited { .. }) => {
                 self.phase = other;
                 Vec::new()
             }

@@ -660,7 +660,7 @@ fn an_agent_killed_while_a_change_is_unconfirmed_asks_before_it_writes_and_remov
 #[test]
 fn an_agent_killed_between_rolling_back_and_the_answer_does_not_try_the_change_again() {
     let mut scene = confirming();
-    scene.silence();
+    scene.silence().pass(ONE);
     let records: Vec<u32> = scene.rollout.records().into_iter().collect();
     let mut restarted = Scene::new(not_yet());
     restarted.read(good(B)).found(&records, Some(adopted()));
@@ -680,6 +680,24 @@ fn an_agent_killed_between_rolling_back_and_the_answer_does_not_try_the_change_a
         (Stage::Changing, B),
         "still silent: not the cause"
     );
+}
+
+#[test]
+fn an_agent_killed_while_it_rolls_back_does_not_take_what_is_left_for_good() {
+    let mut scene = confirming();
+    scene.silence().written(ONE, true, true);
+    let records: Vec<u32> = scene.rollout.records().into_iter().collect();
+    let mut restarted = Scene::new(not_yet());
+    restarted
+        .read(good(B))
+        .found(&records, Some(adopted()))
+        .silence();
+    assert_eq!(
+        (restarted.stage(), restarted.revision()),
+        (Stage::RollingBack, "none")
+    );
+    restarted.pass(&[]).answered();
+    assert_eq!(restarted.rollout.rejected_revision().as_deref(), Some(B));
 }
 
 #[test]
