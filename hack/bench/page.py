@@ -1,4 +1,4 @@
-"""The page docs/benchmarks.md and its pictures, from the figures of one run; it says of nothing that it was measured which was not."""
+"""The page docs/benchmarks.md and its pictures, from the figures of one run; every figure in it was measured."""
 
 import re
 import subprocess
@@ -107,7 +107,7 @@ def changes(results, size):
     yield from (
         f"## {size:,} prefixes: each change",
         "",
-        "A dash: the way cannot do it, does not notice it, or (shell loop and operator at 50,000) it was not measured.",
+        "A dash: this method cannot make the change, does not notice it, or was not measured (shell loop and operator at 50,000).",
         "",
     )
     head = ("", *CHANGES.values())
@@ -175,11 +175,11 @@ PREFACE = """# Benchmarks
 
 `make bench` writes this page. Measured on {machine}
 
-Each round does the same changes by the agent and by the other ways, one after the other, in network namespaces: a node, one interface,
-two gateways. Every way's result is counted in the kernel before the next one begins.
+Each round makes the same changes with the agent and with each other method, one after the other, in network namespaces: a node, one
+interface, two gateways. Each method's result is counted in the kernel before the next one begins.
 
 - **egress-routes** is the release program as it runs on a node, without a cluster. Its clock starts at the rename with which the kubelet
-  shows a new ConfigMap and stops when the kernel's lookup gives the new way for the last prefix; at a restart it starts with the program
+  shows a new ConfigMap and stops when the kernel's lookup returns the new path for the last prefix; at a restart it starts with the program
   and stops at 200 from `/readyz`. Reading the list, checking it and computing the difference are included.
 - **shell loop** runs one `ip route replace` for each prefix.
 - **pyroute2, as the operator** makes the calls of DigitalOcean's k8s-staticroute-operator with the version of pyroute2 that it pins:
@@ -187,10 +187,11 @@ two gateways. Every way's result is counted in the kernel before the next one be
   Event for each route are left out, in its favour. Its Python is running when the clock starts.
 - **pyroute2, at its best** uses one socket and sends 200 compiled requests at a time.
 - **one `ip -batch`** reads all lines from a file.
-- **raw netlink** sends messages that were made before the clock starts. That is what the kernel itself needs: the limit.
+- **raw netlink** sends messages that were made before the clock starts. It measures what the kernel itself needs: the limit.
 
-All but egress-routes and the operator keep no record of what they did, so they write the whole list again for every change and are given
-what to delete. None of them looks at the kernel, so a route that somebody deletes stays away until somebody calls them; that costs a restart.
-The operator compares only destinations, so it does not notice another gateway; at a restart it adds every route and is refused each time.
-What took longer than 15 s in all was not repeated in further rounds; the shell loop and the operator did only the first apply of 50,000.
+Only egress-routes and the operator keep a record of what they did. The others write the whole list again for every change, and get a list of
+what to delete. Only egress-routes looks at the kernel: with the others, a route that somebody deletes stays away until they are started again,
+which takes as long as a restart. The operator compares destinations only, so it does not notice another gateway; at a restart it adds every
+route and is refused each time. What took longer than 15 s in all was not repeated in further rounds; the shell loop and the operator made
+only the first apply of 50,000.
 """

@@ -4,8 +4,10 @@ import math
 from statistics import median
 from xml.sax.saxutils import escape
 
-WIDTH, HEIGHT = 860, 420
-LEFT, RIGHT, TOP, BOTTOM = 70, 290, 46, 48
+WIDTH, HEIGHT = 560, 380
+"""Narrow, with large letters: a phone shows the whole width. The names are below the plot, a line each."""
+LEFT, RIGHT, TOP, BOTTOM = 80, 32, 46, 56
+NAME = 24
 LIGHT = ("#0550ae", "#bc4c00", "#116329", "#8250df", "#9a6700", "#57606a", "#a40e26")
 DARK = ("#79c0ff", "#ffa657", "#7ee787", "#d2a8ff", "#e3b341", "#b1bac4", "#ff7b72")
 
@@ -18,7 +20,7 @@ def colours(paper, text, quiet, grid, series):
 
 
 STYLE = f"""
-svg {{ font: 13px system-ui, sans-serif; }} .name {{ font-weight: 600; }}
+svg {{ font: 16px system-ui, sans-serif; }} .name {{ font-weight: 600; }}
 .line {{ fill: none; stroke-width: 2; }} .strong .line {{ stroke-width: 3.5; }} .whisker {{ stroke-width: 1.2; }}
 {colours("#ffffff", "#24292f", "#57606a", "#d8dee4", LIGHT)}
 @media (prefers-color-scheme: dark) {{
@@ -50,21 +52,22 @@ def lines(title, series, unit):
     def up(value):
         return HEIGHT - BOTTOM - (math.log10(max(value, 10**low)) - low) / ((high - low) or 1) * (HEIGHT - TOP - BOTTOM)
 
+    height = HEIGHT + NAME * len(series) + 8
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" role="img">',
         f"<title>{escape(title)}</title>",
-        f'<style>{STYLE}</style><rect class="paper" width="{WIDTH}" height="{HEIGHT}"/>',
-        f'<text x="{LEFT}" y="24" font-size="15" font-weight="600">{escape(title)}</text>',
+        f'<style>{STYLE}</style><rect class="paper" width="{WIDTH}" height="{height}"/>',
+        f'<text x="{LEFT}" y="24" font-size="17" font-weight="600">{escape(title)}</text>',
     ]
     for power in range(low, high + 1):
         y = up(10**power)
         out.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        out.append(f'<text class="quiet" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{number(10**power, unit)}</text>')
+        out.append(f'<text class="quiet" x="{LEFT - 8}" y="{y + 5:.1f}" text-anchor="end">{number(10**power, unit)}</text>')
     for size in sizes:
         x = across(size)
         out.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
-        out.append(f'<text class="quiet" x="{x:.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{size:,}</text>')
-    out.append(f'<text class="quiet" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">prefixes</text>')
+        out.append(f'<text class="quiet" x="{x:.1f}" y="{HEIGHT - BOTTOM + 22}" text-anchor="middle">{size:,}</text>')
+    out.append(f'<text class="quiet" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 10}" text-anchor="middle">prefixes</text>')
     names = []
     for index, (name, points) in enumerate(series):
         middles = [(size, median(points[size])) for size in sorted(points)]
@@ -76,12 +79,12 @@ def lines(title, series, unit):
             out.append(f'<circle class="dot" cx="{x:.1f}" cy="{up(value):.1f}" r="3"/>')
         out.append("</g>")
         size, value = middles[-1]
-        names.append([up(value), across(size), index, f"{name}, {number(value, unit)}"])
+        names.append((up(value), index, f"{name}, {number(value, unit)}"))
     names.sort()
-    for above, below in zip(names, names[1:]):
-        below[0] = max(below[0], above[0] + 17)
-    for y, x, index, name in names:
-        out.append(f'<text class="s{index} name" x="{x + 10:.1f}" y="{y + 4:.1f}">{escape(name)}</text>')
+    for place, (_, index, name) in enumerate(names):
+        y = HEIGHT + NAME * (place + 0.5)
+        out.append(f'<g class="s{index}"><line class="line" x1="16" x2="48" y1="{y}" y2="{y}"/></g>')
+        out.append(f'<text class="s{index} name" x="60" y="{y + 5}">{escape(name)}</text>')
     listed = "; ".join(name for *_, name in names)
     out.insert(2, f"<desc>By number of prefixes, both axes logarithmic. Medians at the largest number: {escape(listed)}.</desc>")
     return "\n".join([*out, "</svg>"]) + "\n"
