@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::{Block, Kind, Place, ROOT, all};
 use crate::lab::{AGENT, FABRIC, Lab, Running, Said, Volume, wait_until};
 
-/// What is in force on the node until a page says otherwise: the example of the README.
+/// What is in force on the node until a page writes something else.
 const CONFIGURATION: [(&str, &str); 2] = [
     (
         "routes.yaml",
