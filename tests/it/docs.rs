@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 mod links;
 mod reference;
+mod values;
 
 /// The root of the repository.
 fn root() -> &'static Path {

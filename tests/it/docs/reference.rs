@@ -1,4 +1,5 @@
-//! `docs/reference.md` and `docs/configuration.md` against the program: commands, statuses, annotations, Events, metrics, schemas, keys and limits.
+//! `docs/reference.md` and `docs/configuration.md` against the program: commands, statuses, annotations, Events, metrics,
+//! HTTP, schemas and keys. Its numbers are compared in `values`.
 //!
 //! The commands are generated: `UPDATE_DOCS=1 cargo test --test it docs::reference` writes them.
 
@@ -15,14 +16,14 @@ use serde_json::{Value, json};
 
 use super::{prose, read, root};
 
-const REFERENCE: &str = "docs/reference.md";
+pub(super) const REFERENCE: &str = "docs/reference.md";
 const CONFIGURATION: &str = "docs/configuration.md";
 
 /// The heading of a table of flags.
 const COLUMNS: &str = "| flag | default | environment | meaning |\n| --- | --- | --- | --- |\n";
 
 /// The rows of the table of `page` whose heading row begins with `first`, by their first cell without backticks.
-fn table(page: &str, section: &str, first: &str) -> BTreeMap<String, Vec<String>> {
+pub(super) fn table(page: &str, section: &str, first: &str) -> BTreeMap<String, Vec<String>> {
     let text = read(page);
     let mut rows = BTreeMap::new();
     let mut lines = prose(&text)
@@ -49,12 +50,12 @@ fn table(page: &str, section: &str, first: &str) -> BTreeMap<String, Vec<String>
     rows
 }
 
-fn keys(rows: &BTreeMap<String, Vec<String>>) -> BTreeSet<String> {
+pub(super) fn keys(rows: &BTreeMap<String, Vec<String>>) -> BTreeSet<String> {
     rows.keys().cloned().collect()
 }
 
 /// Every source file that is not a test.
-fn sources() -> Vec<(PathBuf, String)> {
+pub(super) fn sources() -> Vec<(PathBuf, String)> {
     let mut folders = vec![root().join("src")];
     let mut sources = Vec::new();
     while let Some(folder) = folders.pop() {
@@ -303,6 +304,32 @@ fn metrics_are_those_that_the_program_exports() {
     assert_eq!(listed, wanted);
 }
 
+/// Against the one `match` that answers: its paths, and the codes in the arms of each.
+#[test]
+fn http_paths_and_codes_are_those_that_the_program_answers() {
+    let source = read("src/serve/http.rs");
+    let answers = source.split("\n        _ => ").next().unwrap();
+    let mut wanted: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for arm in answers.split("\n        \"").skip(1) {
+        let codes = arm.split("StatusCode::").skip(1).map(|rest| {
+            match rest.split([',', ')']).next().unwrap() {
+                "OK" => "200",
+                "INTERNAL_SERVER_ERROR" => "500",
+                "SERVICE_UNAVAILABLE" => "503",
+                other => panic!("which code is {other}?"),
+            }
+        });
+        let path = arm.split('"').next().unwrap().to_owned();
+        wanted.entry(path).or_default().extend(codes);
+    }
+    let rows = table(REFERENCE, "## HTTP", "path on `--listen`");
+    let listed: BTreeMap<String, BTreeSet<&str>> = rows
+        .iter()
+        .map(|(path, cells)| (path.clone(), cells[1].split(", ").collect()))
+        .collect();
+    assert_eq!(listed, wanted);
+}
+
 #[test]
 fn every_schema_is_listed() {
     let wanted: BTreeSet<String> = fs::read_dir(root().join("docs/schema"))
@@ -355,103 +382,5 @@ fn the_configuration_page_lists_every_key_with_its_default() {
             text.contains(&format!("\n## `{key}`: ")),
             "no section for {key}"
         );
-    }
-}
-
-/// What the limits are called in the code, below which room.
-const LIMITS: [(&str, &str, &str); 20] = [
-    ("bytes of one file", "config", "MAX_FILE"),
-    ("bytes of a configuration", "config", "MAX_TOTAL"),
-    ("route sets", "config", "MAX_SETS"),
-    ("gateways of a set", "config", "MAX_GATEWAYS"),
-    ("list files of a set", "config", "MAX_LISTS"),
-    (
-        "destinations of a configuration",
-        "config",
-        "MAX_DESTINATIONS",
-    ),
-    (
-        "prefixes that remain of wide destinations",
-        "routing",
-        "MOST_PREFIXES",
-    ),
-    ("characters of a set's name", "config", "MAX_NAME"),
-    ("entries of `expectedRules`", "config", "MAX_RULES"),
-    ("bytes of a ConfigMap", "config", "MAX_CONFIG_MAP"),
-    (
-        "bytes of a ConfigMap for a plain `kubectl apply`",
-        "config",
-        "MAX_APPLIED",
-    ),
-    ("problems that a refusal lists", "config", "MAX_KEPT"),
-    (
-        "destinations that a report lists per set as skipped, overridden or bypassed",
-        "report",
-        "SKIPPED_SHOWN",
-    ),
-    ("destinations looked up in a pass", "routing", "SAMPLE"),
-    (
-        "look-ups for policy rules in a pass",
-        "routing",
-        "RULE_LOOKUPS",
-    ),
-    ("commands in one batch of `ip`", "kernel", "CHUNK"),
-    ("seconds for one run of `ip`", "kernel", "TIME_LIMIT"),
-    ("HTTP connections at a time", "serve", "CONNECTIONS"),
-    (
-        "bytes of the annotation `message`",
-        "cluster",
-        "MESSAGE_LENGTH",
-    ),
-    (
-        "bytes of the annotation `gateways`",
-        "cluster",
-        "GATEWAYS_LENGTH",
-    ),
-];
-
-#[test]
-fn limits_are_those_of_the_code() {
-    let listed = table(REFERENCE, "## Limits", "limit");
-    let named: BTreeSet<String> = LIMITS
-        .iter()
-        .map(|(row, _, _)| row.trim_end_matches('`').to_owned())
-        .collect();
-    assert_eq!(keys(&listed), named);
-    let sources = sources();
-    for (name, room, constant) in LIMITS {
-        let mut values = sources
-            .iter()
-            .filter(|(path, _)| path.starts_with(room))
-            .flat_map(|(_, code)| code.lines())
-            .filter_map(|line| line.split_once(&format!("const {constant}: ")))
-            .filter_map(|(_, rest)| rest.split_once(" = "))
-            .map(|(_, value)| number(value))
-            .peekable();
-        assert!(values.peek().is_some(), "{room} has no {constant}");
-        let cell = number(&listed[name.trim_end_matches('`')][1]);
-        assert!(
-            values.all(|value| value == cell),
-            "{name}: the page has {cell}"
-        );
-    }
-}
-
-/// `250_000`, `4 << 20`, `Duration::from_secs(10)` and `1,024` as numbers.
-fn number(text: &str) -> u64 {
-    let text: String = text
-        .trim_end_matches(';')
-        .replace("Duration::from_secs(", "")
-        .chars()
-        .filter(|c| !matches!(c, '_' | ',' | ')'))
-        .collect();
-    let parse = |part: &str| {
-        part.trim()
-            .parse::<u64>()
-            .unwrap_or_else(|_| panic!("`{text}` is no number"))
-    };
-    match text.split_once("<<") {
-        Some((base, shift)) => parse(base) << parse(shift),
-        None => parse(&text),
     }
 }
