@@ -20,7 +20,7 @@ use crate::health::{HealthView, ProbeKey};
 use crate::kernel::apply::Applier;
 use crate::kernel::ip::RouteTable;
 use crate::kernel::lookup::Lookup;
-use crate::kernel::monitor::Notice;
+use crate::kernel::monitor::Notification;
 use crate::report::metrics::Metrics;
 use crate::report::status::Status;
 use crate::routing::batch::Ownership;
@@ -107,10 +107,10 @@ impl<O: Outside> Engine<O> {
     }
 
     /// The kernel reported a change.
-    pub(super) fn notice(&mut self, notice: Notice) {
+    pub(super) fn notified(&mut self, notification: Notification) {
         let now = self.now();
         self.causes
-            .notice(notice, now, self.last.reading, self.last.ended);
+            .notified(notification, now, self.last.reading, self.last.ended);
     }
 
     /// It is time to read the kernel although it reported nothing.

@@ -34,7 +34,7 @@ use crate::cluster::uninstall::{self, OnExit};
 use crate::health::probe::Probes;
 use crate::kernel::apply::Applier;
 use crate::kernel::ip::Ip;
-use crate::kernel::monitor::Notice;
+use crate::kernel::monitor::Notification;
 use crate::report::metrics::Metrics;
 use crate::routing::node_facts::Facts;
 use crate::serve::http::{self, Pages};
@@ -154,10 +154,10 @@ impl Agent {
             tokio::select! {
                 () = &mut end => return self.end().await,
                 Some(()) = triggers.directory.recv() => self.load().await,
-                Some(()) = triggers.link.recv() => engine.notice(Notice::Link),
-                Some(()) = triggers.rules.recv() => engine.notice(Notice::Rule),
-                Some(()) = triggers.ours.recv() => engine.notice(Notice::Ours),
-                Some(()) = triggers.foreign.recv() => engine.notice(Notice::Foreign),
+                Some(()) = triggers.link.recv() => engine.notified(Notification::Link),
+                Some(()) = triggers.rules.recv() => engine.notified(Notification::Rule),
+                Some(()) = triggers.ours.recv() => engine.notified(Notification::Ours),
+                Some(()) = triggers.foreign.recv() => engine.notified(Notification::Foreign),
                 Ok(()) = engine.health.changed() => engine.health_changed().await,
                 Ok(()) = self.facts.changed() => self.learn(),
                 _ = triggers.resync.tick() => engine.resync_is_due(),

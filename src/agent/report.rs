@@ -92,7 +92,7 @@ impl<O: Outside> Engine<O> {
         });
         let findings = &self.lookups.findings;
         let overridden = self.last.sets.iter().filter_map(|set| {
-            let words = set.overridden_in_words()?;
+            let words = set.describe_overridden()?;
             Some((words, set.leak_guard))
         });
         let not_configured = status

@@ -1,6 +1,6 @@
 //! What wakes the agent, and when the next pass is due.
 //!
-//! Channels and timers; nothing is decided here but how soon a nudge is acted upon.
+//! Channels and timers; nothing is decided here but how soon a trigger is acted upon.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::rollout::Clock;
 use crate::cli::args::RunArgs;
-use crate::kernel::monitor::{self, GatewayLinks, Notice};
+use crate::kernel::monitor::{self, GatewayLinks, Notification};
 use crate::source::watch::Watch;
 
 /// After the first notification the kernel is left alone for this long: one event seldom comes alone.
@@ -48,7 +48,7 @@ impl Triggers {
         tokio::spawn(async move {
             loop {
                 watch.changed().await;
-                // A full channel has a nudge in it already.
+                // A full channel has a wake-up in it already.
                 let _ = changed.try_send(());
             }
         });
@@ -114,20 +114,20 @@ impl Causes {
     }
 
     /// A kernel notification; `reading` is how long the last read took, `ended` when the last pass did.
-    pub(super) fn notice(
+    pub(super) fn notified(
         &mut self,
-        notice: Notice,
+        notification: Notification,
         now: Clock,
         reading: Duration,
         ended: Option<Clock>,
     ) {
         let rested = |times| ended.map_or(now, |ended| ended + (reading * times).min(LONGEST_REST));
-        self.link |= notice == Notice::Link;
-        self.rules |= notice == Notice::Rule;
-        self.by(match notice {
-            Notice::Ours => now + SETTLE,
-            Notice::Link => rested(REST).max(now + SETTLE_LINK),
-            Notice::Foreign | Notice::Rule => rested(BUSY).max(now + SETTLE),
+        self.link |= notification == Notification::Link;
+        self.rules |= notification == Notification::Rule;
+        self.by(match notification {
+            Notification::Ours => now + SETTLE,
+            Notification::Link => rested(REST).max(now + SETTLE_LINK),
+            Notification::Foreign | Notification::Rule => rested(BUSY).max(now + SETTLE),
         });
     }
 
@@ -155,23 +155,26 @@ mod tests {
     #[test]
     fn a_link_event_is_acted_upon_at_once_and_a_stream_of_them_leaves_time_for_others() {
         let now = Duration::from_mins(1);
-        let due = |notice, ended| {
+        let due = |notification, ended| {
             let mut causes = Causes::default();
-            causes.notice(notice, now, Duration::from_millis(300), ended);
+            causes.notified(notification, now, Duration::from_millis(300), ended);
             causes.due().unwrap().saturating_sub(now)
         };
-        assert_eq!(due(Notice::Link, None), SETTLE_LINK);
+        assert_eq!(due(Notification::Link, None), SETTLE_LINK);
         assert_eq!(
-            due(Notice::Link, now.checked_sub(Duration::from_secs(5))),
+            due(Notification::Link, now.checked_sub(Duration::from_secs(5))),
             SETTLE_LINK
         );
-        assert_eq!(due(Notice::Link, Some(now)), Duration::from_millis(900));
         assert_eq!(
-            due(Notice::Ours, Some(now)),
+            due(Notification::Link, Some(now)),
+            Duration::from_millis(900)
+        );
+        assert_eq!(
+            due(Notification::Ours, Some(now)),
             SETTLE,
             "how often that is, is `repair_limit`'s"
         );
-        assert_eq!(due(Notice::Foreign, None), SETTLE);
-        assert_eq!(due(Notice::Foreign, Some(now)), LONGEST_REST);
+        assert_eq!(due(Notification::Foreign, None), SETTLE);
+        assert_eq!(due(Notification::Foreign, Some(now)), LONGEST_REST);
     }
 }

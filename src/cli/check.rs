@@ -372,7 +372,7 @@ const fn when_down(when_down: WhenDown) -> &'static str {
 }
 
 /// A gateway and what is asked of it.
-fn in_words(set: &RouteSet, gateway: IpAddr) -> String {
+fn with_weight(set: &RouteSet, gateway: IpAddr) -> String {
     let share = set.share(gateway);
     let weight = match share.weight {
         1 => String::new(),
@@ -384,7 +384,7 @@ fn in_words(set: &RouteSet, gateway: IpAddr) -> String {
 
 /// One line about a set.
 fn describe(set: &RouteSet) -> String {
-    let gateways: Vec<String> = set.gateways.iter().map(|g| in_words(set, *g)).collect();
+    let gateways: Vec<String> = set.gateways.iter().map(|g| with_weight(set, *g)).collect();
     let strategy = match set.strategy {
         Strategy::Balance => "balance",
         Strategy::Failover {

@@ -17,7 +17,7 @@ use crate::cluster::client::{code, explain};
 use crate::config::{self, Checked, Config, Files, Problems, ROUTES_YAML};
 
 mod buffer;
-mod words;
+mod summary;
 
 /// What the editor begins with where there is no `routes.yaml` yet.
 const BEGINNING: &str = "\
@@ -119,7 +119,7 @@ impl Stored {
 
     /// Shows what an edit changes.
     pub(super) fn announce(&self, checked: &Checked) {
-        let lines = words::changes(&self.before(), &checked.config);
+        let lines = summary::changes(&self.before(), &checked.config);
         if lines.is_empty() {
             say("no route changes");
         }

@@ -1,9 +1,9 @@
 //! `explain ADDRESS`: which way packets to it take on this node, and why, by the kernel's own lookup.
 //!
-//! I/O: gathers what there is and asks the kernel. What it means is `way`'s, the far side's word `echo`'s.
+//! I/O: gathers what there is and asks the kernel. What it means is `explanation`'s, the far side's word `echo`'s.
 
 mod echo;
-mod way;
+mod explanation;
 
 use std::io::{Write as _, stdout};
 use std::net::IpAddr;
@@ -52,21 +52,21 @@ pub async fn command(args: ExplainArgs) -> anyhow::Result<u8> {
         .into_iter()
         .next()
         .context("`ip route get` answered nothing")?;
-    let mut way = way::explain(&here, &packet, &answer);
+    let mut explanation = explanation::explain(&here, &packet, &answer);
     if let Some(url) = &args.echo {
         let seen = echo::fetch(url, &packet).await?;
-        way.compare(url, seen, &here.kernel);
+        explanation.compare(url, seen, &here.kernel);
     }
     let mut out = stdout().lock();
     match args.output {
         Output::Json => {
-            serde_json::to_writer_pretty(&mut out, &way).context("writing the output")?;
+            serde_json::to_writer_pretty(&mut out, &explanation).context("writing the output")?;
             writeln!(out)
         }
-        Output::Table => write!(out, "{way}"),
+        Output::Table => write!(out, "{explanation}"),
     }
     .context("writing the output")?;
-    Ok(way.exit_status())
+    Ok(explanation.exit_status())
 }
 
 async fn gather(args: &ExplainArgs, ip: &Ip) -> anyhow::Result<Here> {

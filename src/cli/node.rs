@@ -116,7 +116,7 @@ pub async fn diff_command(args: OneShotArgs) -> anyhow::Result<u8> {
     let wanted = &here.resolution.wanted;
     let plan = diff(wanted, &here.kernel, &ownership, true);
     let changes: Vec<Change> = plan
-        .in_words(wanted, &here.kernel)
+        .describe(wanted, &here.kernel)
         .filter_map(|line| Change::of_line(&line))
         .collect();
     let summary = Summary::of(&changes);

@@ -10,15 +10,15 @@ use tokio::time::{Instant, sleep};
 
 use crate::cli::args::{NodesArgs, NodesOutput, ShowArgs, WaitArgs};
 
+mod agents;
 mod fleet;
-mod nudge;
 mod observer;
-mod presence;
+mod sync_request;
 mod table;
 
 pub use fleet::{Fleet, Goal};
-pub use nudge::Nudge;
 pub use observer::{Observer, Which, keys};
+pub use sync_request::SyncRequest;
 
 /// The default time-out.
 const TIMEOUT: Duration = Duration::from_mins(2);
@@ -41,13 +41,13 @@ pub async fn command(args: &NodesArgs) -> anyhow::Result<u8> {
     show(&fleet, args.show, args.waiting.allow_missing)
 }
 
-/// Waits until every node that can has reached the goal, then shows the cluster. With a nudge, the nodes that are behind are nudged.
+/// Waits until every node that can has reached the goal, then shows the cluster. With a request to sync, the kubelets of the nodes that are behind are asked again.
 pub async fn wait(
     observer: &Observer,
     waiting: WaitArgs,
     how: ShowArgs,
     goal: Goal,
-    mut nudge: Option<Nudge>,
+    mut sync: Option<SyncRequest>,
 ) -> anyhow::Result<u8> {
     let started = Instant::now();
     let timeout = waiting.timeout.unwrap_or(TIMEOUT);
@@ -76,8 +76,8 @@ pub async fn wait(
             Ok(fleet) => {
                 answered = true;
                 progress.show(&fleet.progress(goal));
-                if let Some(nudge) = &mut nudge {
-                    nudge.again(observer, &fleet, Instant::now()).await;
+                if let Some(sync) = &mut sync {
+                    sync.again(observer, &fleet, Instant::now()).await;
                 }
             }
             // Once it has answered, a short absence of the API is a reason to wait on.

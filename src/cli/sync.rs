@@ -1,7 +1,7 @@
 //! `sync`: makes the kubelets bring the `ConfigMap` now, then waits as `nodes --wait`.
 
 use crate::cli::args::SyncArgs;
-use crate::cli::nodes::{Goal, Nudge, Observer, Which, wait};
+use crate::cli::nodes::{Goal, Observer, SyncRequest, Which, wait};
 
 /// `sync`: as `nodes --wait`.
 pub async fn command(args: &SyncArgs) -> anyhow::Result<u8> {
@@ -9,8 +9,8 @@ pub async fn command(args: &SyncArgs) -> anyhow::Result<u8> {
     run(&observer, args, Goal::Applied).await
 }
 
-/// Nudges all agents, then waits for the goal.
+/// Asks all kubelets to sync, then waits for the goal.
 pub async fn run(observer: &Observer, args: &SyncArgs, goal: Goal) -> anyhow::Result<u8> {
-    let nudge = Nudge::all(observer).await?;
-    wait(observer, args.waiting, args.show, goal, Some(nudge)).await
+    let request = SyncRequest::all(observer).await?;
+    wait(observer, args.waiting, args.show, goal, Some(request)).await
 }

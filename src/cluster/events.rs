@@ -16,7 +16,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::cluster::annotations::{SPREAD, wall_clock};
 use crate::cluster::client::{Api, Backoff, code, explain, may_get_better, phase};
-use crate::report::status::{NodeEvent, Reason};
+use crate::report::status::NodeEvent;
+use crate::report::token_bucket::TokenBucket;
 
 /// The capacity of the channel that events come through; with more waiting, the oldest are lost.
 pub const EVENTS_KEPT: usize = 64;
@@ -37,24 +38,24 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 const NOTE_LENGTH: usize = 1024;
 /// Bytes of the node's name in an Event's name, of which 253 are allowed.
 const NODE_LENGTH: usize = 200;
-/// Sentences that are remembered, so that a repetition is a count.
+/// Recents that are remembered, so that a repetition is a count.
 const REMEMBERED: usize = 64;
 /// For how long: API servers keep an Event for an hour.
 const KEPT: Duration = Duration::from_hours(1);
 
-/// A happening and its moment: the Event may be written well after it.
+/// An event and its moment: the Event may be written well after it.
 #[derive(Clone, Debug)]
 pub struct Dated {
-    happening: NodeEvent,
+    event: NodeEvent,
     at: Timestamp,
     since: Instant,
 }
 
 impl Dated {
     /// It happens now.
-    pub fn now(happening: NodeEvent) -> Self {
+    pub fn now(event: NodeEvent) -> Self {
         Self {
-            happening,
+            event,
             at: wall_clock(),
             since: Instant::now(),
         }
@@ -64,11 +65,9 @@ impl Dated {
 /// Publishes events as Events on this node until their sender is gone.
 pub async fn publish_events(api: Api, mut events: broadcast::Receiver<Dated>) {
     let spread = phase(api.node(), SPREAD);
-    let mut said = Said::default();
-    let mut bucket = Bucket {
-        tokens: BURST,
-        filled_at: Instant::now(),
-    };
+    let mut written = Written::default();
+    let start = Instant::now();
+    let mut bucket = TokenBucket::new(BURST, REFILL);
     let mut complained = false;
     loop {
         let quiet = events.is_empty();
@@ -83,24 +82,24 @@ pub async fn publish_events(api: Api, mut events: broadcast::Receiver<Dated>) {
         if quiet {
             sleep(spread).await;
         }
-        while let Err(until) = bucket.take(Instant::now()) {
-            sleep_until(until).await;
+        while !bucket.take(start.elapsed()) {
+            sleep_until(start + bucket.next()).await;
         }
-        match publish(&api, &mut said, &dated).await {
+        match publish(&api, &mut written, &dated).await {
             Ok(()) => complained = false,
             Err(error) if complained => tracing::debug!(error, "Writing an Event failed again"),
             Err(error) => {
-                tracing::warn!(error, reason = ?dated.happening.reason, "Writing an Event failed; giving up");
+                tracing::warn!(error, reason = ?dated.event.reason, "Writing an Event failed; giving up");
                 complained = true;
             }
         }
     }
 }
 
-async fn publish(api: &Api, said: &mut Said, dated: &Dated) -> Result<(), String> {
+async fn publish(api: &Api, written: &mut Written, dated: &Dated) -> Result<(), String> {
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
-        let Err(error) = write(api, said, dated).await else {
+        let Err(error) = write(api, written, dated).await else {
             return Ok(());
         };
         if !may_get_better(&error) || dated.since.elapsed() > TRIED {
@@ -112,11 +111,11 @@ async fn publish(api: &Api, said: &mut Said, dated: &Dated) -> Result<(), String
 
 async fn write(
     api: &Api,
-    said: &mut Said,
-    Dated { happening, at, .. }: &Dated,
+    written: &mut Written,
+    Dated { event, at, .. }: &Dated,
 ) -> Result<(), kube::Error> {
     let events: kube::Api<Event> = kube::Api::namespaced(api.client(), NAMESPACE);
-    if let Some((name, count)) = said.before(happening, Instant::now()) {
+    if let Some((name, count)) = written.before(event, Instant::now()) {
         let again =
             Patch::Merge(serde_json::json!({"count": count + 1, "lastTimestamp": Time(*at)}));
         match events
@@ -124,7 +123,7 @@ async fn write(
             .await
         {
             Ok(_) => {
-                said.remember(happening, name, count + 1, Instant::now());
+                written.remember(event, name, count + 1, Instant::now());
                 return Ok(());
             }
             // The server keeps Events for a shorter time than usual, or somebody deleted it.
@@ -132,19 +131,18 @@ async fn write(
             Err(error) => return Err(error),
         }
     }
-    let event = event(api.node(), happening, *at);
-    let name = event.metadata.name.clone().unwrap_or_default();
-    match events.create(&PostParams::default(), &event).await {
+    let object = to_write(api.node(), event, *at);
+    let name = object.metadata.name.clone().unwrap_or_default();
+    match events.create(&PostParams::default(), &object).await {
         // An earlier try got through, though its answer did not.
         Err(error) if code(&error) == Some(409) => {}
         created => drop(created?),
     }
-    said.remember(happening, name, 1, Instant::now());
+    written.remember(event, name, 1, Instant::now());
     Ok(())
 }
 
-fn event(node: &str, happening: &NodeEvent, at: Timestamp) -> Event {
-    let (type_, reason) = words(happening.reason);
+fn to_write(node: &str, event: &NodeEvent, at: Timestamp) -> Event {
     let start = node[..node.floor_char_boundary(NODE_LENGTH)].trim_end_matches(['.', '-']);
     Event {
         metadata: ObjectMeta {
@@ -153,9 +151,16 @@ fn event(node: &str, happening: &NodeEvent, at: Timestamp) -> Event {
             ..ObjectMeta::default()
         },
         involved_object: reference(node),
-        type_: Some(type_.into()),
-        reason: Some(reason.into()),
-        message: Some(happening.note[..happening.note.floor_char_boundary(NOTE_LENGTH)].to_owned()),
+        type_: Some(
+            if event.reason.is_warning() {
+                "Warning"
+            } else {
+                "Normal"
+            }
+            .into(),
+        ),
+        reason: Some(format!("{:?}", event.reason)),
+        message: Some(event.note[..event.note.floor_char_boundary(NOTE_LENGTH)].to_owned()),
         source: Some(EventSource {
             component: Some(COMPONENT.into()),
             host: Some(node.into()),
@@ -179,94 +184,46 @@ fn reference(node: &str) -> ObjectReference {
     }
 }
 
-fn words(reason: Reason) -> (&'static str, &'static str) {
-    match reason {
-        Reason::RoutesApplied => ("Normal", "RoutesApplied"),
-        Reason::ConfigRejected => ("Warning", "ConfigRejected"),
-        Reason::GatewayDown => ("Warning", "GatewayDown"),
-        Reason::GatewayUp => ("Normal", "GatewayUp"),
-        Reason::NoHealthyGateway => ("Warning", "NoHealthyGateway"),
-        Reason::RoutesRestored => ("Warning", "RoutesRestored"),
-        Reason::RolledBack => ("Warning", "RolledBack"),
-        Reason::AllRoutesRemoved => ("Warning", "AllRoutesRemoved"),
-        Reason::TrafficBypassed => ("Warning", "TrafficBypassed"),
-        Reason::GatewayDrained => ("Normal", "GatewayDrained"),
-    }
-}
-
 /// Recent Events, the oldest first.
 #[derive(Debug, Default)]
-struct Said(VecDeque<Sentence>);
+struct Written(VecDeque<Recent>);
 
 #[derive(Debug)]
-struct Sentence {
-    happening: NodeEvent,
-    event: String,
+struct Recent {
+    event: NodeEvent,
+    name: String,
     count: i32,
     at: Instant,
 }
 
-impl Said {
-    /// The Event with the same sentence, and its count.
-    fn before(&mut self, happening: &NodeEvent, now: Instant) -> Option<(String, i32)> {
-        self.0.retain(|sentence| now - sentence.at < KEPT);
-        let found = self
-            .0
-            .iter()
-            .find(|sentence| sentence.happening == *happening)?;
-        Some((found.event.clone(), found.count))
+impl Written {
+    /// The name of the Event that has been written of the same, and its count.
+    fn before(&mut self, event: &NodeEvent, now: Instant) -> Option<(String, i32)> {
+        self.0.retain(|recent| now - recent.at < KEPT);
+        let found = self.0.iter().find(|recent| recent.event == *event)?;
+        Some((found.name.clone(), found.count))
     }
 
-    fn remember(&mut self, happening: &NodeEvent, event: String, count: i32, now: Instant) {
-        self.0.retain(|sentence| sentence.happening != *happening);
+    fn remember(&mut self, event: &NodeEvent, name: String, count: i32, now: Instant) {
+        self.0.retain(|recent| recent.event != *event);
         while self.0.len() >= REMEMBERED {
             self.0.pop_front();
         }
-        self.0.push_back(Sentence {
-            happening: happening.clone(),
-            event,
+        self.0.push_back(Recent {
+            event: event.clone(),
+            name,
             count,
             at: now,
         });
     }
 }
 
-/// A token bucket.
-#[derive(Debug)]
-struct Bucket {
-    tokens: u32,
-    filled_at: Instant,
-}
-
-impl Bucket {
-    /// Takes a token, or returns when there will be one.
-    fn take(&mut self, now: Instant) -> Result<(), Instant> {
-        let earned =
-            u32::try_from((now - self.filled_at).as_secs() / REFILL.as_secs()).unwrap_or(u32::MAX);
-        if earned > 0 {
-            self.tokens = self.tokens.saturating_add(earned).min(BURST);
-            self.filled_at = if self.tokens == BURST {
-                now
-            } else {
-                self.filled_at + REFILL * earned
-            };
-        }
-        if self.tokens == 0 {
-            return Err(self.filled_at + REFILL);
-        }
-        if self.tokens == BURST {
-            self.filled_at = now;
-        }
-        self.tokens -= 1;
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::status::Reason;
 
-    fn happening(reason: Reason, note: &str) -> NodeEvent {
+    fn event(reason: Reason, note: &str) -> NodeEvent {
         NodeEvent {
             reason,
             note: note.into(),
@@ -276,37 +233,38 @@ mod tests {
     #[test]
     fn two_gateways_that_fail_are_two_events_and_the_same_one_again_is_a_count_for_an_hour() {
         let now = Instant::now();
-        let mut said = Said::default();
-        let first = happening(Reason::GatewayDown, "Gateway down: 10.116.0.5");
-        said.remember(&first, "node1.1".into(), 1, now);
+        let mut written = Written::default();
+        let first = event(Reason::GatewayDown, "Gateway down: 10.116.0.5");
+        written.remember(&first, "node1.1".into(), 1, now);
         assert_eq!(
-            said.before(
-                &happening(Reason::GatewayDown, "Gateway down: 10.116.0.6"),
-                now
-            ),
+            written.before(&event(Reason::GatewayDown, "Gateway down: 10.116.0.6"), now),
             None
         );
-        assert_eq!(said.before(&first, now), Some(("node1.1".into(), 1)));
-        said.remember(&first, "node1.1".into(), 2, now + KEPT / 2);
-        assert_eq!(said.before(&first, now + KEPT), Some(("node1.1".into(), 2)));
-        assert_eq!(said.before(&first, now + 2 * KEPT), None);
+        assert_eq!(written.before(&first, now), Some(("node1.1".into(), 1)));
+        written.remember(&first, "node1.1".into(), 2, now + KEPT / 2);
+        assert_eq!(
+            written.before(&first, now + KEPT),
+            Some(("node1.1".into(), 2))
+        );
+        assert_eq!(written.before(&first, now + 2 * KEPT), None);
     }
 
     #[test]
-    fn no_more_than_a_bounded_number_of_sentences_is_remembered() {
+    fn no_more_than_a_bounded_number_of_events_is_remembered() {
         let now = Instant::now();
-        let mut said = Said::default();
+        let mut written = Written::default();
         for n in 0..1000 {
-            said.remember(
-                &happening(Reason::GatewayDown, &n.to_string()),
+            written.remember(
+                &event(Reason::GatewayDown, &n.to_string()),
                 n.to_string(),
                 1,
                 now,
             );
         }
-        assert_eq!(said.0.len(), REMEMBERED);
+        assert_eq!(written.0.len(), REMEMBERED);
         assert!(
-            said.before(&happening(Reason::GatewayDown, "999"), now)
+            written
+                .before(&event(Reason::GatewayDown, "999"), now)
                 .is_some()
         );
     }
@@ -314,9 +272,9 @@ mod tests {
     #[test]
     fn a_note_and_a_name_keep_within_the_limits_of_the_api() {
         let node = format!("{}-{}", "n".repeat(199), "x".repeat(53));
-        let event = event(
+        let event = to_write(
             &node,
-            &happening(Reason::ConfigRejected, &"\u{e4}".repeat(2000)),
+            &event(Reason::ConfigRejected, &"\u{e4}".repeat(2000)),
             Timestamp::UNIX_EPOCH,
         );
         assert_eq!(event.message.unwrap().len(), 1024);
@@ -325,23 +283,5 @@ mod tests {
             format!("{}.0", "n".repeat(199))
         );
         assert_eq!(event.type_.as_deref(), Some("Warning"));
-    }
-
-    #[test]
-    fn ten_events_in_a_row_then_one_in_ten_seconds() {
-        let start = Instant::now();
-        let mut bucket = Bucket {
-            tokens: BURST,
-            filled_at: start,
-        };
-        for _ in 0..BURST {
-            assert_eq!(bucket.take(start), Ok(()));
-        }
-        assert_eq!(bucket.take(start), Err(start + REFILL));
-        assert_eq!(bucket.take(start + REFILL), Ok(()));
-        assert_eq!(bucket.take(start + REFILL), Err(start + 2 * REFILL));
-        let later = start + 100 * REFILL;
-        let granted = (0..100).filter(|_| bucket.take(later).is_ok()).count();
-        assert_eq!(granted, 10, "a quiet time earns no more than the burst");
     }
 }

@@ -15,7 +15,7 @@ use super::problem::quoted;
 use super::{Config, Files, Probe, ROUTES_YAML, RouteSet, Strategy, WhenDown};
 use crate::net::prefix::{Family, Prefix};
 
-mod aim;
+mod no_effect;
 mod overlap;
 
 /// Most examples in one sentence.
@@ -100,10 +100,10 @@ pub(crate) fn of(
     let unaimed: Vec<Warning> = config
         .sets
         .iter()
-        .flat_map(|set| aim::of_set(set, &config.protected))
+        .flat_map(|set| no_effect::of_set(set, &config.protected))
         .collect();
     warnings.extend(unaimed);
-    warnings.extend(aim::zeros("protected", None, &config.protected));
+    warnings.extend(no_effect::zeros("protected", None, &config.protected));
     warnings.extend(config.sets.iter().filter_map(gateways_inside));
     warnings.extend(config.sets.iter().filter_map(private));
     warnings.extend(overlap::nested(config, relations));

@@ -58,7 +58,7 @@ impl<T: RouteTable> Applier<T> {
         }
         let mut outcome = Outcome {
             wrote: true,
-            examples: plan.in_words(wanted, &found).take(EXAMPLES).collect(),
+            examples: plan.describe(wanted, &found).take(EXAMPLES).collect(),
             ..Outcome::default()
         };
         drop(found);

@@ -63,7 +63,7 @@ const REOPEN: Duration = Duration::from_secs(5);
 
 /// What a notification is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Notice {
+pub enum Notification {
     /// A route of another program, or a link or an address that no gateway depends on: matters for shadows and cuts.
     Foreign,
     /// A policy rule changed: it may take packets past our routes.
@@ -92,19 +92,19 @@ impl GatewayLinks {
     }
 
     /// `host` is an address without a subnet: only of a gateway's own link can it take routes along when it goes.
-    fn notice(&self, index: u32, host: bool) -> Notice {
+    fn notified(&self, index: u32, host: bool) -> Notification {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*known {
-            Some(links) if links.contains(&index) => Notice::Link,
-            None if !host => Notice::Link,
-            _ => Notice::Foreign,
+            Some(links) if links.contains(&index) => Notification::Link,
+            None if !host => Notification::Link,
+            _ => Notification::Foreign,
         }
     }
 }
 
 /// What a netlink message is about; `None` when it is no reason to look. A new route of ours is our
 /// own writing, unless it is one that we never write. Routes of others have a socket of their own.
-fn classify(message: &[u8], protocol: u8, links: &GatewayLinks) -> Option<Notice> {
+fn classify(message: &[u8], protocol: u8, links: &GatewayLinks) -> Option<Notification> {
     let kind = u16::from_ne_bytes([*message.get(4)?, *message.get(5)?]);
     let byte = |at: usize| message.get(HEADER + at).copied();
     let index = || {
@@ -117,13 +117,13 @@ fn classify(message: &[u8], protocol: u8, links: &GatewayLinks) -> Option<Notice
             let v6 = byte(0).map(i32::from) == Some(libc::AF_INET6);
             let family = if v6 { Family::V6 } else { Family::V4 };
             let host = byte(IFA_PREFIXLEN) == Some(family.bits());
-            Some(links.notice(index()?, host))
+            Some(links.notified(index()?, host))
         }
-        RTM_NEWLINK..RTM_NEWADDR => Some(links.notice(index()?, false)),
-        RTM_NEWRULE | RTM_DELRULE => Some(Notice::Rule),
-        RTM_DELNEXTHOP => (byte(NH_PROTOCOL) == Some(protocol)).then_some(Notice::Ours),
-        RTM_DELROUTE => ours.then_some(Notice::Ours),
-        RTM_NEWROUTE => (ours && is_stray(message)).then_some(Notice::Ours),
+        RTM_NEWLINK..RTM_NEWADDR => Some(links.notified(index()?, false)),
+        RTM_NEWRULE | RTM_DELRULE => Some(Notification::Rule),
+        RTM_DELNEXTHOP => (byte(NH_PROTOCOL) == Some(protocol)).then_some(Notification::Ours),
+        RTM_DELROUTE => ours.then_some(Notification::Ours),
+        RTM_NEWROUTE => (ours && is_stray(message)).then_some(Notification::Ours),
         _ => None,
     }
 }
@@ -148,7 +148,7 @@ fn is_stray(message: &[u8]) -> bool {
 }
 
 /// All messages of one datagram; the weightiest counts.
-fn classify_all(mut datagram: &[u8], protocol: u8, links: &GatewayLinks) -> Option<Notice> {
+fn classify_all(mut datagram: &[u8], protocol: u8, links: &GatewayLinks) -> Option<Notification> {
     let mut weightiest = None;
     while let Some(length) = datagram.first_chunk::<4>() {
         let length = u32::from_ne_bytes(*length) as usize;
@@ -233,7 +233,7 @@ fn foreign_only(ownership: &Ownership) -> Vec<SockFilter> {
     ])
 }
 
-/// Listens for ever. A channel that is full has a nudge in it already; each kind of notice has a channel of its own,
+/// Listens for ever. A channel that is full has a wake-up in it already; each kind of notification has a channel of its own,
 /// so that the flood of one does not hide the other.
 pub async fn listen(
     ownership: Ownership,
@@ -244,7 +244,7 @@ pub async fn listen(
     loop {
         let done = tokio::try_join!(
             listen_to_ours(ownership.protocol, &links, &triggers),
-            listen_to_others(&ownership, &triggers[Notice::Foreign as usize])
+            listen_to_others(&ownership, &triggers[Notification::Foreign as usize])
         );
         let error = match done {
             Ok((never, _)) => match never {},
@@ -275,15 +275,15 @@ async fn listen_to_ours(
     let mut buffer = bytes_of_a_datagram();
     loop {
         buffer.clear();
-        let notice = match socket.recv(&mut buffer).await {
+        let notification = match socket.recv(&mut buffer).await {
             Ok(()) => classify_all(&buffer, protocol, links),
             // Overrun: anything may have been in what was lost. As `Link` it would explain every loss, and who
             // removes thousands of routes at once, again and again, would never be found out.
-            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => Some(Notice::Ours),
+            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => Some(Notification::Ours),
             Err(e) => return Err(e),
         };
-        if let Some(notice) = notice {
-            let _ = triggers[notice as usize].try_send(());
+        if let Some(notification) = notification {
+            let _ = triggers[notification as usize].try_send(());
         }
     }
 }
@@ -323,7 +323,7 @@ fn drain(socket: &TokioSocket, buffer: &mut Vec<u8>) -> bool {
     }
 }
 
-/// The kernel's dumps and notifications come in datagrams of up to 32 KiB; a longer one is cut, which only hides a nudge.
+/// The kernel's dumps and notifications come in datagrams of up to 32 KiB; a longer one is cut, which only hides a wake-up.
 fn bytes_of_a_datagram() -> Vec<u8> {
     Vec::with_capacity(32 * 1024)
 }

@@ -258,6 +258,16 @@ pub enum Reason {
     GatewayDrained,
 }
 
+impl Reason {
+    /// Whether the Event is a `Warning`; others are `Normal`.
+    pub const fn is_warning(self) -> bool {
+        !matches!(
+            self,
+            Self::RoutesApplied | Self::GatewayUp | Self::GatewayDrained
+        )
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;

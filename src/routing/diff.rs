@@ -13,11 +13,11 @@ use crate::routing::state::{
     Kernel, Member, Nexthop, NexthopKind, OwnRoute, Resilient, RouteKey, Target,
 };
 
+mod describe;
 mod wanted;
-mod words;
 
+pub use describe::describe_now;
 pub use wanted::{Wanted, WantedGroup, WantedNexthop};
-pub use words::in_words_now;
 
 /// What to write, in order. Empty when the kernel has what is wanted.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -371,7 +371,7 @@ impl<'a> Check<'a> {
                     Action::Table(table) if table != ours => self.drops_in(table, to)?,
                     _ => return None,
                 };
-                (!self.is_expected(rule)).then(|| format!("{}: {how}", in_words(rule)))
+                (!self.is_expected(rule)).then(|| format!("{}: {how}", describe(rule)))
             }
             Answer::Route(found) => {
                 let table = found.table.unwrap_or(ours);
@@ -380,7 +380,7 @@ impl<'a> Check<'a> {
                 }
                 match rules.first(&question.packet, |action| *action == Action::Table(table)) {
                     Some(rule) if self.is_expected(rule) => None,
-                    Some(rule) => Some(format!("{}: {found}", in_words(rule))),
+                    Some(rule) => Some(format!("{}: {found}", describe(rule))),
                     None => self.taken_by_vrf(rules, question, table, found),
                 }
             }
@@ -399,7 +399,7 @@ impl<'a> Check<'a> {
             Some(rule) if self.is_expected(rule) => None,
             Some(rule) => Some(format!(
                 "{}, table {table} for packets{packet}: {found}",
-                in_words(rule)
+                describe(rule)
             )),
             None => Some(format!("table {table}, for packets{packet}: {found}")),
         }
@@ -426,7 +426,7 @@ impl<'a> Check<'a> {
 }
 
 /// A rule for a person.
-pub fn in_words(rule: &Rule) -> String {
+pub fn describe(rule: &Rule) -> String {
     format!("policy rule {} ({rule})", rule.priority)
 }
 

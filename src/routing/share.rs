@@ -26,9 +26,9 @@ const MOST_ACTIVE: u32 = 64;
 const MOST_OBJECTS: u32 = 32;
 /// The idle time of a group that a gateway begins to leave, in seconds: nothing moves yet. Sockets of the node itself look their way
 /// up once; each write of the group makes them look again, which is what the kernel counts as use.
-const NOTICE: u32 = 86_400;
+const FROZEN_IDLE: u32 = 86_400;
 /// How long that lasts at most, in seconds.
-const LONGEST_NOTICE: u64 = 10;
+const LONGEST_FREEZE: u64 = 10;
 /// The shortest idle time of a set with `drainTimeout`, in seconds.
 const SHORTEST_IDLE: u64 = 5;
 
@@ -178,8 +178,8 @@ fn idle_while_leaving(idle: u32, now: Option<u32>, since: Duration) -> u32 {
     let quarter = u64::from(idle / 4).max(1);
     let turn = since.as_secs() / quarter;
     match now {
-        None => NOTICE,
-        Some(NOTICE) if since.as_secs() < quarter.min(LONGEST_NOTICE) => NOTICE,
+        None => FROZEN_IDLE,
+        Some(FROZEN_IDLE) if since.as_secs() < quarter.min(LONGEST_FREEZE) => FROZEN_IDLE,
         // An agent or a command that has just started does not know for how long.
         Some(now) if turn == 0 && (idle..=idle + 1).contains(&now) => now,
         Some(_) => idle + u32::from(turn % 2 == 1),

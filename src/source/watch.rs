@@ -42,7 +42,7 @@ pub struct Watch {
     directory: PathBuf,
     watcher: Option<RecommendedWatcher>,
     events: mpsc::Receiver<()>,
-    nudge: mpsc::Sender<()>,
+    wake: mpsc::Sender<()>,
     /// When changes were looked at last: the one before the last, and the last.
     looked: [Option<Instant>; 2],
     warned: bool,
@@ -51,12 +51,12 @@ pub struct Watch {
 impl Watch {
     /// Starts to watch. A directory that is not there is no error: it may come.
     pub fn new(directory: &Path) -> Self {
-        let (nudge, events) = mpsc::channel(1);
+        let (wake, events) = mpsc::channel(1);
         let mut watch = Self {
             directory: directory.to_owned(),
             watcher: None,
             events,
-            nudge,
+            wake,
             looked: [None; 2],
             warned: false,
         };
@@ -85,11 +85,11 @@ impl Watch {
     /// Watches the directory anew: one that was replaced as a whole takes its old watch with it.
     fn establish(&mut self) {
         self.watcher = None;
-        let nudge = self.nudge.clone();
-        // A full channel has a nudge in it already.
+        let wake = self.wake.clone();
+        // A full channel has a wake-up in it already.
         let made = notify::recommended_watcher(move |event: notify::Result<Event>| {
             if !event.is_ok_and(|event| is_reading(event.kind) || is_of_the_kubelet(&event.paths)) {
-                let _ = nudge.try_send(());
+                let _ = wake.try_send(());
             }
         });
         let watched = made.and_then(|mut w| {
@@ -144,10 +144,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_storm_is_looked_at_when_it_has_lasted_long_enough() {
-        let (nudge, mut events) = mpsc::channel(1);
+        let (wake, mut events) = mpsc::channel(1);
         let storm = tokio::spawn(async move {
             loop {
-                let _ = nudge.try_send(());
+                let _ = wake.try_send(());
                 tokio::time::sleep(ALONE.quiet / 2).await;
             }
         });
@@ -176,13 +176,13 @@ mod tests {
      {
         let mut watch = Watch::new(Path::new("/nowhere"));
         for patience in [ALONE, ALONE, STORM, STORM] {
-            watch.nudge.try_send(()).unwrap();
+            watch.wake.try_send(()).unwrap();
             let started = Instant::now();
             watch.changed().await;
             assert_eq!(started.elapsed(), patience.quiet);
         }
         tokio::time::sleep(SOON).await;
-        watch.nudge.try_send(()).unwrap();
+        watch.wake.try_send(()).unwrap();
         let started = Instant::now();
         watch.changed().await;
         assert_eq!(started.elapsed(), ALONE.quiet);

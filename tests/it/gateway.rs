@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::lab::{Lab, NODE_PUBLIC, Said, wait_until};
+use crate::lab::{CommandOutput, Lab, NODE_PUBLIC, wait_until};
 
 /// The gateway under test, on the internet and in the VPC.
 const PUBLIC: &str = "192.0.2.9";
@@ -81,7 +81,7 @@ fn machine() -> (Lab, tempfile::TempDir) {
     (lab, dir)
 }
 
-fn start(lab: &Lab, dir: &Path) -> Said {
+fn start(lab: &Lab, dir: &Path) -> CommandOutput {
     lab.run("gw", &[dir.join("start")])
 }
 

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::lab::{
-    AGENT, G1, G1_V6, G2, Lab, NODE_PUBLIC, ONE, Running, Said, TWO, Volume, wait_until,
+    AGENT, CommandOutput, G1, G1_V6, G2, Lab, NODE_PUBLIC, ONE, Running, TWO, Volume, wait_until,
 };
 use crate::stub::{self, Stub};
 use wrapped_ip::WrappedIp;
@@ -114,7 +114,7 @@ impl Node {
     }
 
     /// A command of the program on the volume.
-    fn command(&self, command: &str) -> Said {
+    fn command(&self, command: &str) -> CommandOutput {
         self.lab.egress_routes(
             "nd",
             &[command, "--config", self.volume.path().to_str().unwrap()],
@@ -133,7 +133,7 @@ impl Node {
         serde_json::from_str(&self.ask_status().out).ok()
     }
 
-    fn ask_status(&self) -> Said {
+    fn ask_status(&self) -> CommandOutput {
         let config = self.volume.path().to_str().unwrap();
         self.lab
             .egress_routes("nd", &["status", "-o", "json", "--config", config])

@@ -46,7 +46,7 @@ const ECHO_ARGS: &str = "EGRESS_ROUTES_TEST_ECHO";
 
 /// What a command said when it had ended.
 #[derive(Debug, Clone)]
-pub struct Said {
+pub struct CommandOutput {
     /// The exit code; -1 when a signal ended it.
     pub code: i32,
     pub out: String,
@@ -213,12 +213,17 @@ impl Lab {
     }
 
     /// Runs a command on a host to its end (at most a minute: exit code 124).
-    pub fn run<S: AsRef<OsStr>>(&self, host: &str, args: &[S]) -> Said {
+    pub fn run<S: AsRef<OsStr>>(&self, host: &str, args: &[S]) -> CommandOutput {
         self.run_with_input(host, args, "")
     }
 
     /// Runs a command on a host with something to read on stdin.
-    pub fn run_with_input<S: AsRef<OsStr>>(&self, host: &str, args: &[S], input: &str) -> Said {
+    pub fn run_with_input<S: AsRef<OsStr>>(
+        &self,
+        host: &str,
+        args: &[S],
+        input: &str,
+    ) -> CommandOutput {
         self.run_command(&mut self.command(host, args, true), input)
     }
 
@@ -228,11 +233,11 @@ impl Lab {
         host: &str,
         args: &[S],
         env: &[(&str, &str)],
-    ) -> Said {
+    ) -> CommandOutput {
         self.run_command(self.command(host, args, true).envs(env.iter().copied()), "")
     }
 
-    fn run_command(&self, command: &mut Command, input: &str) -> Said {
+    fn run_command(&self, command: &mut Command, input: &str) -> CommandOutput {
         let _ = self;
         let mut child = command
             .stdin(Stdio::piped())
@@ -248,7 +253,7 @@ impl Lab {
         });
         let output = child.wait_with_output().expect("waiting for a command");
         let _ = writer.join();
-        Said {
+        CommandOutput {
             code: output.status.code().unwrap_or(-1),
             out: String::from_utf8_lossy(&output.stdout).into_owned(),
             err: String::from_utf8_lossy(&output.stderr).into_owned(),
@@ -291,7 +296,7 @@ impl Lab {
     }
 
     /// Runs the agent's program to its end, such as `lab.egress_routes("nd", &["cleanup"])`.
-    pub fn egress_routes(&self, host: &str, args: &[&str]) -> Said {
+    pub fn egress_routes(&self, host: &str, args: &[&str]) -> CommandOutput {
         self.run(host, &with_program(args))
     }
 

@@ -341,7 +341,7 @@ impl World {
         let kernel = self.state.borrow().model.dump(&OURS);
         let plan = diff(wanted, &kernel, &OURS, true);
         if !plan.is_empty() {
-            let words: Vec<String> = plan.in_words(wanted, &kernel).take(3).collect();
+            let words: Vec<String> = plan.describe(wanted, &kernel).take(3).collect();
             return Err(format!(
                 "the kernel is not the target: {}",
                 words.join("; ")

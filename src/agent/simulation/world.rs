@@ -26,7 +26,7 @@ use super::table::{Seen, State, Table};
 use crate::cluster::events::{Dated, EVENTS_KEPT};
 use crate::kernel::apply::Applier;
 use crate::kernel::model::Model;
-use crate::kernel::monitor::Notice;
+use crate::kernel::monitor::Notification;
 use crate::net::prefix::Family;
 use crate::report::metrics::Metrics;
 
@@ -168,12 +168,12 @@ impl World {
             }
             Action::Link(n, ms) => {
                 self.model(|model| model.set_up(LINKS[usize::from(n)].0, false));
-                self.notice(Notice::Link);
+                self.notified(Notification::Link);
                 self.later(ms, Back::Link(n));
             }
             Action::Carrier(n, ms) => {
                 self.model(|model| model.set_carrier(LINKS[usize::from(n)].0, false));
-                self.notice(Notice::Link);
+                self.notified(Notification::Link);
                 self.later(ms, Back::Carrier(n));
             }
             Action::Address(n, a, ms) => {
@@ -181,7 +181,7 @@ impl World {
                 let (link, all) = LINKS[usize::from(n)];
                 let (address, len) = all[usize::from(a)];
                 self.model(|model| model.remove_address(link, address, len));
-                self.notice(Notice::Link);
+                self.notified(Notification::Link);
                 self.later(ms, Back::Address(n, a));
             }
             Action::Foreign(n, there) => {
@@ -189,7 +189,7 @@ impl World {
                 let line = format!("route {verb} {}", FOREIGN[usize::from(n)]);
                 // Fails where it cannot be.
                 self.model(|model| _ = model.run(None, &line));
-                self.notice(Notice::Foreign);
+                self.notified(Notification::Foreign);
             }
             Action::Vanish(n) => self.vanish(n),
             Action::VanishObject(n) => self.vanish_object(n),
@@ -221,16 +221,16 @@ impl World {
             Back::Link(n) => {
                 self.model(|model| model.set_up(LINKS[usize::from(n)].0, true));
                 self.configure(n);
-                self.notice(Notice::Link);
+                self.notified(Notification::Link);
             }
             Back::Carrier(n) => {
                 self.model(|model| model.set_carrier(LINKS[usize::from(n)].0, true));
-                self.notice(Notice::Link);
+                self.notified(Notification::Link);
             }
             Back::Address(n, a) => {
                 self.addresses.insert((n, a));
                 self.configure(n);
-                self.notice(Notice::Link);
+                self.notified(Notification::Link);
             }
             Back::Gateway(n) => self.alive[usize::from(n)] = true,
             Back::Api => self.away = false,
@@ -261,9 +261,9 @@ impl World {
         self.agent.as_mut().filter(|agent| agent.starting.is_none())
     }
 
-    fn notice(&mut self, notice: Notice) {
+    fn notified(&mut self, notification: Notification) {
         if let Some(agent) = self.running() {
-            agent.engine.notice(notice);
+            agent.engine.notified(notification);
         }
     }
 
@@ -275,7 +275,7 @@ impl World {
         let key = own[usize::from(n) % own.len()].key;
         self.model(|model| _ = model.routes.remove(&key));
         self.state.borrow_mut().guard(Vec::new());
-        self.notice(Notice::Ours);
+        self.notified(Notification::Ours);
     }
 
     fn vanish_object(&mut self, n: u8) {
@@ -295,7 +295,7 @@ impl World {
         let line = format!("nexthop del id {}", ids[usize::from(n) % ids.len()]);
         self.model(|model| _ = model.run(None, &line));
         self.state.borrow_mut().guard(Vec::new());
-        self.notice(Notice::Ours);
+        self.notified(Notification::Ours);
     }
 
     fn start(&mut self) {
@@ -488,7 +488,7 @@ impl World {
         let flapped = std::mem::take(&mut state.flapped);
         drop(state);
         if flapped {
-            self.notice(Notice::Link);
+            self.notified(Notification::Link);
         }
         if let Some(agent) = &mut self.agent {
             while agent.events.try_recv().is_ok() {
@@ -557,7 +557,7 @@ impl World {
         for foreign in FOREIGN {
             self.model(|model| _ = model.run(None, &format!("route del {foreign}")));
         }
-        self.notice(Notice::Link);
+        self.notified(Notification::Link);
         self.start();
         let now = self.now();
         if let Some(agent) = &mut self.agent {

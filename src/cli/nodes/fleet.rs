@@ -10,7 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::core::ObjectMeta;
 use serde::Serialize;
 
-use super::presence::{Agents, Presence};
+use super::agents::{AgentState, Agents};
 use crate::cluster::annotations::DRAINED;
 use crate::cluster::client::PREFIX;
 
@@ -58,7 +58,7 @@ pub struct Row {
     /// `Unmanaged` (it should have no agent, and what one reported is still there), `NoAgent` (it should have none).
     pub status: String,
     /// Whether it has an agent.
-    pub agent: Presence,
+    pub agent: AgentState,
     /// The agent's pod.
     pub pod: Option<String>,
     /// The node's own state, like `Ready`.
@@ -202,7 +202,7 @@ impl Row {
         let none = BTreeMap::new();
         let labels = metadata.labels.as_ref().unwrap_or(&none);
         let (status, revision) = (reported("status"), reported("revision"));
-        let agent = agents.presence(&name, labels, status.is_some());
+        let agent = agents.state(&name, labels, status.is_some());
         let node_ready = node.state.split(',').any(|word| word == READY);
         let is_newest = revision.as_deref().unwrap_or_default() == newest;
         Self {
@@ -236,19 +236,19 @@ impl Row {
     }
 }
 
-fn word(agent: Presence, status: Option<String>, node_ready: bool, is_newest: bool) -> String {
+fn word(agent: AgentState, status: Option<String>, node_ready: bool, is_newest: bool) -> String {
     let word = match (agent, status) {
-        (Presence::Absent, _) => "NoAgent",
-        (Presence::Unmanaged, _) => UNMANAGED,
-        (Presence::Running | Presence::NotReady, Some(word))
+        (AgentState::Absent, _) => "NoAgent",
+        (AgentState::Unmanaged, _) => UNMANAGED,
+        (AgentState::Running | AgentState::NotReady, Some(word))
             if matches!(word.as_str(), "Invalid" | "RolledBack") =>
         {
             return word;
         }
-        (Presence::Running, Some(word)) if is_newest => return word,
+        (AgentState::Running, Some(word)) if is_newest => return word,
         _ if !node_ready => NODE_NOT_READY,
         (_, None) => "Pending",
-        (Presence::Running, Some(_)) => "Outdated",
+        (AgentState::Running, Some(_)) => "Outdated",
         (_, Some(_)) => "NotRunning",
     };
     word.to_owned()

@@ -15,8 +15,8 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::{ListMeta, ObjectMeta};
 use serde::Deserialize;
 
+use super::agents::{Agents, Installed};
 use super::fleet::{Fleet, Newest, NodeSeen};
-use super::presence::{Agents, Installed};
 use crate::cli::args::ClusterArgs;
 use crate::cluster::client::{Api, code, explain};
 use crate::config::{self, Files};

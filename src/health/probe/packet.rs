@@ -117,11 +117,11 @@ pub(super) struct Syn {
 
 /// The target's answer to a [`Syn`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum SynAnswer {
     /// It would open the connection.
-    Yes,
+    Opens,
     /// It refuses.
-    No,
+    Refuses,
 }
 
 impl Syn {
@@ -161,7 +161,7 @@ impl Syn {
     }
 
     /// The answer in this IP packet; `None` when it is not one.
-    pub(super) fn answer(&self, packet: &[u8]) -> Option<Said> {
+    pub(super) fn answer(&self, packet: &[u8]) -> Option<SynAnswer> {
         let Some(TransportSlice::Tcp(tcp)) = transport(packet) else {
             return None;
         };
@@ -170,8 +170,8 @@ impl Syn {
             && tcp.ack()
             && tcp.acknowledgment_number() == self.sequence.wrapping_add(1);
         match (ours, tcp.rst(), tcp.syn()) {
-            (true, true, _) => Some(Said::No),
-            (true, false, true) => Some(Said::Yes),
+            (true, true, _) => Some(SynAnswer::Refuses),
+            (true, false, true) => Some(SynAnswer::Opens),
             _ => None,
         }
     }
@@ -347,11 +347,11 @@ pub(super) mod tests {
             let next = syn.sequence.wrapping_add(1);
             assert_eq!(
                 syn.answer(&tcp_answer(&syn, |tcp| tcp.syn().ack(next))),
-                Some(Said::Yes)
+                Some(SynAnswer::Opens)
             );
             assert_eq!(
                 syn.answer(&tcp_answer(&syn, |tcp| tcp.rst().ack(next))),
-                Some(Said::No)
+                Some(SynAnswer::Refuses)
             );
             assert_eq!(
                 syn.answer(&tcp_answer(&syn, |tcp| tcp.syn().ack(next ^ 1))),

@@ -23,7 +23,7 @@ use futures::future::BoxFuture;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::filter::{answers_only, nothing};
-use super::packet::{Ping, READ, Said, Syn};
+use super::packet::{Ping, READ, Syn, SynAnswer};
 use super::wire::Wire;
 use super::{Miss, Neighbours, ProbePath, Prober, bind_device, miss, socket_address};
 use crate::config::Probe;
@@ -207,12 +207,12 @@ impl Through {
         loop {
             let length = wire.receive(&mut buffer).await?;
             match syn.answer(buffer.get(..length).unwrap_or_default()) {
-                Some(Said::Yes) => {
+                Some(SynAnswer::Opens) => {
                     let rtt = start.elapsed();
                     wire.send(&syn.reset()?, to)?;
                     return Ok(Ok(rtt));
                 }
-                Some(Said::No) => {
+                Some(SynAnswer::Refuses) => {
                     return Ok(Err(Miss::Failed(format!(
                         "TCP port {port} of {}: connection refused",
                         self.target

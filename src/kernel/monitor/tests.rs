@@ -14,7 +14,7 @@ fn message(kind: u16, protocol: u8) -> Vec<u8> {
     message
 }
 
-fn classify_here(message: &[u8], protocol: u8) -> Option<Notice> {
+fn classify_here(message: &[u8], protocol: u8) -> Option<Notification> {
     classify(message, protocol, &GatewayLinks::default())
 }
 
@@ -31,7 +31,7 @@ fn only_what_others_do_to_routes_is_a_reason_to_look() {
     assert_eq!(classify_here(&message(RTM_NEWROUTE, 4), 230), None);
     assert_eq!(
         classify_here(&stray(230), 230),
-        Some(Notice::Ours),
+        Some(Notification::Ours),
         "we never write such a route"
     );
     let mut guard = stray(230);
@@ -41,28 +41,31 @@ fn only_what_others_do_to_routes_is_a_reason_to_look() {
     cut[28..30].copy_from_slice(&3u16.to_ne_bytes());
     assert_eq!(
         classify_here(&cut, 230),
-        Some(Notice::Ours),
+        Some(Notification::Ours),
         "an attribute shorter than its own head ends the reading"
     );
     assert_eq!(
         classify_here(&message(RTM_DELROUTE, 230), 230),
-        Some(Notice::Ours)
+        Some(Notification::Ours)
     );
-    for (protocol, notice) in [(230, Some(Notice::Ours)), (4, None)] {
+    for (protocol, notification) in [(230, Some(Notification::Ours)), (4, None)] {
         let mut gone = message(RTM_DELNEXTHOP, 0);
         gone[HEADER + NH_PROTOCOL] = protocol;
-        assert_eq!(classify_here(&gone, 230), notice);
+        assert_eq!(classify_here(&gone, 230), notification);
     }
     for kind in [RTM_NEWRULE, RTM_DELRULE] {
-        assert_eq!(classify_here(&message(kind, 0), 230), Some(Notice::Rule));
+        assert_eq!(
+            classify_here(&message(kind, 0), 230),
+            Some(Notification::Rule)
+        );
     }
     assert_eq!(
         classify_here(&message(RTM_NEWLINK, 0), 230),
-        Some(Notice::Link)
+        Some(Notification::Link)
     );
     assert_eq!(
         classify_here(&message(RTM_DELADDR, 0), 230),
-        Some(Notice::Link)
+        Some(Notification::Link)
     );
 }
 
@@ -113,7 +116,8 @@ fn of_links_and_addresses_only_those_that_a_gateway_depends_on_are_urgent() {
     let veth = message(RTM_NEWLINK, 0, 0, 9);
     let near = message(RTM_DELADDR, libc::AF_INET, 32, 3);
     let urgent = |links: &GatewayLinks| {
-        [&service, &subnet, &veth, &near].map(|m| classify(m, 230, links) == Some(Notice::Link))
+        [&service, &subnet, &veth, &near]
+            .map(|m| classify(m, 230, links) == Some(Notification::Link))
     };
     let links = GatewayLinks::default();
     assert_eq!(
@@ -123,7 +127,7 @@ fn of_links_and_addresses_only_those_that_a_gateway_depends_on_are_urgent() {
     );
     *links.0.lock().unwrap() = Some([3].into());
     assert_eq!(urgent(&links), [false, false, false, true]);
-    assert_eq!(classify(&veth, 230, &links), Some(Notice::Foreign));
+    assert_eq!(classify(&veth, 230, &links), Some(Notification::Foreign));
     // A gateway that no link leads to waits for any.
     links.update(["10.116.0.5".parse().unwrap()], &Kernel::default());
     assert_eq!(urgent(&links), [false, true, true, false]);
@@ -171,12 +175,12 @@ fn the_weightiest_message_of_a_datagram_counts_and_garbage_ends_it() {
     datagram.extend(message(RTM_DELROUTE, 230));
     assert_eq!(
         classify_all(&datagram, 230, &GatewayLinks::default()),
-        Some(Notice::Ours)
+        Some(Notification::Ours)
     );
     datagram.extend([1, 0, 0, 0, 9]);
     assert_eq!(
         classify_all(&datagram, 230, &GatewayLinks::default()),
-        Some(Notice::Ours)
+        Some(Notification::Ours)
     );
     assert_eq!(classify_all(&[255; 7], 230, &GatewayLinks::default()), None);
     assert_eq!(classify_all(&[], 230, &GatewayLinks::default()), None);

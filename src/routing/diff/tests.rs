@@ -36,7 +36,7 @@ fn kernel(lines: &str) -> Kernel {
 
 fn words(wanted: &Wanted, kernel: &Kernel) -> String {
     diff(wanted, kernel, &OURS, true)
-        .in_words(wanted, kernel)
+        .describe(wanted, kernel)
         .collect::<Vec<_>>()
         .join("\n")
 }

@@ -12,7 +12,7 @@ use crate::routing::state::{Elsewhere, Target};
 
 /// One wanted prefix.
 #[derive(Clone, Copy, Debug)]
-struct Aim {
+struct Probe {
     prefix: Prefix,
     set: Option<usize>,
     dropped: bool,
@@ -70,7 +70,7 @@ impl Check<'_> {
     }
 
     /// A part of each set's prefixes, another one each round; all of small sets.
-    fn sample(&self, round: u64) -> Vec<Aim> {
+    fn sample(&self, round: u64) -> Vec<Probe> {
         let mut counts: BTreeMap<Option<usize>, usize> = BTreeMap::new();
         for target in self.targets() {
             *counts.entry(target.set).or_default() += 1;
@@ -98,7 +98,7 @@ impl Check<'_> {
     }
 
     /// Every wanted prefix once: a leak guard counts where it is all that is in force.
-    fn targets(&self) -> impl Iterator<Item = Aim> + '_ {
+    fn targets(&self) -> impl Iterator<Item = Probe> + '_ {
         self.view
             .wanted
             .routes
@@ -110,7 +110,7 @@ impl Check<'_> {
                     _ => None,
                 });
                 let (set, dropped) = through.unwrap_or((self.guarded, true));
-                Aim {
+                Probe {
                     prefix,
                     set,
                     dropped,
@@ -128,7 +128,7 @@ impl Check<'_> {
         !self.left.is_empty() && same.into_iter().any(|route| leads(&route.target))
     }
 
-    fn wanted_at(&self, prefix: Prefix) -> Option<Aim> {
+    fn wanted_at(&self, prefix: Prefix) -> Option<Probe> {
         let routes = &self.view.wanted.routes;
         let at = routes.partition_point(|route| route.key.prefix < prefix);
         let same = routes[at..]
@@ -139,14 +139,14 @@ impl Check<'_> {
             match route.target {
                 Target::Nexthop(id) => {
                     let (set, dropped) = self.groups.get(&id).copied().unwrap_or((None, false));
-                    return Some(Aim {
+                    return Some(Probe {
                         prefix,
                         set,
                         dropped,
                     });
                 }
                 _ => {
-                    target = Some(Aim {
+                    target = Some(Probe {
                         prefix,
                         set: self.guarded,
                         dropped: true,
@@ -158,7 +158,7 @@ impl Check<'_> {
     }
 
     /// A wanted prefix that has addresses in common with a range: one around it or the n-th inside.
-    fn wanted_in(&self, range: Prefix, n: u64) -> Option<Aim> {
+    fn wanted_in(&self, range: Prefix, n: u64) -> Option<Probe> {
         for len in (0..=range.len()).rev() {
             if let Some(target) = self.wanted_at(Prefix::masked(range.address(), len)) {
                 return Some(target);
@@ -211,7 +211,7 @@ impl Check<'_> {
     }
 
     /// What these tables and our routes have in common.
-    fn hints(&self, family: Family, tables: &[u32], round: u64) -> Vec<(Prefix, Aim)> {
+    fn hints(&self, family: Family, tables: &[u32], round: u64) -> Vec<(Prefix, Probe)> {
         let routes = self.view.kernel.elsewhere.iter();
         let there = routes.filter(|r| r.prefix.family() == family && tables.contains(&r.table));
         let common = |route: &Elsewhere| {
@@ -222,10 +222,10 @@ impl Check<'_> {
     }
 
     /// Each rule that may take packets past the table, with packets that it takes.
-    fn ask_rules(&mut self, sample: &[Aim], round: u64, questions: &mut Vec<Question>) {
+    fn ask_rules(&mut self, sample: &[Probe], round: u64, questions: &mut Vec<Question>) {
         let table = self.view.ownership.table;
         for family in Family::BOTH {
-            let of_family: Vec<Aim> = sample
+            let of_family: Vec<Probe> = sample
                 .iter()
                 .filter(|t| t.prefix.family() == family)
                 .copied()
@@ -280,10 +280,10 @@ impl Check<'_> {
         &self,
         rule: &Rule,
         family: Family,
-        sample: &[Aim],
+        sample: &[Probe],
         round: u64,
         most: usize,
-    ) -> Vec<(IpAddr, Aim)> {
+    ) -> Vec<(IpAddr, Probe)> {
         if let Some(to) = rule.selector.to.filter(|_| !rule.not) {
             let target = self.wanted_in(to, round);
             let both = target.and_then(|target| Some((common(to, target.prefix)?, target)));
@@ -296,7 +296,7 @@ impl Check<'_> {
         let mut hints = self.hints(family, &tables, round);
         let at = usize::try_from(round % hints.len().max(1) as u64).unwrap_or(0);
         hints.rotate_left(at);
-        let mut targets: Vec<(IpAddr, Aim)> = hints
+        let mut targets: Vec<(IpAddr, Probe)> = hints
             .into_iter()
             .take(most.div_ceil(2))
             .map(|(range, target)| (nth(range, round), target))
@@ -309,7 +309,7 @@ impl Check<'_> {
     }
 }
 
-fn question(packet: Packet, target: Aim) -> Question {
+fn question(packet: Packet, target: Probe) -> Question {
     Question {
         packet,
         prefix: target.prefix,

@@ -178,7 +178,7 @@ impl Case {
         let wanted = self.resolve().wanted;
         let metric = |r: &&OwnRoute| r.key.metric == OURS.metric;
         (
-            wanted.in_words(&Target::Nexthop(nexthop_id::group("a", Family::V4))),
+            wanted.describe(&Target::Nexthop(nexthop_id::group("a", Family::V4))),
             wanted.routes.iter().filter(metric).count(),
         )
     }

@@ -65,7 +65,7 @@ impl SetView {
     }
 
     /// More specific routes of others that win inside its destinations: how many, and up to five of them.
-    pub fn overridden_in_words(&self) -> Option<String> {
+    pub fn describe_overridden(&self) -> Option<String> {
         let total = Some(self.overridden.total).filter(|total| *total > 0)?;
         let shown = self.overridden.shown.iter().take(5);
         let examples: Vec<String> = shown

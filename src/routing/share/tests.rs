@@ -341,8 +341,11 @@ fn a_group_never_has_more_members_than_a_command_has_room_for() {
 #[test]
 fn a_group_is_written_again_in_each_quarter_of_its_idle_time() {
     let at = |now, seconds| idle_while_leaving(300, now, Duration::from_secs(seconds));
-    assert_eq!(at(None, 0), NOTICE, "nothing moves at first");
-    assert_eq!((at(Some(NOTICE), 9), at(Some(NOTICE), 10)), (NOTICE, 300));
+    assert_eq!(at(None, 0), FROZEN_IDLE, "nothing moves at first");
+    assert_eq!(
+        (at(Some(FROZEN_IDLE), 9), at(Some(FROZEN_IDLE), 10)),
+        (FROZEN_IDLE, 300)
+    );
     let (mut now, mut written) = (300, Vec::new());
     for seconds in 10..400 {
         let next = at(Some(now), seconds);

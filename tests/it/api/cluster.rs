@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::server::{Server, shared};
-use crate::lab::{AGENT, Said, wait_until};
+use crate::lab::{AGENT, CommandOutput, wait_until};
 
 const VIEWER: &str = "viewer";
 
@@ -121,14 +121,14 @@ impl<'a> View<'a> {
         command
     }
 
-    fn nodes(&self, args: &[&str]) -> Said {
+    fn nodes(&self, args: &[&str]) -> CommandOutput {
         self.run("nodes", args)
     }
 
-    pub fn run(&self, name: &str, args: &[&str]) -> Said {
+    pub fn run(&self, name: &str, args: &[&str]) -> CommandOutput {
         let output = self.command(name, args).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Said {
+        CommandOutput {
             code: output.status.code().unwrap_or(-1),
             out: text(&output.stdout),
             err: text(&output.stderr),

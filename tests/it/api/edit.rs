@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::cluster::{Also, View};
 use super::server::{Server, shared};
-use crate::lab::{Said, wait_until};
+use crate::lab::{CommandOutput, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const BEFORE: &str = "# Partners: ask ops\nroutes:\n  - name: a\n    gateways: [10.116.0.5]\n    destinations: [203.0.113.0/24]   # one\n";
@@ -42,10 +42,10 @@ impl Editor {
     }
 }
 
-fn ended(child: Child) -> Said {
+fn ended(child: Child) -> CommandOutput {
     let output = child.wait_with_output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Said {
+    CommandOutput {
         code: output.status.code().unwrap_or(-1),
         out: text(&output.stdout),
         err: text(&output.stderr),

@@ -18,7 +18,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 
-use crate::lab::{Lab, Running, Said, wait_until};
+use crate::lab::{CommandOutput, Lab, Running, wait_until};
 
 mod installed;
 
@@ -229,7 +229,7 @@ impl Server {
     }
 
     /// kubectl, however it ends.
-    pub fn kubectl_says(&self, args: &[&str], input: &str) -> Said {
+    pub fn kubectl_says(&self, args: &[&str], input: &str) -> CommandOutput {
         let kubectl = self.assets.join("kubectl");
         let ca = self.ca();
         let config = [
@@ -264,7 +264,7 @@ impl Server {
             .write_all(input.as_bytes());
         let output = child.wait_with_output().expect("waiting for kubectl");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Said {
+        CommandOutput {
             code: output.status.code().unwrap_or(-1),
             out: text(&output.stdout),
             err: text(&output.stderr),

@@ -15,7 +15,7 @@ fn sync_annotates_the_agents_pods_until_the_last_node_follows() {
     let revision = view.revision();
     view.applied("synced-1", "Ready", &revision);
     view.applied("synced-2", "Ready", "ba9876543210");
-    let nudged = |node: &str| {
+    let asked = |node: &str| {
         let get = [
             "get",
             "pod",
@@ -33,17 +33,17 @@ fn sync_annotates_the_agents_pods_until_the_last_node_follows() {
     let mut waiting = view.command("sync", &["--timeout", "60s"]).spawn().unwrap();
     let limit = Duration::from_secs(20);
     assert!(
-        wait_until(limit, || nudged("synced-2").is_some()),
+        wait_until(limit, || asked("synced-2").is_some()),
         "not annotated"
     );
-    let (ready, behind) = (nudged("synced-1"), nudged("synced-2"));
+    let (ready, behind) = (asked("synced-1"), asked("synced-2"));
     assert!(ready.is_some());
     // A kubelet that had not seen the ConfigMap yet gets another chance; nobody else is bothered.
     assert!(
-        wait_until(limit, || nudged("synced-2") != behind),
+        wait_until(limit, || asked("synced-2") != behind),
         "annotated but once"
     );
-    assert_eq!(nudged("synced-1"), ready);
+    assert_eq!(asked("synced-1"), ready);
     view.applied("synced-2", "Ready", &revision);
     assert!(
         wait_until(limit, || waiting.try_wait().unwrap().is_some()),

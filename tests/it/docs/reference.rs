@@ -242,21 +242,17 @@ fn annotations_are_those_that_the_program_names() {
 
 #[test]
 fn events_are_those_that_the_program_writes() {
-    let source = read("src/cluster/events.rs");
-    let mut wanted = BTreeMap::new();
-    for line in source.lines() {
-        let Some(rest) = line.trim().strip_prefix("Reason::") else {
-            continue;
-        };
-        let words: Vec<&str> = rest.split('"').collect();
-        if let [_, kind, _, reason, ..] = words[..] {
-            wanted.insert(reason.to_owned(), kind.to_owned());
-        }
-    }
-    assert_eq!(
-        wanted.keys().cloned().collect::<BTreeSet<_>>(),
-        variants("Reason")
-    );
+    let source = read("src/report/status.rs");
+    let (_, normal) = source.split_once("fn is_warning").unwrap();
+    let (normal, _) = normal.split_once("\n    }").unwrap();
+    let kind = |reason: &String| {
+        let is_normal = normal.contains(&format!("Self::{reason}"));
+        if is_normal { "Normal" } else { "Warning" }.to_owned()
+    };
+    let wanted: BTreeMap<String, String> = variants("Reason")
+        .into_iter()
+        .map(|reason| (reason.clone(), kind(&reason)))
+        .collect();
     let listed: BTreeMap<String, String> = table(REFERENCE, "## Events", "reason")
         .into_iter()
         .map(|(reason, cells)| (reason, cells[1].clone()))

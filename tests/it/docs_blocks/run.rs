@@ -8,7 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::{Block, Kind, Place, ROOT, all};
-use crate::lab::{AGENT, FABRIC, Lab, Running, Said, Volume, wait_until};
+use crate::lab::{AGENT, CommandOutput, FABRIC, Lab, Running, Volume, wait_until};
 
 /// What is in force on the node until a page writes something else.
 const CONFIGURATION: [(&str, &str); 2] = [
@@ -103,7 +103,7 @@ impl Scene {
     }
 
     /// Runs a script as a person in the repository's root would, with both outputs as they would be seen.
-    fn run(&self, script: &str, strict: &str) -> Said {
+    fn run(&self, script: &str, strict: &str) -> CommandOutput {
         let programs = Path::new(AGENT).parent().unwrap().display();
         // What cargo gives its tests would make the cargo of `make` build everything anew.
         let clean = "for name in ${!CARGO_@}; do case $name in CARGO_HOME | CARGO_TARGET_DIR) ;; *) unset $name ;; esac; done";

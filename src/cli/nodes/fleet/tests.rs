@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::cli::nodes::presence::Installed;
+use crate::cli::nodes::agents::Installed;
 
 const NEWEST: &str = "0123456789ab";
 

@@ -107,7 +107,7 @@ fn each_family_has_its_own_gateways_and_its_own_fate() {
     let words = |family| {
         resolution
             .wanted
-            .in_words(&Target::Nexthop(nexthop_id::group("a", family)))
+            .describe(&Target::Nexthop(nexthop_id::group("a", family)))
     };
     assert_eq!(
         (words(Family::V4), words(Family::V6)),

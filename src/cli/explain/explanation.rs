@@ -15,7 +15,7 @@ use crate::net::prefix::{Family, Prefix};
 use crate::report::status::GatewayState;
 use crate::routing::batch::LEAK_GUARD_METRIC;
 use crate::routing::leftovers;
-use crate::routing::lookup::{Answer, Match, in_words};
+use crate::routing::lookup::{Answer, Match, describe};
 use crate::routing::origins::Origins;
 use crate::routing::protected::Protected;
 use crate::routing::resolve::Inputs;
@@ -25,7 +25,7 @@ use crate::routing::state::{Kernel, NexthopKind};
 /// The schema of `explain -o json`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Way {
+pub(super) struct Explanation {
     /// The address.
     pub(super) address: IpAddr,
     /// The packet's source, interface and mark, as `ip route get` takes them; empty for the node itself.
@@ -93,7 +93,7 @@ enum Found<'a> {
 }
 
 /// Explains one answer.
-pub(super) fn explain(here: &Here, packet: &Packet, answer: &Answer) -> Way {
+pub(super) fn explain(here: &Here, packet: &Packet, answer: &Answer) -> Explanation {
     let address = packet.to;
     let found = find(here, address);
     let (set, outside) = match &found {
@@ -102,7 +102,7 @@ pub(super) fn explain(here: &Here, packet: &Packet, answer: &Answer) -> Way {
         Found::Nothing => (None, None),
     };
     let (by_gateway, verdict) = verdict(here, packet, answer, &found);
-    Way {
+    Explanation {
         address,
         packet: packet.to_string().trim().to_owned(),
         set: set.map(|(set, prefix)| OfSet {
@@ -276,7 +276,7 @@ fn dropped(here: &Here, packet: &Packet, words: &str, found: &Found<'_>) -> Stri
         .first(packet, decides)
         .filter(|rule| matches!(rule.action, Action::Drop(_)))
     {
-        return format!("packets to {to} are dropped by {}", in_words(rule));
+        return format!("packets to {to} are dropped by {}", describe(rule));
     }
     let Found::Wanted(set, _) = found else {
         return format!("the kernel has no route for packets to {to}: {words}");
@@ -379,7 +379,7 @@ fn rule_to(here: &Here, packet: &Packet, route: &Match) -> Option<String> {
     let to_table = rules.first(packet, |action| *action == Action::Table(table));
     to_table
         .or_else(|| rules.first(packet, |action| *action == Action::Vrf))
-        .map(in_words)
+        .map(describe)
 }
 
 fn leading_rule(here: &Here, packet: &Packet, answer: &Answer) -> Option<String> {
@@ -401,7 +401,7 @@ fn listed(addresses: &[IpAddr]) -> String {
     }
 }
 
-impl Way {
+impl Explanation {
     /// What the far side saw, beside what this explanation makes expect.
     pub(super) fn compare(&mut self, url: &str, seen: IpAddr, kernel: &Kernel) {
         let own = Origins::new(kernel, &[]).is_own(seen);
@@ -441,7 +441,7 @@ impl Way {
     }
 }
 
-impl fmt::Display for Way {
+impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.address)?;
         if !self.packet.is_empty() {

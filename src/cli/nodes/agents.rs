@@ -11,7 +11,7 @@ use serde::Serialize;
 /// A node's agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Presence {
+pub enum AgentState {
     /// Its pod is ready, or pods may not be listed and it has reported.
     Running,
     /// Its pod is not ready: what it reported may be old.
@@ -24,7 +24,7 @@ pub enum Presence {
     Absent,
 }
 
-impl Presence {
+impl AgentState {
     /// Whether an agent is, or should be, on the node.
     pub fn expected(self) -> bool {
         matches!(self, Self::Running | Self::NotReady | Self::Missing)
@@ -74,28 +74,28 @@ impl Agents {
     }
 
     /// `reported`: the node has annotations of an agent.
-    pub fn presence(
+    pub fn state(
         &self,
         node: &str,
         labels: &BTreeMap<String, String>,
         reported: bool,
-    ) -> Presence {
+    ) -> AgentState {
         let wanted = self.selects(node, labels);
         match self.pod(node) {
-            Some(pod) if pod.ready => return Presence::Running,
-            Some(_) => return Presence::NotReady,
+            Some(pod) if pod.ready => return AgentState::Running,
+            Some(_) => return AgentState::NotReady,
             // Whether there is a pod is unknown: the report counts.
             None if self.pods.is_none() && reported && wanted != Some(false) => {
-                return Presence::Running;
+                return AgentState::Running;
             }
             None => {}
         }
         match wanted {
-            Some(true) if self.lacks_pods() => Presence::Missing,
-            Some(_) if reported => Presence::Unmanaged,
+            Some(true) if self.lacks_pods() => AgentState::Missing,
+            Some(_) if reported => AgentState::Unmanaged,
             // Whether there should be a pod is unknown: nodes that have reported need one; if no pods are visible, all do.
-            None if self.pods.is_none() || reported => Presence::Missing,
-            Some(_) | None => Presence::Absent,
+            None if self.pods.is_none() || reported => AgentState::Missing,
+            Some(_) | None => AgentState::Absent,
         }
     }
 
@@ -284,16 +284,16 @@ mod tests {
     fn a_node_of_a_narrowed_daemonset_that_has_reported_is_unmanaged() {
         let agents = Agents::new(Some(&[running("node1")]), installed(web(), 1));
         let batch = labels(&[("pool", "batch")]);
-        assert_eq!(agents.presence("node2", &batch, true), Presence::Unmanaged);
-        assert_eq!(agents.presence("node2", &batch, false), Presence::Absent);
+        assert_eq!(agents.state("node2", &batch, true), AgentState::Unmanaged);
+        assert_eq!(agents.state("node2", &batch, false), AgentState::Absent);
         let web = labels(&[("pool", "web")]);
-        assert_eq!(agents.presence("node1", &web, true), Presence::Running);
+        assert_eq!(agents.state("node1", &web, true), AgentState::Running);
         let uninstalled = Agents::new(Some(&[]), Installed::Not);
         assert_eq!(
-            uninstalled.presence("node1", &web, true),
-            Presence::Unmanaged
+            uninstalled.state("node1", &web, true),
+            AgentState::Unmanaged
         );
-        assert_eq!(uninstalled.presence("node1", &web, false), Presence::Absent);
+        assert_eq!(uninstalled.state("node1", &web, false), AgentState::Absent);
     }
 
     #[test]
@@ -302,15 +302,15 @@ mod tests {
         let rolling = Agents::new(Some(&[running("node1")]), installed(web(), 2));
         for reported in [true, false] {
             assert_eq!(
-                rolling.presence("node2", &web_node, reported),
-                Presence::Missing
+                rolling.state("node2", &web_node, reported),
+                AgentState::Missing
             );
         }
         // All that it wants are there: a taint keeps it from this node.
         let complete = Agents::new(Some(&[running("node1")]), installed(web(), 1));
         assert_eq!(
-            complete.presence("node2", &web_node, false),
-            Presence::Absent
+            complete.state("node2", &web_node, false),
+            AgentState::Absent
         );
     }
 
@@ -322,8 +322,8 @@ mod tests {
         set.metadata.generation = Some(3);
         let agents = Agents::new(Some(&[running("node1")]), Installed::As(set));
         assert_eq!(
-            agents.presence("node2", &labels(&[("pool", "web")]), false),
-            Presence::Missing
+            agents.state("node2", &labels(&[("pool", "web")]), false),
+            AgentState::Missing
         );
     }
 
@@ -339,8 +339,8 @@ mod tests {
         for pod in [ending, evicted] {
             let agents = Agents::new(Some(&[pod]), installed(web(), 1));
             assert_eq!(
-                agents.presence("node1", &labels(&[("pool", "web")]), true),
-                Presence::Missing
+                agents.state("node1", &labels(&[("pool", "web")]), true),
+                AgentState::Missing
             );
         }
     }
@@ -350,23 +350,20 @@ mod tests {
         let none = labels(&[]);
         let no_daemonset = Agents::new(Some(&[running("node1")]), Installed::Unknown);
         assert_eq!(
-            no_daemonset.presence("node2", &none, true),
-            Presence::Missing
+            no_daemonset.state("node2", &none, true),
+            AgentState::Missing
         );
         assert_eq!(
-            no_daemonset.presence("node2", &none, false),
-            Presence::Absent
+            no_daemonset.state("node2", &none, false),
+            AgentState::Absent
         );
         let nothing = Agents::new(None, Installed::Unknown);
-        assert_eq!(nothing.presence("node1", &none, true), Presence::Running);
-        assert_eq!(nothing.presence("node1", &none, false), Presence::Missing);
+        assert_eq!(nothing.state("node1", &none, true), AgentState::Running);
+        assert_eq!(nothing.state("node1", &none, false), AgentState::Missing);
         let no_pods = Agents::new(None, installed(web(), 1));
-        assert_eq!(no_pods.presence("node1", &none, true), Presence::Unmanaged);
+        assert_eq!(no_pods.state("node1", &none, true), AgentState::Unmanaged);
         let web_node = labels(&[("pool", "web")]);
-        assert_eq!(
-            no_pods.presence("node1", &web_node, true),
-            Presence::Running
-        );
+        assert_eq!(no_pods.state("node1", &web_node, true), AgentState::Running);
     }
 
     #[test]
@@ -380,8 +377,8 @@ mod tests {
         );
         let agents = Agents::new(Some(&[unbound]), installed(json!({}), 1));
         assert_eq!(
-            agents.presence("node2", &labels(&[]), false),
-            Presence::NotReady
+            agents.state("node2", &labels(&[]), false),
+            AgentState::NotReady
         );
     }
 

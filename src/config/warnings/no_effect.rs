@@ -1,4 +1,4 @@
-//! Sets that are valid and miss their aim: destinations that no node routes, and gateways that are none.
+//! Sets that are valid and have no effect, or not the one that was meant: destinations that no node routes, and gateways that are none.
 //!
 //! Pure.
 

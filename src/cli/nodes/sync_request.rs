@@ -1,7 +1,7 @@
-//! Nudges kubelets: an annotation on an agent's pod makes its kubelet bring the `ConfigMap` at once.
+//! Requests to the kubelets to sync: an annotation on an agent's pod makes its kubelet bring the `ConfigMap` at once.
 //!
 //! A kubelet follows an edit with its next periodic sync of a pod, up to 90 s later, and with any change of the pod itself. It may do so
-//! before it has seen the new `ConfigMap`, so nodes that stay behind are nudged again.
+//! before it has seen the new `ConfigMap`, so nodes that stay behind are asked again.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::{Fleet, Goal, Observer, say};
 use crate::cluster::annotations::wall_clock;
 use crate::cluster::client::{code, explain};
 
-/// On the agents' pods; its value is the time of the nudge.
+/// On the agents' pods; its value is the time of the request.
 const ANNOTATION: &str = "egress-routes.dev/sync";
 /// Requests at a time.
 const AT_ONCE: usize = 16;
@@ -24,14 +24,14 @@ const AT_ONCE: usize = 16;
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Nudges that have been given, and when the next ones are due.
+/// When the next requests are due.
 #[derive(Debug)]
-pub struct Nudge {
+pub struct SyncRequest {
     due: Instant,
     pause: Duration,
 }
 
-impl Nudge {
+impl SyncRequest {
     /// The first, to every agent.
     pub async fn all(observer: &Observer) -> anyhow::Result<Self> {
         let namespace = &observer.args().namespace;

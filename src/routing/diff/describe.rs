@@ -13,8 +13,8 @@ use crate::routing::state::{Kernel, Member, NexthopKind, OwnRoute, Target};
 
 impl Wanted {
     /// Gateways of a group or nexthop in words, as `diff` prints them: `via 10.116.0.5, 10.116.0.6`.
-    pub fn in_words(&self, target: &Target) -> String {
-        in_words(
+    pub fn describe(&self, target: &Target) -> String {
+        describe(
             target,
             |id| {
                 self.groups
@@ -36,8 +36,8 @@ impl Wanted {
 }
 
 /// The same of what the kernel has now.
-pub fn in_words_now(kernel: &Kernel, target: &Target) -> String {
-    in_words(
+pub fn describe_now(kernel: &Kernel, target: &Target) -> String {
+    describe(
         target,
         |id| match kernel.nexthops.get(&id).map(|n| &n.kind) {
             Some(NexthopKind::Group { members, .. }) => members.clone(),
@@ -51,7 +51,7 @@ pub fn in_words_now(kernel: &Kernel, target: &Target) -> String {
     )
 }
 
-fn in_words(
+fn describe(
     target: &Target,
     members: impl Fn(u32) -> Vec<Member>,
     gateway: impl Fn(u32) -> Option<String>,
@@ -74,7 +74,7 @@ fn in_words(
             }
             let first = weights.values().next().copied();
             let equal = weights.values().all(|weight| Some(*weight) == first);
-            let in_words = |(gateway, weight): (&String, &u32)| {
+            let describe = |(gateway, weight): (&String, &u32)| {
                 if equal {
                     gateway.clone()
                 } else {
@@ -83,7 +83,7 @@ fn in_words(
             };
             let only_draining = draining.iter().filter(|g| !weights.contains_key(*g));
             let only_draining = only_draining.map(|gateway| format!("{gateway} draining"));
-            let gateways = weights.iter().map(in_words).chain(only_draining);
+            let gateways = weights.iter().map(describe).chain(only_draining);
             let gateways: Vec<String> = gateways.collect();
             if gateways.is_empty() {
                 "blackhole".to_owned()
@@ -96,14 +96,14 @@ fn in_words(
 
 impl Plan {
     /// What changes, a line each: `+ PREFIX via …`, `- …`, `~ …`. A group that is re-pointed changes all of its routes.
-    pub fn in_words<'a>(
+    pub fn describe<'a>(
         &'a self,
         wanted: &'a Wanted,
         kernel: &'a Kernel,
     ) -> impl Iterator<Item = String> + 'a {
         let written = self.replace.iter().map(move |w| {
             let prefix = w.route.key.prefix;
-            let now = wanted.in_words(&w.route.target);
+            let now = wanted.describe(&w.route.target);
             let twin = if w.route.key.metric == LEAK_GUARD_METRIC {
                 " (leak guard)"
             } else {
@@ -124,7 +124,7 @@ impl Plan {
             format!(
                 "- {} {}{twin}",
                 r.key.prefix,
-                in_words_now(kernel, &r.target)
+                describe_now(kernel, &r.target)
             )
         });
         written
@@ -168,7 +168,7 @@ impl Plan {
                 }
                 _ => true,
             };
-            group.exists && others && wanted.in_words(&target) == in_words_now(kernel, &target)
+            group.exists && others && wanted.describe(&target) == describe_now(kernel, &target)
         };
         let members = self.groups.iter().filter(same).flat_map(|g| &g.members);
         let members = members.filter_map(|m| wanted.nexthops.get(&m.id)?.gateway());
@@ -191,7 +191,7 @@ impl Plan {
         let mut words: HashMap<u32, (String, String)> = HashMap::new();
         for group in self.groups.iter().filter(|g| g.exists) {
             let target = Target::Nexthop(group.id);
-            let (now, before) = (wanted.in_words(&target), in_words_now(kernel, &target));
+            let (now, before) = (wanted.describe(&target), describe_now(kernel, &target));
             if now != before {
                 words.insert(group.id, (now, before));
             }
@@ -205,7 +205,7 @@ impl Plan {
             let target = Target::Nexthop(*group.0);
             words
                 .entry(*group.0)
-                .or_insert_with(|| (wanted.in_words(&target), in_words_now(kernel, &target)));
+                .or_insert_with(|| (wanted.describe(&target), describe_now(kernel, &target)));
         }
         // One that goes to another group is written itself.
         let stays = |r: &&OwnRoute| {
