@@ -1,4 +1,4 @@
-# What a developer and the continuous integration run; both run the same. `make` alone says what there is.
+# What a developer and the continuous integration run; both run the same. `make` alone lists the targets.
 #
 # On a fresh Debian machine with cargo, `make demo` and `make test` install what they need themselves (hack/need): Debian packages as
 # root or by sudo; kubectl and promtool, when absent, are unpacked under target/ and not installed.
@@ -71,7 +71,7 @@ fuzz: ## what comes from outside against random bytes, guided by coverage; SECON
 	hack/fuzz $(or $(SECONDS_EACH),600)
 
 .PHONY: bench
-bench: tools ## the release binary beside other ways to write routes; writes docs/benchmarks.md. Quick: SIZES=10,1000 ROUNDS=1 IDLE=10
+bench: tools ## the release binary beside other methods of writing routes; writes docs/benchmarks.md. Quick: SIZES=10,1000 ROUNDS=1 IDLE=10
 	@hack/need pyroute2
 	@binary=$$(sh hack/build-static) && /usr/bin/python3 hack/bench "$$binary"
 

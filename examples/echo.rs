@@ -1,8 +1,8 @@
 //! The internet host and its client in the demonstration and in the namespace tests.
 //!
 //! `serve` answers each TCP connection with the source address it sees and then gives back every line; `ask` prints what such a
-//! server answered; `hold` keeps connections open and tells which of them still work; `watch` asks all the time and tells when the
-//! way changes. One purpose: to see which way a packet took without a packet dump and without an interpreter. It is not part of the product.
+//! server answered; `hold` keeps connections open and prints which of them still work; `watch` asks all the time and prints when the
+//! path changes. One purpose: to see which path a packet took without a packet dump and without an interpreter. It is not part of the product.
 //!
 //! ```text
 //! echo serve PORT [UDP-ADDRESS...]      TCP on every address; UDP on the addresses named
@@ -14,7 +14,7 @@
 //! echo watch MS PORT ADDRESS...         a UDP datagram to each address every MS; "ADDRESS SOURCE after N ms" when a source is new,
 //!                                       N being the time since the address last answered
 //! ```
-//! Output lines start with `echo: `, so that a caller can tell them from a test harness's own words.
+//! Output lines start with `echo: `, so that a caller can distinguish them from a test harness's own lines.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -203,7 +203,7 @@ fn ask_udp(to: SocketAddr, limit: Duration) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&buffer[..length]).trim().to_owned())
 }
 
-/// Connects, and reads the line that says which source the other side sees.
+/// Connects, and reads the line with the source that the other side sees.
 fn greet(to: SocketAddr, limit: Duration) -> io::Result<(BufReader<TcpStream>, String)> {
     let stream = TcpStream::connect_timeout(&to, limit)?;
     stream.set_nodelay(true)?;
@@ -276,7 +276,7 @@ fn talk(held: &mut [BufReader<TcpStream>], working: &mut [bool], word: &str, lim
     }
 }
 
-/// Asks without end. One socket for all, unconnected: each datagram takes the way that the routes of its moment say.
+/// Asks without end. One socket for all, unconnected: each datagram takes the path of the routes of its moment.
 fn watch(to: &[IpAddr], port: u16, pause: Duration) -> Result<(), String> {
     let socket =
         UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).map_err(|why| format!("binding UDP: {why}"))?;

@@ -51,7 +51,7 @@ pub fn list(data: &[u8]) {
     }
 }
 
-/// What `ip -j` and `ip route save` print; the first byte says for which question.
+/// What `ip -j` and `ip route save` print; the first byte selects the question.
 pub fn ip_dumps(data: &[u8]) {
     let Some((question, said)) = data.split_first() else {
         return;
@@ -75,7 +75,7 @@ pub fn ip_dumps(data: &[u8]) {
     }
 }
 
-/// What `ip -force -batch -` says on stderr.
+/// What `ip -force -batch -` prints on stderr.
 pub fn batch_errors(data: &[u8]) {
     let errors = read_batch_errors(&String::from_utf8_lossy(data));
     let words = errors

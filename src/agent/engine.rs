@@ -26,12 +26,12 @@ use crate::report::status::Status;
 use crate::routing::batch::Ownership;
 use crate::routing::state::Kernel;
 
-/// Gateways to probe, each with the way to it; `None` while there is none.
+/// Gateways to probe, each with the path to it; `None` while there is none.
 pub(super) type ProbePaths = BTreeMap<ProbeKey, Option<ProbePath>>;
 
 /// All that is not the agent.
 pub(super) trait Outside {
-    /// The way to the kernel.
+    /// Reads and writes the kernel.
     type Table: RouteTable + Lookup + Clone;
 
     /// The time since the agent started.

@@ -1,4 +1,4 @@
-//! Which way packets take, by the kernel's own lookups, after an apply and at each resync.
+//! Which path packets take, by the kernel's own lookups, after an apply and at each resync.
 //!
 //! I/O around `routing::lookup`, which decides what to ask and what an answer means.
 

@@ -234,20 +234,20 @@ impl Agent {
         self.engine.outside.ask(Question::None);
         let why = match self.leave().await {
             uninstall::Verdict::Keep(why) => {
-                return tracing::info!(why, "Ending; the routes stay");
+                return tracing::info!(why, "Stopping; the routes stay");
             }
             uninstall::Verdict::Cleanup(why) => why,
         };
         match self.engine.applier.remove_all().await {
             Ok(outcome) if outcome.is_settled() => {
                 let routes = outcome.changed.deleted;
-                tracing::info!(why, routes, "Ending; routes and nexthops removed");
+                tracing::info!(why, routes, "Stopping; routes and nexthops removed");
             }
             Ok(outcome) => {
                 let left = outcome.left.delete.len();
-                tracing::error!(left, "Ending; not everything could be removed");
+                tracing::error!(left, "Stopping; not everything could be removed");
             }
-            Err(error) => tracing::error!("Ending; removing the routes failed: {error:#}"),
+            Err(error) => tracing::error!("Stopping; removing the routes failed: {error:#}"),
         }
         if let Some(cluster) = self.cluster() {
             cluster.annotating.abort();

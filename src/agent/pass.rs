@@ -402,7 +402,7 @@ impl<O: Outside> Engine<O> {
             tracing::warn!(
                 deleted,
                 examples,
-                "Removed routes with our protocol number that another program had added"
+                "Removed routes with the agent's protocol number that another program had added"
             );
             self.repaired();
         } else if outcome.is_undone() && !causes.link {
@@ -414,7 +414,7 @@ impl<O: Outside> Engine<O> {
     fn repaired(&mut self) {
         if self.repair_limit.repaired(self.now()) == RepairState::Started {
             tracing::error!(
-                "Something keeps removing or changing our routes. Likely: systemd-networkd (set ManageForeignRoutes=no and ManageForeignNextHops=no in \
+                "Something keeps removing or changing the agent's routes. Likely: systemd-networkd (set ManageForeignRoutes=no and ManageForeignNextHops=no in \
                  networkd.conf), NetworkManager, or another agent with this route protocol. They are restored less often from now on"
             );
         }

@@ -219,7 +219,7 @@ fn with_verdict(
     problems
 }
 
-/// One word for all of it, and a sentence when it is not `Ready`, or when there is nothing to be ready for.
+/// One word for all of it, and a sentence when it is not `Ready`, or when nothing is configured.
 fn verdict(
     rollout: &Rollout,
     revision: Option<&str>,

@@ -46,7 +46,7 @@ pub struct Report {
     pub earlier: Reported,
 }
 
-/// One gateway, whoever uses it.
+/// One gateway, in all sets that use it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gateway {
     /// Down where any check of it is, up where all are.

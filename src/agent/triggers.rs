@@ -15,7 +15,7 @@ use crate::source::watch::Watch;
 
 /// After the first notification the kernel is left alone for this long: one event seldom comes alone.
 const SETTLE: Duration = Duration::from_millis(100);
-/// The same for a link that gateways depend on: until its routes are back or blackholed, packets may leave another way.
+/// The same for a link that gateways depend on: until its routes are back or blackholed, packets may leave by another path.
 const SETTLE_LINK: Duration = Duration::from_millis(10);
 /// A table that others change all the time is read at most for this part of the time; a pass takes about twice as long as its
 /// reading. The first change after a rest does not wait.
@@ -92,7 +92,7 @@ impl Causes {
         self.due
     }
 
-    /// Whether packets may take other ways than at the last lookups; routes of others wait for the periodic read. Nor is any of
+    /// Whether packets may take other paths than at the last lookups; routes of others wait for the periodic read. Nor is any of
     /// these only a loss of ours, whose repair the repair limit may delay.
     pub(super) const fn call_for_lookups(&self) -> bool {
         self.asked || self.link || self.rules || self.resync

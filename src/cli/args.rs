@@ -36,7 +36,7 @@ Configuration by example (a ConfigMap key `routes.yaml`):
 
 Check it before you apply it:  kustomize build overlay | egress-routes check -
 See every node:                egress-routes nodes --wait
-See one node:                  kubectl -n kube-system exec ds/egress-routes -- egress-routes status"
+See one node:                  egress-routes status      (on the node, or in its agent's pod)"
 )]
 pub struct Cli {
     /// Log level, to stderr: error, warn, info, debug, trace or off; or directives like `egress_routes=debug,info`

@@ -114,7 +114,7 @@ impl std::fmt::Display for Summary {
     }
 }
 
-/// The lines; where more than a few in a row go the same way, the rest of them is one line.
+/// The lines; where more than a few in a row are alike, the rest of them is one line.
 pub fn folded(changes: &[Change]) -> Vec<String> {
     let mut lines = Vec::new();
     for run in changes.chunk_by(|a, b| a.op == b.op && a.text == b.text) {

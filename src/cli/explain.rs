@@ -1,6 +1,6 @@
-//! `explain ADDRESS`: which way packets to it take on this node, and why, by the kernel's own lookup.
+//! `explain ADDRESS`: which path packets to it take on this node, and why, by the kernel's own lookup.
 //!
-//! I/O: gathers what there is and asks the kernel. What it means is `explanation`'s, the far side's word `echo`'s.
+//! I/O: gathers what there is and asks the kernel. `explanation` decides what it means, `echo` asks the far side.
 
 mod echo;
 mod explanation;

@@ -421,7 +421,7 @@ pub(super) async fn facts(node: Option<&str>) -> Facts {
     facts.borrow().clone()
 }
 
-/// What another program left in the way of ours, which only a person may delete.
+/// Routes of another program that win, which only a person may delete.
 fn left_by_others(here: &Here) -> Vec<Problem> {
     let routes = leftovers::of(
         &here.resolution.wanted,
@@ -433,7 +433,7 @@ fn left_by_others(here: &Here) -> Vec<Problem> {
         .take(SHOWN)
         .map(|route| {
             let text = format!(
-                "the route {route} of another program wins against ours; if nothing needs it any more: {}",
+                "the route {route} of another program wins against the agent's; if nothing needs it any more: {}",
                 leftovers::delete_command(route)
             );
             Problem::of_node(ProblemKind::Shadowed, text)
@@ -441,7 +441,7 @@ fn left_by_others(here: &Here) -> Vec<Problem> {
         .collect();
     if routes.len() > SHOWN {
         let text = format!(
-            "{} more such routes of other programs win against ours",
+            "{} more such routes of other programs win against the agent's",
             routes.len() - SHOWN
         );
         left.push(Problem::of_node(ProblemKind::Shadowed, text));

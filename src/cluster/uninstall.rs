@@ -3,7 +3,7 @@
 //! A replaced agent leaves its routes in the kernel, an uninstalled one removes them. The evidence is the agent's own
 //! DaemonSet. An API that does not answer is no evidence of anything, and what is no evidence keeps the routes.
 //!
-//! `kubectl delete -f` deletes the DaemonSet and, milliseconds later, the service account and its rights; the pods are told
+//! `kubectl delete -f` deletes the DaemonSet and, milliseconds later, the service account and its rights; the pods are notified
 //! to stop only after that. So the question may well be refused (401, 403). A refusal is taken for an uninstall only if
 //! - this agent has seen its own DaemonSet before, by the name that it asks for now,
 //! - it is fresh: rights that were lost minutes ago, as with a `ServiceAccount` that was re-created, are no uninstall,

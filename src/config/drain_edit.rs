@@ -1,6 +1,6 @@
 //! Drains a gateway, or ends that, in the text of a `routes.yaml`: comments and layout stay.
 //!
-//! Pure. Only the gateway's own entries are rewritten. The result is decoded and compared with what was meant, so that a way of writing
+//! Pure. Only the gateway's own entries are rewritten. The result is decoded and compared with what was meant, so that a notation
 //! that this file does not know is an error and never another configuration.
 
 use std::net::IpAddr;
@@ -187,7 +187,7 @@ fn plain(node: &Node<'_>, text: &str) -> Json {
     }
 }
 
-/// All entries of a gateway in one way of writing, with this `drain`.
+/// All entries of a gateway in one notation, with this `drain`.
 fn set_drain(tree: &mut Json, gateway: IpAddr, drain: bool) {
     each_gateway(tree, &mut |entry| {
         let mut keys = keys_of(entry);
@@ -251,7 +251,7 @@ mod tests {
         edit(text, "10.116.0.7".parse().unwrap(), false)
     }
 
-    /// Two ways of writing one set's gateways; the second is the drained one.
+    /// Two notations of one set's gateways; the second is the drained one.
     const WAYS: [(&str, &str); 9] = [
         (
             "[10.116.0.5, 10.116.0.7]",

@@ -1,4 +1,4 @@
-//! Reading values of the right kind out of the tree, and saying what is wrong with the others.
+//! Reads values of the right kind out of the tree, and reports what is wrong with the others.
 //!
 //! Pure. Every function answers `None` after it has reported why, so that a caller goes on with
 //! the next value and all problems come at once. A YAML null is never taken for "absent": a

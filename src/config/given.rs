@@ -18,7 +18,7 @@ enum Place {
     Block { lines: u32, indent: u32 },
     /// The text is a double-quoted scalar on one line; holds what was written, quotes included, and where it starts.
     Quoted { raw: String, line: u32, column: u32 },
-    /// The text starts there; its lines cannot be told from those of the file.
+    /// The text starts there; its lines cannot be distinguished from those of the file.
     Inside { line: u32, column: u32 },
 }
 

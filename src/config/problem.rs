@@ -197,7 +197,7 @@ impl<'t> Source<'t> {
     }
 }
 
-/// The way to a value, built on the stack and printed only when something is wrong.
+/// The path to a value, built on the stack and printed only when something is wrong.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Path<'p> {
     Root,

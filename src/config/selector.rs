@@ -182,7 +182,7 @@ fn check_key(key: &str) -> Result<(), String> {
     };
     match prefix {
         Some(prefix) if prefix.len() > MAX_PREFIX || !prefix.split('.').all(label) => {
-            Err("is not a label; what stands before the slash is a DNS name".to_owned())
+            Err("is not a label; the part before the slash is a DNS name".to_owned())
         }
         _ => Ok(()),
     }

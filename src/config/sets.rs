@@ -16,7 +16,7 @@ use crate::net::prefix::{Family, Prefix};
 
 /// Most entries of `expectedRules`.
 const MAX_RULES: usize = 1_000;
-const EMPTIES: &str = "`routes: []` is how to say that there are none";
+const EMPTIES: &str = "`routes: []` means that there are none";
 
 const TOP: Keys = Keys {
     known: &["routes", "protected", "expectedRules"],

@@ -66,7 +66,7 @@ pub enum WarningKind {
     UnusedList,
     /// Something about the manifest that holds the configuration.
     Manifest,
-    /// More than can be stored or applied in the usual way.
+    /// More than can be stored, or applied by a plain `kubectl apply`.
     TooLarge,
     /// There were more warnings than are kept.
     More,

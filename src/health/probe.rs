@@ -2,7 +2,7 @@
 //!
 //! This is the I/O around [`health`](crate::health): when a probe is sent, how long it may take and
 //! where its result goes. What results mean is the state machine's, what health means for routes is
-//! `resolve`'s. How a probe looks on the wire is said in the modules below:
+//! `resolve`'s. The modules below define the packets:
 //!
 //! - [`echo`]: ICMP echo to the gateway;
 //! - [`connect`]: TCP connect to the gateway;

@@ -1,7 +1,7 @@
 //! Writing a plan and reading back what came of it.
 //!
 //! I/O through the `RouteTable` seam. What was applied is what the read-back shows, never what an
-//! exit status says. What could not be applied is a value of the [`Outcome`]; an `Err` means that
+//! exit status claims. What could not be applied is a value of the [`Outcome`]; an `Err` means that
 //! the kernel's state is not known.
 
 mod outcome;
@@ -31,7 +31,7 @@ const REMOVAL_TRIES: u32 = 10;
 /// Writes kernel state and remembers what the kernel can do.
 #[derive(Debug)]
 pub struct Applier<T> {
-    /// The way to the kernel.
+    /// Runs `ip`.
     pub table: T,
     /// What is ours.
     pub ownership: Ownership,
@@ -41,7 +41,7 @@ pub struct Applier<T> {
 
 impl<T: RouteTable> Applier<T> {
     /// Brings the kernel from what was `found` to what is wanted, reads it back, and tries once more what is missing.
-    /// `marks` say in the kernel what the change is; with something to change, they are written first.
+    /// `marks` record in the kernel what the change is; with something to change, they are written first.
     pub async fn apply(
         &mut self,
         wanted: &Wanted,
@@ -130,7 +130,7 @@ impl<T: RouteTable> Applier<T> {
     }
 
     /// A second try at once: a batch may have stopped at a line, a device may have come back, and a
-    /// kernel without resilient groups says so only now.
+    /// kernel without resilient groups refuses only now.
     async fn once_more(
         &mut self,
         wanted: &Wanted,
@@ -253,7 +253,7 @@ impl<T: RouteTable> Applier<T> {
             let mut found = self.table.read().await?;
             let uncertain = std::mem::take(&mut found.uncertain_v6);
             if uncertain {
-                // Each route is named word for word, so only ours can go. An object may be somebody else's way too.
+                // Each route is named in full, so only ours can go. An object may carry somebody else's routes too.
                 found.nexthops.clear();
             }
             let mut outcome = self.apply(&nothing, found, &[]).await?;

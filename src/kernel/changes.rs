@@ -14,7 +14,7 @@ const IPV6_ROUTES: u32 = 1 << (11 - 1);
 pub(super) struct Changes(Socket);
 
 impl Changes {
-    /// Changes of IPv6 routes, whoever makes them.
+    /// Changes of IPv6 routes, made by any program.
     pub(super) fn of_v6_routes() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.set_non_blocking(true)?;

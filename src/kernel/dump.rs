@@ -34,7 +34,7 @@ impl<'de> Deserialize<'de> for Number {
                 };
                 number.map(Number).map_err(|_| {
                     E::custom(format!(
-                        "`{text}` is not a number; is this `ip` from iproute2 5.3 or later?"
+                        "`{text}` is not a number; is this `ip` from iproute2 5.12 or later?"
                     ))
                 })
             }

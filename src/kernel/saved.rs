@@ -38,7 +38,7 @@ const RTN_UNICAST: u8 = 1;
 const RTN_BLACKHOLE: u8 = 6;
 const RTN_UNREACHABLE: u8 = 7;
 const RTN_PROHIBIT: u8 = 8;
-/// local, broadcast, anycast, multicast: the node's own addresses, not ways to elsewhere.
+/// local, broadcast, anycast, multicast: the node's own addresses, not paths to elsewhere.
 const RTN_OWN_ADDRESSES: std::ops::RangeInclusive<u8> = 2..=5;
 
 /// Routes of a family, as far as they can be known without the names of links.

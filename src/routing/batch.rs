@@ -55,7 +55,7 @@ impl Ownership {
     }
 }
 
-/// Whether a device name can stand in a batch line; the kernel allows quotes, `#` and backslashes in one.
+/// Whether a device name can be written into a batch line; the kernel allows quotes, `#` and backslashes in one.
 pub fn safe_name(dev: &str) -> bool {
     !dev.is_empty()
         && dev

@@ -24,7 +24,7 @@ pub use wanted::{Wanted, WantedGroup, WantedNexthop};
 pub struct Plan {
     /// Nexthop objects to write: `(id, what)`.
     pub nexthops: Vec<(u32, WantedNexthop)>,
-    /// Objects in the way of others: ids that must be something of another kind.
+    /// Objects that block others: ids that must be something of another kind.
     pub clear: Vec<u32>,
     /// Groups to write.
     pub groups: Vec<GroupWrite>,
@@ -38,7 +38,7 @@ pub struct Plan {
     pub dropped: Vec<OwnRoute>,
     /// Objects of ours that nothing uses. Not part of the difference: they carry no traffic.
     pub unused: Vec<u32>,
-    /// What is in the way and not ours to change, with the words for a report.
+    /// What blocks a change and is not ours to change, with the words for a report.
     pub conflicts: Vec<Conflict>,
     /// Routes that would go if the read were certain; see [`Kernel::uncertain_v6`].
     pub postponed: usize,
@@ -245,7 +245,7 @@ pub fn diff_nexthops(
             Some((_, resilient)) => resilient.map(|r| r.buckets),
             None => resilient.then_some(BUCKETS),
         };
-        // Somebody else's object in a group of ours would send our packets somebody else's way. Duplicates serve buckets alone.
+        // Somebody else's object in a group of ours would send our packets to somebody else's gateway. Duplicates serve buckets alone.
         let of_use = |m: &&Member| {
             !taken.contains(&m.id) && (buckets.is_some() || !nexthop_id::is_duplicate(m.id))
         };

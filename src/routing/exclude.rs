@@ -267,7 +267,9 @@ impl<'a> Selection<'a> {
         let selected = &mut self.selected[set];
         if let Some(taken) = same_prefix.iter().find(|r| r.key == key) {
             selected.shadowed.add(prefix, || {
-                format!("the node has the route {taken} with our metric, which is left as it is")
+                format!(
+                    "the node has the route {taken} with the agent's metric, which is left as it is"
+                )
             });
             return;
         }

@@ -148,7 +148,7 @@ impl fmt::Display for Match {
 }
 
 impl Match {
-    /// With its table, where that is another than `main`, and what tells it apart from others.
+    /// With its table, where that is another than `main`, and what distinguishes it from others.
     pub fn in_table(&self) -> String {
         let mut words = format!("{self} proto {} metric {}", self.protocol, self.metric);
         match self.table {

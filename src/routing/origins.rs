@@ -1,6 +1,6 @@
 //! Where packets come from on this node, and the interface that each comes in by.
 //!
-//! Pure. A lookup for a packet that could not come in that way would be refused by the kernel's check of sources.
+//! Pure. A lookup for a packet that could not arrive there would be refused by the kernel's check of sources.
 
 use std::cmp::Reverse;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use crate::routing::batch::{MAIN_TABLE, safe_name};
 use crate::routing::rule::Packet;
 use crate::routing::state::Kernel;
 
-/// Where packets come from on this node: itself, its pods, and whoever else has a route here.
+/// Where packets come from on this node: itself, its pods, and every other source with a route here.
 #[derive(Clone, Debug)]
 pub struct Origins<'a> {
     kernel: &'a Kernel,

@@ -7,7 +7,7 @@
 //! addresses, IPv6 prefixes of an advertisement beside a /128 address). Routes to a device that a program
 //! or person made (`10.0.0.0/8 dev wg0`, `default dev ppp0`) are routing, not subnets: they protect
 //! nothing, but keep winning as any other route that is more specific than a destination. A length of 0
-//! never makes a subnet, whoever set it. Documentation ranges are ordinary destinations.
+//! never makes a subnet, regardless of its owner. Documentation ranges are ordinary destinations.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -39,7 +39,7 @@ pub struct Inputs<'a> {
     pub config: &'a Config,
     /// The kernel as read last.
     pub kernel: &'a Kernel,
-    /// What the API says of this node.
+    /// What the API reports about this node.
     pub facts: &'a Facts,
     /// The gateways' health.
     pub health: &'a HealthView,
@@ -52,7 +52,7 @@ pub struct Inputs<'a> {
 pub struct Resolution {
     /// What the kernel shall have.
     pub wanted: Wanted,
-    /// The sets that apply, in the order of the file, for reports; then those of which nobody can say it.
+    /// The sets that apply, in the order of the file, for reports; then those for which that is unknown.
     pub sets: Vec<SetView>,
     /// Worth a word although nothing is wrong on this node.
     pub notes: Vec<String>,

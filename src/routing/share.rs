@@ -24,7 +24,7 @@ const MOST_MEMBERS: usize = 100;
 const MOST_ACTIVE: u32 = 64;
 /// The most objects of one gateway that gets new flows.
 const MOST_OBJECTS: u32 = 32;
-/// The idle time of a group that a gateway begins to leave, in seconds: nothing moves yet. Sockets of the node itself look their way
+/// The idle time of a group that a gateway begins to leave, in seconds: nothing moves yet. Sockets of the node itself look their route
 /// up once; each write of the group makes them look again, which is what the kernel counts as use.
 const FROZEN_IDLE: u32 = 86_400;
 /// How long that lasts at most, in seconds.

@@ -22,7 +22,7 @@ pub struct Kernel {
     pub elsewhere: Vec<Elsewhere>,
     /// Every nexthop object, by id, ours or not.
     pub nexthops: BTreeMap<u32, Nexthop>,
-    /// Ids of nexthop objects that routes of others use, whoever made the object: deleting it would delete those routes.
+    /// Ids of nexthop objects that routes of others use, including objects that others made: deleting it would delete those routes.
     pub lent: BTreeSet<u32>,
     /// What members that leave still carry, by group and member; only a whole read has it.
     pub leaving: BTreeMap<(u32, u32), Leaving>,

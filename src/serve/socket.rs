@@ -1,4 +1,4 @@
-//! The abstract Unix socket `@egress-routes`: one agent per network namespace, and a way to ask it.
+//! The abstract Unix socket `@egress-routes`: one agent per network namespace, and how commands ask it.
 //!
 //! I/O. Abstract names belong to the network namespace and end with their process, so nothing is left behind. Any process of the host
 //! can take the name, so it is a lock and no authority: both sides look at the other's uid, which the kernel vouches for.
@@ -55,7 +55,7 @@ impl Peer {
         })
     }
 
-    /// Root, or whoever this process runs as: nobody else may answer for an agent, or keep one busy.
+    /// Root, or the user of this process: nobody else may answer for an agent, or keep one busy.
     fn is_trusted(self) -> bool {
         self.uid == 0 || self.uid == own_uid()
     }

@@ -115,7 +115,7 @@ fn is_reading(kind: EventKind) -> bool {
     matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
 }
 
-/// Whether only names changed that the kubelet uses on the way to a swap or after it: no key begins with two dots, and `..data` is the swap.
+/// Whether only names changed that the kubelet uses before a swap or after it: no key begins with two dots, and `..data` is the swap.
 fn is_of_the_kubelet(paths: &[PathBuf]) -> bool {
     let name = |path: &PathBuf| {
         path.file_name()

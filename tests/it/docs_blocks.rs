@@ -1,6 +1,6 @@
-//! The code blocks of README and docs: every one says what it is, and what can run without a cluster is run as printed (`run`).
+//! The code blocks of README and docs: every one names its kind, and what can run without a cluster is run as printed (`run`).
 //!
-//! The word after a block's fence says its kind:
+//! The word after a block's fence is its kind:
 //!
 //! - `sh`: commands. They run from the root of a scratch copy of the repository, on a node in namespaces (`run::Scene`), and have to succeed.
 //! - `console`: the same, each after `$ `, and below it what it prints. `…` is anything; durations may differ.

@@ -1,5 +1,5 @@
 //! The promise of `select` against a real kernel: random tables of others and our selected prefixes in a namespace, and where
-//! `ip route get` says that addresses go.
+//! `ip route get` sends addresses.
 //!
 //! Others' routes leave by `f0`, each set's by a device of its own, so that the device names the winner. The random worlds
 //! and the plain form of the promise are those of the properties beside the code.

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::lab::{AGENT, FABRIC, Lab, Running, Volume, wait_until};
 use crate::stub::{self, NODE, Stub};
 
-/// Where the API server is; nobody tells the agent.
+/// Where the API server is; the agent does not know it.
 const HIDDEN: &str = "198.51.100.200";
 pub const SERVICE: &str = "10.96.0.1";
 const NAME: &str = "api.lab.test";
@@ -170,7 +170,7 @@ impl World {
     }
 }
 
-/// Runs `during` and says what happened to routes and nexthops of ours meanwhile.
+/// Runs `during` and returns what happened to our routes and nexthops meanwhile.
 pub fn watched(lab: &Lab, during: impl FnOnce()) -> String {
     let monitor = lab.spawn(NODE, &["ip", "-N", "monitor", "route", "nexthop"]);
     // A change of somebody else's shows that the monitor listens.
@@ -315,7 +315,7 @@ fn is_taken_back(api: &'static str) {
     );
 }
 
-/// The revision of what the volume holds, as `check` says it.
+/// The revision of what the volume holds, as `check` prints it.
 fn egress_routes_revision(volume: &Volume) -> String {
     let snapshot = egress_routes::source::read(volume.path()).unwrap();
     snapshot.files.revision().to_string()

@@ -63,7 +63,7 @@ impl Policy {
         }
         let mut variables = json!({});
         for variable in self.list("variables") {
-            // One that cannot be evaluated fails whoever uses it.
+            // One that cannot be evaluated fails every expression that uses it.
             if let Ok(value) = evaluate(variable, &context) {
                 variables[variable["name"].as_str().unwrap()] = value.json().unwrap();
             }

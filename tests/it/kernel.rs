@@ -121,7 +121,7 @@ impl Node {
         )
     }
 
-    /// What the agent says of itself.
+    /// What the agent reports.
     fn status(&self) -> serde_json::Value {
         let said = self.ask_status();
         serde_json::from_str(&said.out)
@@ -139,7 +139,7 @@ impl Node {
             .egress_routes("nd", &["status", "-o", "json", "--config", config])
     }
 
-    /// Waits until the agent says this; fails with what it says instead.
+    /// Waits until the agent logs this; fails with what it logged instead.
     fn becomes(&self, status: &str) -> serde_json::Value {
         let mut last = serde_json::Value::Null;
         let done = wait_until(LIMIT, || {

@@ -44,7 +44,7 @@ const COMMAND_SECONDS: &str = "60";
 /// What the test binary does instead of testing when it has to be the echo program: its arguments, one a line.
 const ECHO_ARGS: &str = "EGRESS_ROUTES_TEST_ECHO";
 
-/// What a command said when it had ended.
+/// What a command printed, and how it ended.
 #[derive(Debug, Clone)]
 pub struct CommandOutput {
     /// The exit code; -1 when a signal ended it.
@@ -69,7 +69,7 @@ impl Lab {
         Self::start(!am_root())
     }
 
-    /// The same in a user namespace of its own, whoever starts it: with limits of its own (`/proc/sys/user`).
+    /// The same in a user namespace of its own, also for root: with limits of its own (`/proc/sys/user`).
     pub fn unprivileged() -> Self {
         Self::start(true)
     }
@@ -188,7 +188,7 @@ impl Lab {
     pub fn json(&self, host: &str, args: &str) -> serde_json::Value {
         let said = self.ip(host, &format!("-j -N {args}"));
         if said.trim().is_empty() {
-            return serde_json::Value::Array(Vec::new()); // what `ip -j` means by saying nothing
+            return serde_json::Value::Array(Vec::new()); // `ip -j` prints nothing for an empty list
         }
         serde_json::from_str(&said)
             .unwrap_or_else(|why| panic!("`ip -j {args}` said {said:?}: {why}"))
@@ -423,7 +423,7 @@ fn with_program<'a>(args: &[&'a str]) -> Vec<&'a str> {
     std::iter::once(AGENT).chain(args.iter().copied()).collect()
 }
 
-/// The test binary itself, told by [`ECHO_ARGS`] to be the echo program: `cargo test --test it` builds no example.
+/// The test binary itself, which [`ECHO_ARGS`] makes the echo program: `cargo test --test it` builds no example.
 fn echo_program() -> [String; 4] {
     let me = std::env::current_exe().expect("the path of the test binary");
     let test = "lab::tests::the_echo_host_answers_with_the_source_that_it_sees";

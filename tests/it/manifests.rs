@@ -1,4 +1,4 @@
-//! What is in `deploy/`: that kubectl takes it as it stands, that it names only what the program has, and that it asks for no more
+//! What is in `deploy/`: that kubectl accepts it unchanged, that it names only what the program has, and that it asks for no more
 //! rights than the contract allows.
 
 use std::collections::BTreeSet;
@@ -141,7 +141,7 @@ fn the_daemonsets_command_line_and_environment_are_the_programs() {
         .iter()
         .map(value)
         .collect();
-    // What the environment says is said on the command line here: each test process has one environment.
+    // What the environment sets is on the command line here: each test process has one environment.
     let flags = env.iter().filter_map(|(name, value)| {
         let name = name.strip_prefix("EGRESS_ROUTES_")?;
         Some(format!(
@@ -286,7 +286,7 @@ fn check(stream: &str) -> (Option<i32>, String) {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // One that ends without reading all of it has said why.
+    // One that ends without reading all of it has printed why.
     let _ = std::io::Write::write_all(&mut child.stdin.take().unwrap(), stream.as_bytes());
     let output = child.wait_with_output().unwrap();
     (

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::api::status;
 
-/// Series names, each with its labels, as an agent with something to say renders them.
+/// Series names, each with its labels, as an agent with something to report renders them.
 fn rendered() -> BTreeMap<String, BTreeSet<String>> {
     let metrics = Metrics::new();
     metrics.observe(&status("0123456789ab", 9, GatewayState::Up));

@@ -1,7 +1,7 @@
 //! Probes as real packets: from a node, to and through real gateways, in namespaces.
 //!
 //! What is under test is the library's [`Probes`] with the real `ip`; the test binary itself plays the
-//! node's agent (see [`prober`]), which only probes and says what it finds.
+//! node's agent (see [`prober`]), which only probes and prints what it finds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -137,7 +137,7 @@ fn probe(lab: &Lab, checks: &[&str]) -> Running {
     probe_as(lab, &[], checks, 200)
 }
 
-/// The last thing that the prober said of a check.
+/// The last line that the prober printed for a check.
 fn last(prober: &Running, check: &str) -> String {
     let said = prober.said();
     let start = format!("{check} is ");

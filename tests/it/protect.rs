@@ -102,7 +102,7 @@ fn the_kernel_takes_every_gateway_that_is_called_a_next_hop_and_by_the_same_devi
             answer(gateway)
         );
     }
-    // IPv6 addresses go with their link, so nothing is left to say what it was.
+    // IPv6 addresses go with their link, so nothing is left to show what it was.
     assert_eq!(
         answer("10.72.0.5").unwrap_err(),
         "is on-link by eth9, which is down"

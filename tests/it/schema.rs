@@ -24,7 +24,7 @@ pub fn violations(schema: &Value, value: &Value) -> Vec<String> {
     found
 }
 
-/// Fails unless a command's output is as its schema says.
+/// Fails unless a command's output fits its schema.
 pub fn must_be(name: &str, output: &str) {
     let value: Value = serde_json::from_str(output).unwrap_or_else(|why| panic!("{why}: {output}"));
     let found = violations(&schema(name), &value);
@@ -163,7 +163,7 @@ fn matches(pattern: &str, text: &str) -> bool {
     }
 }
 
-/// What the parser says of a value; JSON is YAML.
+/// What the parser answers for a value; JSON is YAML.
 fn refused(value: &Value) -> Option<String> {
     let keys = [
         ("routes.yaml".to_owned(), value.to_string().into_bytes()),
@@ -215,7 +215,7 @@ fn the_schema_of_routes_yaml_knows_the_keys_of_the_parser_and_no_others() {
             .unwrap();
         let known: BTreeSet<&str> = match line.split_once("expected ") {
             Some((_, list)) => list.split('`').skip(1).step_by(2).collect(),
-            // There labels are expected, and the parser says so.
+            // There labels are expected, and the parser names them.
             None => ["matchLabels", "matchExpressions"].into(),
         };
         let properties = schema.pointer(definition).unwrap()["properties"]

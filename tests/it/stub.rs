@@ -1,6 +1,6 @@
 //! A stub of the Kubernetes API server in a laboratory, and what makes an agent there believe that it is a pod of a cluster.
 //!
-//! It knows one Node and the EndpointSlice of `kubernetes`, keeps the Node's annotations, and says each write on stdout. It proves what
+//! It knows one Node and the EndpointSlice of `kubernetes`, keeps the Node's annotations, and prints each write on stdout. It proves what
 //! the agent does when an API server comes and goes; what the agent may do there is for the tests against a real one.
 
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ pub const NODE: &str = "nd";
 pub const PORT: u16 = 6443;
 /// What the test binary does instead of testing when it has to be the stub: the addresses of its EndpointSlice, one a line.
 const ENDPOINTS: &str = "EGRESS_ROUTES_TEST_STUB";
-/// Made by `stub/make-certificates`, which also says for which names.
+/// Made by `stub/make-certificates`, which lists the names.
 const AUTHORITY: &str = include_str!("stub/ca.crt");
 const CERTIFICATE: &str = include_str!("stub/tls.crt");
 const KEY: &str = include_str!("stub/tls.key");
@@ -38,7 +38,7 @@ const KEY: &str = include_str!("stub/tls.key");
 pub struct Stub(pub Running);
 
 impl Stub {
-    /// Starts it on all addresses of a host, port [`PORT`]; `endpoints` are what it says is behind the `kubernetes` Service.
+    /// Starts it on all addresses of a host, port [`PORT`]; `endpoints` are what it publishes behind the `kubernetes` Service.
     pub fn start(lab: &Lab, host: &str, endpoints: &[&str]) -> Self {
         let me = std::env::current_exe().expect("the path of the test binary");
         let args = [

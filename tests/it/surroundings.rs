@@ -1,4 +1,4 @@
-//! Hostile or broken surroundings, with the real program: routes stay, the report says what is wrong, and it is well again without a
+//! Hostile or broken surroundings, with the real program: routes stay, the report names what is wrong, and the agent recovers without a
 //! restart. `docs/reliability.md` lists every fault with its outcome and the test that proves it.
 
 use std::fs;
@@ -18,7 +18,7 @@ mod resources;
 
 const SOON: Duration = Duration::from_secs(40);
 const NODE: &str = "nd";
-/// What every configuration here has; `198.51.100.N/32` says which one it is.
+/// What every configuration here has; `198.51.100.N/32` identifies it.
 const ALWAYS: [&str; 2] = ["203.0.113.0/24", "2001:db8:113::/48"];
 
 /// The configuration number `n`.
@@ -29,7 +29,7 @@ fn numbered(n: u8) -> String {
     )
 }
 
-/// A node with a configuration, and an `ip` that can be told to misbehave.
+/// A node with a configuration, and an `ip` that can be made to misbehave.
 struct Node {
     lab: Lab,
     dir: TempDir,
@@ -147,7 +147,7 @@ impl Node {
             .to_owned()
     }
 
-    /// Waits until the newest configuration is in the kernel and the status says so.
+    /// Waits until the newest configuration is in the kernel and reported.
     fn is_well(&self, agent: &Running) {
         let routes = Self::routes_of(self.number);
         assert!(

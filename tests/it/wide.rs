@@ -1,6 +1,6 @@
-//! `0.0.0.0/0` and `::/0` through a gateway: everything general leaves by it, and what a node needs to stay a node keeps its way.
+//! `0.0.0.0/0` and `::/0` through a gateway: everything general leaves by it, and what a node needs to stay a node keeps its path.
 //!
-//! The internet host answers for every address and says whom it sees: the gateway or the node itself. A second node `n2` on the VPC
+//! The internet host answers for every address and reports whom it sees: the gateway or the node itself. A second node `n2` on the VPC
 //! answers for what is routed to it.
 
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ const GENERAL: [&str; 14] = [
     "2606:4700:4700::1112",
     "2a00:1450:4001::1",
 ];
-/// What keeps its way out by the node's own address, and why.
+/// What still leaves with the node's own address, and why.
 const PROTECTED: [(&str, &str); 6] = [
     ("198.51.100.200", "the API server, by the EndpointSlice"),
     ("2001:db8:a::200", "the API server, by the EndpointSlice"),
@@ -161,7 +161,7 @@ fn everything_leaves_by_the_gateway_but_what_the_node_needs_and_its_default_rout
         (defaults_before.clone(), foreign_before.clone())
     );
 
-    // A new node's pods, and a route around a hole: the pieces beside the hole are longer than it, and must give way.
+    // A new node's pods, and a route around a hole: the pieces beside the hole are longer than it, and must not win.
     lab.batch(NODE, "route add 10.244.3.0/24 via 10.116.0.9 proto 17\nroute add 67.207.64.0/20 via 10.116.0.9 proto 17\n");
     let mut expected = by_the_gateway();
     expected.extend([

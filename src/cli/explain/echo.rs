@@ -1,7 +1,7 @@
 //! `--echo URL`: what source address the far side sees.
 //!
 //! I/O. Plain HTTP to the explained address, on a socket with the packet's mark and source, so that the kernel
-//! chooses the way that was explained. Everything has a time limit, and the answer a length.
+//! chooses the path that was explained. Everything has a time limit, and the answer a length.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

@@ -78,7 +78,7 @@ pub(super) struct OfGateway {
 pub(super) struct Echo {
     url: String,
     seen: IpAddr,
-    /// Whether that is what the explanation makes expect; absent where another NAT on the way may have changed it.
+    /// Whether the explanation predicts it; absent where another NAT on the path may have changed it.
     as_explained: Option<bool>,
     text: String,
 }

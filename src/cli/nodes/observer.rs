@@ -24,7 +24,7 @@ use crate::report::metrics::Metrics;
 
 /// Objects a page.
 const PAGE: u32 = 500;
-/// kubectl's way to list nodes: their state in some bytes instead of all their images.
+/// Nodes as the table that kubectl prints: some bytes of state instead of all their images.
 const AS_TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
 
 /// Which nodes are looked at.

@@ -41,7 +41,7 @@ pub(super) fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
 /// kube's client, made anew when its token is refused.
 ///
 /// kube reads the token's file again once a minute by the wall clock. Where that was put back by a day the file is not read for a day,
-/// and the token expires meanwhile. The new client reads the file; the request has failed, and whoever made it asks again.
+/// and the token expires meanwhile. The new client reads the file; the request has failed, and its caller asks again.
 pub(super) struct Renewable {
     config: Arc<kube::Config>,
     current: Mutex<(Client, Instant)>,

@@ -57,11 +57,11 @@ fn bytes_that_are_no_text_are_refused_in_these_words() {
     let routes: &[(&[u8], &str)] = &[
         (
             b"",
-            "routes.yaml:1:1: the file is empty; `routes: []` is how to say that there are none",
+            "routes.yaml:1:1: the file is empty; `routes: []` means that there are none",
         ),
         (
             b"---\n",
-            "routes.yaml:1:4: the file is empty; `routes: []` is how to say that there are none",
+            "routes.yaml:1:4: the file is empty; `routes: []` means that there are none",
         ),
         (
             b"routes:\n\t- name: a\n",

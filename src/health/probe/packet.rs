@@ -86,7 +86,7 @@ impl Ping {
         }
     }
 
-    /// Whether this IP packet answers it, whoever sent it.
+    /// Whether this IP packet answers it, from any sender.
     pub(super) fn is_answered_by_packet(&self, packet: &[u8]) -> bool {
         transport(packet).is_some_and(|transport| self.is_answered_by(&transport))
     }

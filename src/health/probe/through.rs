@@ -1,6 +1,6 @@
 //! Probes of a target beyond the gateway, *through* the gateway, whatever the routing table says.
 //!
-//! A gateway that answers but no longer forwards or translates is found out this way. Several
+//! A gateway that answers but no longer forwards or translates is found like this. Several
 //! gateways may share one target, so the routing table cannot choose between them: the probe is an
 //! IP packet of our own (ICMP echo or TCP SYN) sent to the gateway's link-layer address, and the answer is read
 //! off the device. No route, rule or address is made; the only thing held is one packet socket.
@@ -8,8 +8,8 @@
 //! Decisions:
 //! - A TCP target that refuses (RST) is a failure, as it is for the gateway itself. A gateway that
 //!   rejects what it should forward forges exactly that packet.
-//! - A connection that would open is reset at once, by the same way. The kernel, which knows nothing of
-//!   it, would reset it as well, but by its routing table and thereby perhaps by another way out: while
+//! - A connection that would open is reset at once, by the same path. The kernel, which knows nothing of
+//!   it, would reset it as well, but by its routing table and thereby perhaps by another interface: while
 //!   the probe lasts, the source port is held by a listening socket whose filter drops everything, and the kernel stays silent.
 //! - Packet rules of the node see neither the probe nor, in time, the answer: a firewall that drops
 //!   `ct state invalid` (which an answer to something it never saw is) does not disturb.

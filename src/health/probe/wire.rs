@@ -68,7 +68,7 @@ impl Wire {
 
 impl Drop for Wire {
     /// The kernel takes some ten milliseconds to close a packet socket (it waits until no packet is on its way to
-    /// it any more), in which this thread would stand still.
+    /// it any more), in which this thread would wait.
     fn drop(&mut self) {
         if let (Some(socket), Ok(runtime)) =
             (self.socket.take(), tokio::runtime::Handle::try_current())

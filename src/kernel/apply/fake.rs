@@ -1,4 +1,4 @@
-//! A kernel in memory that executes batch lines as the real one does, and can be told to fail.
+//! A kernel in memory that executes batch lines as the real one does, and can be made to fail.
 //!
 //! What it imitates was measured (Linux 6.18, iproute2 6.1): `replace` ignores the protocol and changes the first
 //! route of a key only, a route needs its nexthop, deleting a nexthop takes groups and routes along without
@@ -295,7 +295,7 @@ impl RouteTable for FakeTable {
 
 #[derive(Debug)]
 enum Refusal {
-    /// The kernel says no; the batch goes on.
+    /// The kernel refuses a line; the batch goes on.
     Kernel(&'static str),
     /// `ip` does not understand; the batch ends.
     Parser,

@@ -12,7 +12,7 @@ use crate::routing::batch::{LEAK_GUARD_METRIC, Line};
 use crate::routing::diff::{Plan, Wanted};
 use crate::routing::state::{Kernel, RouteKey, Target};
 
-/// How many refusals are kept word for word.
+/// How many refusals are kept verbatim.
 const WORDS_KEPT: usize = 1000;
 /// What came of an apply.
 #[derive(Debug, Default)]
@@ -23,7 +23,7 @@ pub struct Outcome {
     pub wrote: bool,
     /// What changed, as the read-back shows.
     pub changed: Counts,
-    /// What is still to do: refused by the kernel, or in the way and not ours.
+    /// What is still to do: refused by the kernel, or blocked by what is not ours.
     pub left: Plan,
     /// The kernel's words for routes that it refused; the first thousand.
     pub words: BTreeMap<RouteKey, String>,
@@ -130,7 +130,7 @@ impl Outcome {
 }
 
 impl Outcome {
-    /// Takes up what a batch said of its lines.
+    /// Takes up what a batch reported about its lines.
     pub(super) fn note(&mut self, chunk: &[Line<'_>], errors: BatchErrors) {
         for (number, words) in errors.refused {
             match number.checked_sub(1).and_then(|n| chunk.get(n)) {
@@ -150,7 +150,7 @@ impl Outcome {
                 Some(Line::Group { .. } | Line::BlackholeNexthop { .. }) => {
                     self.complain(format!("the kernel refused a nexthop group: {words}"));
                 }
-                // What is gone already is as good as deleted; of more routes than are kept word for word the count is enough.
+                // What is gone already is as good as deleted; of more routes than are kept verbatim the count is enough.
                 Some(
                     Line::DeleteRoute { .. } | Line::DeleteNexthop { .. } | Line::Route { .. },
                 )

@@ -300,7 +300,7 @@ fn a_route_of_the_node_with_our_key_is_never_replaced() {
     assert_eq!(
         notes(&selected.shadowed),
         [
-            "10.0.0.0/24: the node has the route 10.0.0.0/24 via 192.0.2.1 dev eth0 proto static metric 4242 with our metric, which is left as it is"
+            "10.0.0.0/24: the node has the route 10.0.0.0/24 via 192.0.2.1 dev eth0 proto static metric 4242 with the agent's metric, which is left as it is"
         ]
     );
 }

@@ -264,7 +264,7 @@ impl Check<'_> {
         }
     }
 
-    /// Whether packets that it takes may miss the table, and neither the operator nor the usual packets say enough of it.
+    /// Whether packets that it takes may miss the table, and neither `expectedRules` nor the usual packets decide it.
     fn may_bypass(&self, rule: &Rule) -> bool {
         let leads_elsewhere = match rule.action {
             Action::Table(table) => table != self.view.ownership.table,

@@ -15,7 +15,7 @@ use crate::net::prefix::Family;
 /// Gateways that the kernel shows to have been taken out by an earlier agent: their object exists, their
 /// set's group exists, and they are not in it although the strategy would have them there.
 ///
-/// Only where the kernel's state was made from this configuration: after an edit, what a group lacks says nothing.
+/// Only where the kernel's state was made from this configuration: after an edit, what a group lacks means nothing.
 pub fn taken_out_before(inputs: &Inputs<'_>, revision: &str) -> BTreeSet<ProbeKey> {
     let records = inputs.kernel.records(inputs.ownership);
     // While a change is unconfirmed, the record of what was applied before is still there.

@@ -78,7 +78,7 @@ impl SetView {
         ))
     }
 
-    /// A set of which nobody can say whether it applies.
+    /// A set for which it is unknown whether it applies.
     pub(super) fn skipped(set: &RouteSet, reason: &str) -> Self {
         let shown = set.destinations.iter().take(SKIPPED_SHOWN);
         let skipped = shown

@@ -73,7 +73,7 @@ impl Mock {
     }
 }
 
-/// Passes connections on; once told to, those that are open swallow what they get, as after a NAT has forgotten them.
+/// Passes connections on; once switched, those that are open swallow what they get, as after a NAT has forgotten them.
 struct Relay {
     url: String,
     swallow: Arc<AtomicBool>,

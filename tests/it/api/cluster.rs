@@ -233,7 +233,7 @@ fn nodes_shows_a_line_per_node_to_somebody_with_few_rights() {
         ["seen-1", "Ready", &revision, "3/3", "10.116.0.5=up"]
     );
     assert_eq!(line("seen-2")[..3], ["seen-2", "Pending", "<none>"]);
-    // Nobody says that this one should have no agent.
+    // Nothing excludes this one.
     server.node("seen-3");
     kubelet_reports(server, "seen-3", "True");
     view.applied("seen-3", "Ready", &revision);

@@ -193,7 +193,7 @@ async fn our_annotations_go_and_nobody_elses() {
     assert!(format!("{refused:#}").contains("403"), "{refused:#}");
 }
 
-/// Adds and removes a taint of its own over and over, as whoever writes whole lists does, until the test is over.
+/// Adds and removes a taint of its own over and over, as a program that writes whole lists does, until the test is over.
 async fn other_writer(
     nodes: kube::Api<k8s_openapi::api::core::v1::Node>,
     name: &'static str,

@@ -1,7 +1,7 @@
 //! A cluster of thousands of nodes: what the agents' reports cost a real API server. A load program rather than a test: `make scale`.
 //!
 //! Each node has the reporting half of an agent with a client, connections and rights of its own, exactly as `agent` wires it; what
-//! is told is what the server's audit log has. The server, its etcd and all agents share this machine. `docs/scale.md` has the figures.
+//! is reported is what the server's audit log has. The server, its etcd and all agents share this machine. `docs/scale.md` has the figures.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;

@@ -24,7 +24,7 @@ mod installed;
 
 pub use installed::Installed;
 
-/// What the server says the address behind the `kubernetes` Service is; nothing is there.
+/// The address that the server publishes behind the `kubernetes` Service; nothing is there.
 pub const ADVERTISED: &str = "192.0.2.10";
 /// Who may do everything.
 const ADMIN_TOKEN: &str = "the-test-is-admin";

@@ -1,4 +1,4 @@
-//! Gateways that the kernel would refuse or that lead nowhere: left out, told, and looked at again.
+//! Gateways that the kernel would refuse or that lead nowhere: left out, reported, and examined again.
 
 use super::scene::{CHECK, LIMIT, Scene};
 use crate::lab::{G1_PUBLIC, G2_PUBLIC, wait_until};

@@ -60,7 +60,7 @@ fn cut_and_return(wrapper: Option<&IpWrapper>) -> Broken {
 
 #[test]
 fn a_gateway_that_is_cut_and_returns_breaks_no_connection_of_the_others() {
-    // What a kernel before 5.13 says: the group is refused, the line is known.
+    // How a kernel before 5.13 answers: the group is refused, the line is known.
     let without = IpWrapper::new("s/ group .* type resilient .*/ group 1/");
     let (resilient, plain) = (cut_and_return(None), cut_and_return(Some(&without)));
     println!(

@@ -97,7 +97,7 @@ fn report(scene: &Scene, gateway: &str) -> (String, Option<u64>) {
 }
 
 /// A pod of the node, whose packets leave with the node's address. The connections are its own: for those of a host socket the
-/// kernel remembers the way, and a packet that is not looked up counts as none.
+/// kernel remembers the route, and a packet that is not looked up counts as none.
 fn pod(scene: &Scene) {
     let lab = &scene.lab;
     lab.switch("pods").host("pod");

@@ -180,7 +180,7 @@ fn without_failback_the_backup_stays_also_while_the_kernel_cannot_be_read() {
     scene.wait_for_source(ONE, G2_PUBLIC);
     agent.wait_for("could not be read or written", LIMIT);
     scene.lab.ip(FABRIC, "link set g1-eth1 up");
-    // Groups are re-pointed before this is said.
+    // Groups are re-pointed before this is logged.
     agent.wait_for("Gateway up again", LIMIT);
     assert_eq!(scene.lab.source("nd", ONE), G2_PUBLIC, "{}", agent.said());
     wrapper.fail(false);

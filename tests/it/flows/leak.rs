@@ -48,7 +48,7 @@ fn twins(scene: &Scene) -> usize {
 fn link(scene: &Scene, up: bool) {
     if up {
         scene.lab.ip("nd", "link set eth1 up");
-        // The kernel drops it with the link; whoever configures the node puts it back.
+        // The kernel drops it with the link; the program that configures the node restores it.
         scene
             .lab
             .ip("nd", "addr replace fd00:116::2/64 dev eth1 nodad");

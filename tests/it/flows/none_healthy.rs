@@ -19,7 +19,7 @@ fn all(scene: &Scene, states: &[&str; 3]) {
     }
 }
 
-/// What a connection is told, and after how long at most it is reported: a blackhole answers the node's own processes at once.
+/// The error of a connection, and after how long at most it comes: a blackhole answers the node's own processes at once.
 fn is_refused_by_the_node(scene: &Scene, to: &str) {
     let said = scene.lab.run("nd", &["ip", "route", "get", to]);
     assert!(

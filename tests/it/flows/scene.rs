@@ -72,11 +72,11 @@ impl Scene {
         )
     }
 
-    /// What the node says of itself.
+    /// What the node reports.
     pub fn status(&self) -> Value {
         let ask = || self.lab.egress_routes("nd", &["status", "-o", "json"]);
         let mut said = ask();
-        // One that has just started says so.
+        // One that has just started reports that.
         assert!(
             wait_until(LIMIT, || said.code != 2 || {
                 said = ask();

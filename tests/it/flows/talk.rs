@@ -46,7 +46,7 @@ impl Talk {
             .collect()
     }
 
-    /// All say something once.
+    /// Each sends one message.
     pub fn round(&mut self) {
         self.program.tell("");
         self.rounds += 1;

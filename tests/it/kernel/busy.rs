@@ -25,7 +25,7 @@ impl Node {
     }
 }
 
-/// A repair reads the kernel and reads it back; a notification on the way may cause one more pass.
+/// A repair reads the kernel and reads it back; a notification that comes meanwhile may cause one more pass.
 const OF_A_REPAIR: usize = 3;
 
 #[test]
@@ -100,7 +100,10 @@ fn a_stray_that_somebody_adds_again_and_again_is_removed_only_so_often_and_the_r
         };
         ip.forget();
         let others = node.lab.spawn("nd", &["sh", "-c", &forever]);
-        agent.wait_for("Something keeps removing or changing our routes", LIMIT);
+        agent.wait_for(
+            "Something keeps removing or changing the agent's routes",
+            LIMIT,
+        );
         std::thread::sleep(Duration::from_secs(4)); // in which many more come
         drop(others);
         let removal = |batch: &&String| batch.contains("route del 20.9.9.0/24");

@@ -247,7 +247,7 @@ fn a_routes_yaml_that_vanished_changes_no_route_also_over_a_restart() {
     puts_back(&node.becomes("Invalid"));
     assert_eq!(node.everything(), good);
 
-    // The key is back, and then an edit says in so many words that there are to be no routes.
+    // The key is back, and then an edit asks for no routes explicitly.
     node.volume.routes(&one("a", "198.51.100.0/24"));
     node.becomes("Ready");
     assert_eq!(node.everything(), good);

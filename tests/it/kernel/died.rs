@@ -27,7 +27,7 @@ fn halves(prefix: &str) -> [String; 2] {
     [0, 128].map(|last| format!("{address}.{last}/25"))
 }
 
-/// Destinations that for a moment no route of ours had, by what the kernel said one after the other.
+/// Destinations that for a moment no route of ours had, by the kernel's notifications in order.
 fn uncovered(said: &str, before: &BTreeSet<String>) -> Vec<String> {
     let (mut there, mut uncovered) = (before.clone(), Vec::new());
     for line in said.lines().filter(|line| line.contains(" proto 230 ")) {

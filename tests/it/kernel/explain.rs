@@ -1,4 +1,4 @@
-//! `explain`: which way packets to an address take and why, in the situations that an operator meets.
+//! `explain`: which path packets to an address take and why, in the situations that an operator meets.
 
 use super::*;
 

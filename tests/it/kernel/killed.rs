@@ -56,7 +56,7 @@ fn is_whole(line: &str, list: &BTreeSet<String>) -> bool {
     }
 }
 
-/// An `ip` that is slow to read its batch, first in the `PATH`: whoever feeds it through a pipe can be killed half way.
+/// An `ip` that is slow to read its batch, first in the `PATH`: a program that feeds it through a pipe can be killed in the middle.
 fn slow_ip(node: &Node) -> String {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = node.path().join("slow");

@@ -1,4 +1,4 @@
-//! `@egress-routes`: who may hold it, who may ask, and who is believed.
+//! `@egress-routes`: who may hold it, who may ask, and whose answer counts.
 
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::PermissionsExt as _;

@@ -36,7 +36,7 @@ fn a_restart_with_an_unchanged_configuration_writes_nothing() {
     assert_eq!(ip.batches(), Vec::<String>::new());
     assert_eq!(monitor.said(), "");
     assert_eq!(node.everything(), before);
-    // The monitor would have said it.
+    // The monitor would have printed it.
     node.lab.ip("nd", "route add 203.0.113.9/32 dev eth0");
     monitor.wait_for("203.0.113.9", LIMIT);
 }

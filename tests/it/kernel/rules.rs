@@ -68,7 +68,7 @@ pub(super) fn with_pods() -> Node {
 impl Asking {
     /// Waits until a check that began after now has ended.
     fn has_checked(&self) {
-        // One may be under way, and has seen what was before; the next one is over when the one after it begins.
+        // One may be running, and has seen the state before; the next one is over when the one after it begins.
         let begun = self.ip.lookups();
         assert!(
             wait_until(LIMIT, || self.ip.lookups() >= begun + 3),

@@ -182,7 +182,10 @@ fn a_fight_over_our_routes_is_bounded_and_named_once() {
     let deletions = node.file("deletions", &deletions);
     let fight = format!("while :; do ip -force -batch {deletions} 2>/dev/null; sleep 0.2; done");
     let fight = node.lab.spawn("nd", &["sh", "-c", &fight]);
-    agent.wait_for("Something keeps removing or changing our routes", LIMIT);
+    agent.wait_for(
+        "Something keeps removing or changing the agent's routes",
+        LIMIT,
+    );
     std::thread::sleep(Duration::from_secs(4)); // in which up to twenty more removals happen
     let said = agent.said();
     let restored = said.matches("Routes restored").count();

@@ -9,7 +9,7 @@ pub(super) struct WrappedIp {
 }
 
 impl WrappedIp {
-    /// `change` is a shell filter for what a batch says, such as `cat`.
+    /// `change` is a shell filter for a batch, such as `cat`.
     pub(super) fn new(dir: &Path, change: &str) -> Self {
         Self::with(dir, "", change)
     }
@@ -33,7 +33,7 @@ impl WrappedIp {
         Self { dir }
     }
 
-    /// For the environment of whoever is to run it.
+    /// For the environment of the program that runs it.
     pub(super) fn path(&self) -> String {
         format!(
             "{}:{}:/usr/sbin:/sbin",
@@ -42,7 +42,7 @@ impl WrappedIp {
         )
     }
 
-    /// What each batch that writes was told, in order; those that only look up are left out.
+    /// What each batch that writes contained, in order; those that only look up are left out.
     pub(super) fn batches(&self) -> Vec<String> {
         let all = self.all();
         all.into_iter().filter(|batch| !is_lookup(batch)).collect()

@@ -1,4 +1,4 @@
-//! A program running in the laboratory: what it said, how it ended, and that it ends with the test.
+//! A program running in the laboratory: what it printed, how it ended, and that it ends with the test.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
@@ -41,7 +41,7 @@ impl Running {
         self.child.id()
     }
 
-    /// Everything said so far on stdout and stderr, line by line.
+    /// Everything printed so far on stdout and stderr, line by line.
     pub fn said(&self) -> String {
         self.said
             .lock()
@@ -49,7 +49,7 @@ impl Running {
             .clone()
     }
 
-    /// Waits until something was said; fails the test with all that was said when it was not.
+    /// Waits until something was printed; otherwise fails the test with all that was printed.
     pub fn wait_for(&self, text: &str, limit: Duration) {
         assert!(
             wait_until(limit, || self.said().contains(text)),
@@ -146,7 +146,7 @@ fn collect(stream: impl Read + Send + 'static, into: Arc<Mutex<String>>) {
 }
 
 /// Looks every few milliseconds until the condition holds; whether it did within the limit.
-#[must_use = "assert it, and say what was waited for"]
+#[must_use = "assert it, and name what was waited for"]
 pub fn wait_until(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     loop {

@@ -25,7 +25,7 @@ impl Volume {
         &self.dir
     }
 
-    /// The whole content of the ConfigMap's next version, in one step for whoever reads through `..data`.
+    /// The whole content of the ConfigMap's next version, in one step for a reader through `..data`.
     pub fn write<B: AsRef<[u8]>>(&mut self, keys: &[(&str, B)]) -> &mut Self {
         self.version += 1;
         let fresh = format!("..2026_11_22_12_00_00.{:09}", self.version);

@@ -2,7 +2,7 @@
 
 use super::{Duration, Lab, NODE, Node, Running, SOON, fs, http_get, wait_until};
 
-/// What `ip` does, and what the report says of it.
+/// What `ip` does, and what the report has about it.
 type Fault = (&'static str, &'static str);
 
 const READS: [Fault; 9] = [

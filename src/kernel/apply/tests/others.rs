@@ -1,4 +1,4 @@
-//! Routes and nexthop objects of other programs: in the way, in use, or changing all the time.
+//! Routes and nexthop objects of other programs: blocking ours, in use, or changing all the time.
 
 use std::collections::BTreeMap;
 

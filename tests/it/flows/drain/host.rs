@@ -1,4 +1,4 @@
-//! Connections of the node itself, which look their way up once and not per packet.
+//! Connections of the node itself, which look their route up once and not per packet.
 
 use super::{FAILOVER, addresses, report, start};
 use crate::flows::talk::Talk;
