@@ -328,7 +328,7 @@ fn the_far_side_confirms_the_explanation_or_contradicts_it() {
     // A node that translates nothing, and a far side that sees the node's own address: the lookup alone would not show it.
     node.lab.ip(
         "nd",
-        &format!("rule add to {ONE} ipproto tcp dport 8080 lookup 100 priority 50"),
+        &format!("rule add to {ONE} ipproto 6 dport 8080 lookup 100 priority 50"),
     );
     node.lab
         .ip("nd", "route add default via 192.0.2.1 dev eth0 table 100");

@@ -209,7 +209,7 @@ fn a_rule_by_mark_user_or_port_is_tried_with_a_packet_of_its_own() {
             "from all uidrange 1000-1999 lookup 100",
         ),
         (
-            "ipproto tcp dport 443",
+            "ipproto 6 dport 443",
             "from all ipproto 6 dport 443-443 lookup 100",
         ),
         ("iif cni0", "from all iif cni0 lookup 100"),
