@@ -625,10 +625,13 @@ impl<O: Outside> Engine<O> {
             return;
         }
         match self.applier.sweep(&unused).await {
-            Ok(()) => tracing::debug!(count = unused.len(), "Unused nexthop objects removed"),
+            Ok(()) => {
+                tracing::debug!(count = unused.len(), "Unused nexthop objects removed");
+                self.last.unused.clear();
+            }
+            // Tried again at the next periodic read.
             Err(error) => tracing::debug!("Unused nexthop objects could not be removed: {error:#}"),
         }
-        self.last.unused.clear();
     }
 }
 

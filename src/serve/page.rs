@@ -97,6 +97,17 @@ mod tests {
             ..example()
         };
         assert_eq!(readiness(Some(&refused)), Err("routes.yaml:1:1: …".into()));
+        let mut adopted = refused.clone();
+        for set in &mut adopted.sets {
+            set.wanted = set.installed;
+        }
+        assert_eq!(
+            readiness(Some(&adopted)),
+            Ok(()),
+            "an earlier agent's routes, of a revision that nobody knows any more"
+        );
+        adopted.sets.clear();
+        assert!(readiness(Some(&adopted)).is_err(), "nothing is in force");
         let incomplete = Status {
             last_applied_at: None,
             ..example()

@@ -34,6 +34,8 @@ pub(super) enum Action {
     Gateway(u8, u32),
     /// The API server is away, for so many milliseconds.
     Api(u32),
+    /// The kernel has no memory for another route, for so many milliseconds.
+    Full(u32),
     /// The next call fails.
     Fault(Fault),
     /// `kill -9`.
@@ -44,9 +46,9 @@ pub(super) enum Action {
 
 impl Action {
     /// What kind it is, for counting.
-    pub(super) const KINDS: [&'static str; 14] = [
+    pub(super) const KINDS: [&'static str; 15] = [
         "wait", "edit", "labels", "link", "carrier", "address", "foreign", "vanish", "object",
-        "gateway", "api", "fault", "kill", "start",
+        "gateway", "api", "fault", "kill", "start", "full",
     ];
 
     /// Smaller ones of its kind, to shorten a history that breaks a rule.
@@ -77,6 +79,7 @@ impl Action {
             Self::Fault(_) => 11,
             Self::Kill => 12,
             Self::Start => 13,
+            Self::Full(_) => 14,
         }
     }
 }
@@ -150,7 +153,7 @@ fn directory(random: &mut Random) -> Directory {
 
 fn action(random: &mut Random, pool: &[Directory]) -> Action {
     const FOR: [u32; 6] = [30, 700, 3_000, 15_000, 60_000, FOR_EVER];
-    match random.below(48) {
+    match random.below(49) {
         0..=10 => Action::Wait(random.one_of(&[5, 50, 200, 1_000, 3_000, 8_000, 21_000, 45_000])),
         11..=16 => Action::Edit(random.one_of(pool)),
         17..=19 => Action::Labels(random.below(4)),
@@ -168,6 +171,7 @@ fn action(random: &mut Random, pool: &[Directory]) -> Action {
         32..=34 => Action::Api(random.one_of(&[100, 1_000, 2_500, 8_000, 30_000, 90_000])),
         35..=40 => Action::Fault(fault(random)),
         41 | 42 => Action::Kill,
+        43 => Action::Full(random.one_of(&[700, 3_000, 15_000])),
         _ => Action::Start,
     }
 }
@@ -208,6 +212,7 @@ impl fmt::Display for Action {
             Self::VanishObject(n) => write!(f, "object:{n}"),
             Self::Gateway(n, ms) => write!(f, "gateway:{n}:{ms}"),
             Self::Api(ms) => write!(f, "api:{ms}"),
+            Self::Full(ms) => write!(f, "full:{ms}"),
             Self::Fault(fault) => match fault {
                 Fault::ReadFails => f.write_str("read-fails"),
                 Fault::ReadHangs => f.write_str("read-hangs"),
@@ -260,6 +265,7 @@ impl FromStr for Action {
             "object" => Self::VanishObject(small(0)?),
             "gateway" => Self::Gateway(small(0)?, number(1)?),
             "api" => Self::Api(number(0)?),
+            "full" => Self::Full(number(0)?),
             "read-fails" => Self::Fault(Fault::ReadFails),
             "read-hangs" => Self::Fault(Fault::ReadHangs),
             "churn" => Self::Fault(Fault::Churn(small(0)?)),

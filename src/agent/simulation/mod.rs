@@ -18,6 +18,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
 use crate::report::metrics::Metrics;
+use crate::report::status::Overall;
 use history::{Action, history};
 use rules::Verdict;
 use world::World;
@@ -157,6 +158,42 @@ fn random_histories_break_no_rule() {
     }
     let violations = run(&metrics);
     assert!(violations.is_empty(), "{} violations", violations.len());
+}
+
+/// Histories that once broke a rule, a line each.
+#[test]
+fn histories_that_broke_a_rule_break_none() {
+    let metrics = Metrics::new();
+    for line in include_str!("found.txt").lines() {
+        let words = line.split('#').next().unwrap_or_default();
+        let history: Result<Vec<Action>, _> = words.split_whitespace().map(str::parse).collect();
+        assert_eq!(play(&history.expect(line), &metrics), Ok(()), "{line}");
+    }
+}
+
+#[test]
+fn a_read_that_failed_is_reported_until_one_works() {
+    let metrics = Metrics::new();
+    let mut world = World::new(&metrics);
+    let go = |world: &mut World, words: &str| {
+        for word in words.split_whitespace() {
+            assert_eq!(world.act(word.parse().expect(word)), Ok(()));
+        }
+        let status = world
+            .agent
+            .as_ref()
+            .and_then(|a| a.engine.status.borrow().clone());
+        status.expect("a status").status
+    };
+    assert_eq!(go(&mut world, "edit:1 start wait:8000"), Overall::Ready);
+    let failing = "read-fails read-fails read-fails read-fails foreign:0:1 wait:3000";
+    assert_eq!(go(&mut world, failing), Overall::Degraded);
+    assert_eq!(
+        go(&mut world, "wait:1000"),
+        Overall::Degraded,
+        "it still fails"
+    );
+    assert_eq!(go(&mut world, "wait:45000"), Overall::Ready);
 }
 
 /// Runs histories until enough violations (VIOLATIONS, one) are found, each in words.

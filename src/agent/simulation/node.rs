@@ -72,7 +72,7 @@ pub(super) const SETS: [(&str, &str); 15] = [
     ),
     (
         "zone",
-        "gateways: [10.116.0.6], nodeSelector: { matchLabels: { zone: a } }, destinations: [100.64.0.0/24, 203.0.112.0/24]",
+        "gateways: [10.116.0.6], leakGuard: true, nodeSelector: { matchLabels: { zone: a } }, destinations: [100.64.0.0/24, 203.0.112.0/24]",
     ),
     (
         "plain",

@@ -1,18 +1,20 @@
 //! What must hold, whatever happens: checked after each step of a history, and once all is quiet.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::rollout::{Clock, Newest};
-use super::super::target::Loaded;
+use super::super::target::{Footprint, Loaded, Source, Target};
 use super::super::transitions::Stage;
 use super::history::Action;
-use super::node::{API_ADDRESSES, Directory, OURS, facts, read};
+use super::node::{API_ADDRESSES, Directory, OURS, facts, node, read};
 use super::outside::ModelOutside;
 use super::world::{CONFIRM, World};
 use crate::agent::engine::Engine;
+use crate::health::HealthView;
 use crate::report::status::{GatewayState, Overall, Status};
 use crate::routing::diff::{Wanted, diff};
 use crate::routing::node_facts::Facts;
@@ -27,6 +29,8 @@ const BOUND: Duration = Duration::from_secs(8);
 const PER_FAILURE: Duration = Duration::from_secs(45);
 /// A server that is away for less than this before a change counts as there: one request that failed is no excuse.
 const BLIP: Duration = Duration::from_millis(900);
+/// How soon labels follow where an edit goes back to what is in force: an answer, and a pass.
+const FOLLOWS: Duration = Duration::from_secs(1);
 /// How long the end of a history may take to become quiet: a gateway that flapped has to answer for five minutes.
 const QUIET: Duration = Duration::from_mins(20);
 /// What is watched once it is quiet: the first for what is swept, the second for writes.
@@ -43,50 +47,89 @@ pub(super) struct Rules {
     away_since: Option<Clock>,
     /// It was away, or a failure of its way may be taken for a change's, since it was last reachable with nothing undecided.
     excused: bool,
-    /// The newest configuration may have been rejected although it is harmless.
+    /// What cuts it off and was put in force while it was away: nothing answered before that change, so it has no guard, and its
+    /// routes may come back with a link (`design.md`). Another target, even the same revision with other labels, is guarded.
+    in_force_unguarded: Option<Target>,
+    /// The newest configuration may have been rejected although it is harmless now.
     blameable: bool,
+    /// The edit went back to what is confirmed, and nothing has happened since that could bring other routes: it needs no verdict.
+    returned: bool,
     /// Since when a route of ours takes its packets, and how many failures there had been.
     blocked: Option<(Clock, usize)>,
-    /// The revision that was taken back, and nothing has happened since that it could be tried again for.
+    /// The revision that was taken back; it is not tried again until another one is read.
     rejected: Option<String>,
+    /// Our routes and gateways, as this agent took them back under the newest configuration.
+    taken_back: Vec<Footprint>,
     /// The revision that was confirmed last.
     in_force: Option<String>,
     /// The labels since the last edit.
     labels: BTreeSet<u8>,
-    /// The edit was decided on in the sight of the API server so far.
-    fresh: bool,
+    /// The edit is decided with its labels in the sight of the API server; from when on they show.
+    fresh: Option<Clock>,
     actions: usize,
 }
 
-impl Rules {
+impl World {
     /// Before it happens.
-    pub(super) fn happens(&mut self, action: Action, directory: Directory) {
-        self.actions += 1;
+    pub(super) fn expect(&mut self, action: Action) {
+        let now = self.now();
+        self.rules.actions += 1;
         match action {
-            Action::Wait(_) => {}
-            Action::Edit(new) if new == directory => {}
-            Action::Edit(_) => {
-                self.blameable = self.excused;
-                self.rejected = None;
-                self.blocked = None;
-                self.labels.clear();
-                self.fresh = true;
+            Action::Wait(_) | Action::Api(_) | Action::Gateway(..) => {}
+            Action::Edit(new) if new == self.directory => {}
+            Action::Edit(new) => self.expect_edit(new, now),
+            Action::Kill | Action::Start | Action::Fault(_) | Action::Full(_) => {
+                self.rules.blocked = None;
             }
-            Action::Kill | Action::Start | Action::Fault(_) => self.blocked = None,
-            _ => {
-                self.blocked = None;
-                // Routes that were held back may be others now.
-                self.rejected = self.rejected.take().filter(|r| !r.is_empty());
+            Action::Labels(labels) => {
+                self.rules.labels.insert(labels);
+                // A revision that was rejected stays so until it changes, whatever the labels are then (the contract).
+                self.rules.blameable |= is_harmful(self.directory, labels);
+                self.routes_may_change();
             }
+            _ => self.routes_may_change(),
         }
     }
 
-    pub(super) fn starts(&mut self) {
-        self.fresh = false;
+    fn expect_edit(&mut self, new: Directory, now: Clock) {
+        let revision = match read(new) {
+            Newest::Good(loaded) => Some(loaded.revision.clone()),
+            Newest::Refused { .. } | Newest::Unknown => None,
+        };
+        let rollout = self.agent.as_ref().map(|agent| &agent.engine.rollout);
+        // What is being decided, or was rejected, and was gone for a moment only.
+        let known = rollout.and_then(|r| r.change_revision()).map(str::to_owned);
+        let target = rollout.and_then(|rollout| rollout.target());
+        let has_labels = target.is_none_or(|target| target.facts == facts(self.labels));
+        let rules = &mut self.rules;
+        rules.returned = revision.is_some() && revision == rules.in_force && has_labels;
+        rules.blameable = is_harmful(new, self.labels) || rules.excused && !rules.returned;
+        rules.labels = BTreeSet::from([self.labels]);
+        rules.fresh = if revision.is_none() || revision == known {
+            None
+        } else if revision == rules.in_force {
+            // Nothing is decided: what was confirmed goes back at once, and the labels follow with the next answer.
+            Some(now + FOLLOWS)
+        } else {
+            Some(now)
+        };
+        rules.rejected = None;
+        rules.taken_back.clear();
+        rules.blocked = None;
     }
-}
 
-impl World {
+    /// Something happens after which the target may make other routes.
+    pub(super) fn routes_may_change(&mut self) {
+        self.rules.blocked = None;
+        self.rules.returned = false;
+    }
+
+    pub(super) fn expect_start(&mut self) {
+        self.rules.fresh = None;
+        self.rules.returned = false;
+        self.rules.taken_back.clear();
+    }
+
     // --- after each step ---
 
     pub(super) fn check(&mut self) -> Verdict {
@@ -100,24 +143,41 @@ impl World {
     fn observe_api(&mut self) {
         let now = self.now();
         let (has_way, blocked) = (self.has_own_way(), self.is_blocked());
-        let settled = self
-            .agent
-            .as_ref()
-            .is_some_and(|agent| agent.engine.rollout.stage() == Stage::Settled);
+        let rollout = self.agent.as_ref().map(|agent| &agent.engine.rollout);
+        let settled = rollout
+            .filter(|rollout| rollout.stage() == Stage::Settled)
+            .and_then(|rollout| rollout.target())
+            .cloned();
         let rules = &mut self.rules;
         if has_way {
             rules.away_since = None;
-            if settled && !blocked {
-                rules.excused = false;
-            }
         } else {
             let since = *rules.away_since.get_or_insert(now);
             if now >= since + BLIP {
                 rules.excused = true;
+                // A change that it was taken back for may not have been the cause, and is made after all.
+                rules.rejected = rules.rejected.take().filter(|_| settled.is_some());
             }
         }
-        rules.fresh &= has_way && !blocked;
-        rules.blameable |= rules.excused;
+        if let Some(target) = settled {
+            if blocked && rules.excused {
+                rules.in_force_unguarded = Some(target);
+            } else if has_way && !blocked {
+                // The first facts do not take out what was confirmed without them.
+                let same = |other: &mut Target| {
+                    if matches!(other.facts, Facts::NotYet { .. }) {
+                        other.facts = target.facts.clone();
+                    }
+                    *other == target
+                };
+                if !rules.in_force_unguarded.as_mut().is_some_and(same) {
+                    rules.in_force_unguarded = None;
+                    rules.excused = false;
+                }
+            }
+        }
+        rules.fresh = rules.fresh.filter(|_| has_way && !blocked);
+        rules.blameable |= rules.excused && !rules.returned;
     }
 
     /// A change that cuts off the API server is taken back in time, and not tried again.
@@ -128,11 +188,7 @@ impl World {
             self.rules.blocked = None;
             return Ok(());
         }
-        if let Some(revision) = &self.rules.rejected {
-            return Err(format!(
-                "revision {revision} was taken back, and its routes cut off the API server again"
-            ));
-        }
+        self.check_tried_again()?;
         let (since, before) = *self.rules.blocked.get_or_insert((now, failed));
         let failures = failed - before + usize::from(pending);
         let more = PER_FAILURE * u32::try_from(failures).unwrap_or(u32::MAX);
@@ -142,6 +198,53 @@ impl World {
             ));
         }
         Ok(())
+    }
+
+    /// A change that was taken back is not made again.
+    fn check_tried_again(&self) -> Verdict {
+        let Some(engine) = self.agent.as_ref().map(|agent| &agent.engine) else {
+            return Ok(());
+        };
+        let revision = engine.rollout.target().and_then(Target::revision);
+        if revision.is_some() && revision == self.rules.rejected.as_deref() {
+            return Err(format!(
+                "revision {revision:?} was taken back, and its routes cut off the API server again"
+            ));
+        }
+        let is_going = matches!(
+            engine.rollout.stage(),
+            Stage::RollingBack | Stage::RolledBack
+        );
+        if is_going || self.rules.taken_back.is_empty() {
+            return Ok(());
+        }
+        let there = Footprint::found(&self.state.borrow().model.dump(&OURS), &OURS);
+        if self.rules.taken_back.contains(&there) {
+            return Err("routes that were taken back cut off the API server again".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Before a pass: an agent that does not know what was confirmed takes out all of ours, guards too (`design.md`).
+    pub(super) fn before_pass(&mut self) {
+        let Some(agent) = &self.agent else { return };
+        let rollout = &agent.engine.rollout;
+        if rollout.stage() != Stage::RollingBack {
+            return;
+        }
+        if let Some(Source::Adopted(found)) = rollout.target().map(|target| &target.source)
+            && found.is_empty()
+        {
+            self.state.borrow_mut().guard(Vec::new());
+        }
+        if self.rules.excused || !self.is_blocked() {
+            return;
+        }
+        // What it made, all of it, cut off the API server.
+        if agent.engine.last.complete {
+            let there = Footprint::found(&self.state.borrow().model.dump(&OURS), &OURS);
+            self.rules.taken_back.push(there);
+        }
     }
 
     /// No route that is wanted was deleted by the pass.
@@ -172,13 +275,19 @@ impl World {
     // --- promises ---
 
     /// After a pass that confirms the newest configuration, what is guarded stays so.
-    pub(super) fn promise(&mut self) -> Verdict {
+    pub(super) fn promise(&mut self, failed: bool) -> Verdict {
         let Some(agent) = &self.agent else {
             return Ok(());
         };
         let engine = &agent.engine;
-        self.rules.labels.insert(self.labels);
-        if engine.rollout.stage() == Stage::Settled
+        // Once its routes are out and nothing failed meanwhile, a revision that was taken back is recorded as that.
+        let is_out = engine.rollout.stage() == Stage::RolledBack
+            && !failed
+            && !self.rules.excused
+            && !self.is_blocked()
+            // Of several nobody knows which was in the kernel; the newest is tried once more (`design.md`).
+            && self.count_of_unconfirmed() < 2;
+        if (is_out || engine.rollout.stage() == Stage::Settled)
             && let Some(revision) = engine.rollout.rejected_revision()
             && engine.rollout.refused().is_none()
         {
@@ -192,14 +301,22 @@ impl World {
         }
         self.rules.in_force = target.revision().map(str::to_owned);
         let known: Vec<Facts> = self.rules.labels.iter().map(|l| facts(*l)).collect();
-        if self.rules.fresh && !known.contains(&target.facts) {
+        let fresh = self.rules.fresh.is_some_and(|from| self.now() >= from);
+        if fresh && !known.contains(&target.facts) {
             return Err("an edit is in force with labels from before it".to_owned());
         }
-        if target.facts == facts(self.labels) {
+        if engine.last.ended == Some(engine.now()) && !failed && target.facts == facts(self.labels)
+        {
             let guarded = self.guarded();
             self.state.borrow_mut().guard(guarded);
         }
         Ok(())
+    }
+
+    fn count_of_unconfirmed(&self) -> usize {
+        let records = self.state.borrow().model.dump(&OURS).records(&OURS);
+        let of_changes = |id: &&u32| crate::net::nexthop_id::is_unconfirmed(**id);
+        records.iter().filter(of_changes).count()
     }
 
     /// What changes is promised no more.
@@ -317,6 +434,15 @@ impl World {
         if let Some(wanted) = self.wanted_by_agent() {
             self.check_kernel(&wanted)?;
         }
+        let rollout = &engine.rollout;
+        let follows = !rollout.holds_routes() && rollout.clash().is_none() && self.is_reachable();
+        if follows
+            && rollout
+                .target()
+                .is_some_and(|t| t.facts != facts(self.labels))
+        {
+            return Err("what is in force does not follow the node's labels".to_owned());
+        }
         self.check_report(&status)
     }
 
@@ -422,6 +548,28 @@ impl World {
 fn is_untested(status: &Status) -> bool {
     let mut sets = status.sets.iter();
     sets.any(|set| set.name == "wrong" || set.name == "drained")
+}
+
+thread_local! {
+    static HARMFUL: RefCell<HashMap<(Directory, u8), bool>> = RefCell::default();
+}
+
+/// Whether a configuration with these labels cuts off the API server, on a node on which everything works.
+fn is_harmful(directory: Directory, labels: u8) -> bool {
+    let Newest::Good(loaded) = read(directory) else {
+        return false;
+    };
+    let decide = || {
+        let inputs = Inputs {
+            config: &loaded.config,
+            kernel: &node().dump(&OURS),
+            facts: &facts(labels),
+            health: &HealthView::new(),
+            ownership: &OURS,
+        };
+        resolve(&inputs).is_ok_and(|resolution| cuts_off(&resolution.wanted))
+    };
+    HARMFUL.with_borrow_mut(|known| *known.entry((directory, labels)).or_insert_with(decide))
 }
 
 /// Whether routes take the packets of the API server.

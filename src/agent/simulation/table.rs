@@ -76,6 +76,8 @@ pub(super) struct State {
     pub(super) faults: Vec<Fault>,
     /// Faults that have happened.
     pub(super) failed: usize,
+    /// The kernel has no memory for another route.
+    pub(super) is_full: bool,
     /// The agent was killed within a call.
     pub(super) dead: bool,
     /// Something happened to a link during a call.
@@ -102,6 +104,7 @@ impl State {
             now: Duration::ZERO,
             faults: Vec::new(),
             failed: 0,
+            is_full: false,
             dead: false,
             flapped: false,
             batches: 0,
@@ -177,6 +180,9 @@ impl State {
 
     fn run(&mut self, family: Option<Family>, line: &str) -> Result<(), Refusal> {
         self.lines += 1;
+        if self.is_full && line.starts_with("route") && !line.starts_with("route del") {
+            return Err(Refusal::Kernel("Cannot allocate memory"));
+        }
         self.seen = None;
         let deletes = line.starts_with("route del");
         let before = if deletes {

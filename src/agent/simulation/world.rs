@@ -48,6 +48,7 @@ enum Back {
     Address(u8, u8),
     Gateway(u8),
     Api,
+    Memory,
 }
 
 /// An agent that runs.
@@ -125,8 +126,7 @@ impl World {
     /// Runs a history to its quiet end.
     pub(super) fn run(&mut self, history: &[Action]) -> Verdict {
         for action in history {
-            self.happen(*action)?;
-            self.check()?;
+            self.act(*action)?;
         }
         self.heal()?;
         self.check_end()
@@ -136,12 +136,16 @@ impl World {
     pub(super) fn run_aloud(&mut self, history: &[Action]) -> Verdict {
         for action in history {
             eprintln!("{:?} {action}", self.now());
-            self.happen(*action)?;
-            self.check()?;
+            self.act(*action)?;
         }
         eprintln!("{:?} everything works again", self.now());
         self.heal()?;
         self.check_end()
+    }
+
+    pub(super) fn act(&mut self, action: Action) -> Verdict {
+        self.happen(action)?;
+        self.check()
     }
 
     pub(super) fn now(&self) -> Clock {
@@ -151,7 +155,7 @@ impl World {
     // --- what happens ---
 
     fn happen(&mut self, action: Action) -> Verdict {
-        self.rules.happens(action, self.directory);
+        self.expect(action);
         match action {
             Action::Wait(ms) => return self.wait(Duration::from_millis(ms.into())),
             Action::Edit(directory) => {
@@ -201,6 +205,10 @@ impl World {
                 self.away = true;
                 self.later(ms, Back::Api);
             }
+            Action::Full(ms) => {
+                self.state.borrow_mut().is_full = true;
+                self.later(ms, Back::Memory);
+            }
             Action::Fault(fault) => self.state.borrow_mut().faults.push(fault),
             Action::Kill => self.agent = None,
             Action::Start => self.start(),
@@ -217,6 +225,9 @@ impl World {
     }
 
     fn comes_back(&mut self, back: Back) {
+        if !matches!(back, Back::Gateway(_) | Back::Api) {
+            self.routes_may_change();
+        }
         match back {
             Back::Link(n) => {
                 self.model(|model| model.set_up(LINKS[usize::from(n)].0, true));
@@ -234,6 +245,7 @@ impl World {
             }
             Back::Gateway(n) => self.alive[usize::from(n)] = true,
             Back::Api => self.away = false,
+            Back::Memory => self.state.borrow_mut().is_full = false,
         }
     }
 
@@ -338,7 +350,7 @@ impl World {
             facts_at: now + FACTS_AGAIN,
             beat_at: now + BEAT,
         });
-        self.rules.starts();
+        self.expect_start();
     }
 
     // --- time ---
@@ -464,10 +476,7 @@ impl World {
                 agent.resync_at = now + RESYNC;
                 engine.resync_is_due();
             }
-            Due::Pass => {
-                at_once(engine.pass());
-                return self.passed();
-            }
+            Due::Pass => return self.pass(),
             Due::Beat => {
                 agent.beat_at = now + BEAT;
                 engine.refresh();
@@ -498,10 +507,16 @@ impl World {
         Ok(())
     }
 
-    fn passed(&mut self) -> Verdict {
+    fn pass(&mut self) -> Verdict {
+        self.before_pass();
+        let failed = self.state.borrow().failed;
+        if let Some(agent) = &mut self.agent {
+            at_once(agent.engine.pass());
+        }
         self.returned()?;
         self.check_deleted()?;
-        self.promise()
+        let failed = self.state.borrow().failed > failed;
+        self.promise(failed)
     }
 
     /// Whether each gateway answers a probe.
@@ -543,6 +558,7 @@ impl World {
     /// Everything works again.
     fn heal(&mut self) -> Verdict {
         self.state.borrow_mut().faults.clear();
+        self.state.borrow_mut().is_full = false;
         self.scheduled.clear();
         self.away = false;
         self.alive = [true; GATEWAYS.len()];

@@ -1,0 +1,161 @@
+//! What an agent does with what an earlier one left in the kernel, and with a configuration that clashes on this node.
+//!
+//! Pure.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::super::target::{Footprint, Source, Target};
+use super::{Baseline, Change, Clock, Confirmed, Effect, Misfit, Newest, Phase, Rollout};
+use crate::net::nexthop_id;
+use crate::routing::adopt::Adopted;
+
+impl Rollout {
+    /// Whether what the kernel holds has to be adopted, because the newest configuration did not make it.
+    pub fn needs_adoption(&self, records: &BTreeSet<u32>) -> bool {
+        !self.is_made_from_newest(records)
+    }
+
+    pub(super) fn is_made_from_newest(&self, records: &BTreeSet<u32>) -> bool {
+        let Newest::Good(loaded) = &self.newest else {
+            return false;
+        };
+        nexthop_id::applied(&loaded.revision)
+            .iter()
+            .all(|id| records.contains(id))
+            && !records.contains(&nexthop_id::rejected(&loaded.revision))
+            && !records.iter().any(|id| nexthop_id::is_unconfirmed(*id))
+    }
+
+    pub(super) fn found(
+        &mut self,
+        records: &BTreeSet<u32>,
+        footprint: Option<Footprint>,
+        adopted: Option<Arc<Adopted>>,
+        now: Clock,
+    ) -> Vec<Effect> {
+        let newest = self
+            .newest_config()
+            .map(|loaded| self.here(Source::Config(loaded)));
+        if let Some(target) = newest.clone().filter(|_| self.is_made_from_newest(records)) {
+            self.target = Some(target.clone());
+            // What it had not brought yet when the earlier agent ended is a change.
+            self.confirmed = Some(Confirmed { target, footprint });
+            self.phase = Phase::Settled;
+            return vec![Effect::Pass];
+        }
+        let found = adopted.unwrap_or_default();
+        let revision = newest.as_ref().and_then(Target::revision);
+        let has = |record: fn(&str) -> u32| revision.is_some_and(|r| records.contains(&record(r)));
+        let of_newest = has(nexthop_id::unconfirmed);
+        let unconfirmed = records.iter().filter(|id| nexthop_id::is_unconfirmed(**id));
+        let unconfirmed = if self.is_guarded() {
+            unconfirmed.count()
+        } else {
+            0
+        };
+        if has(nexthop_id::rejected) && self.is_guarded() {
+            return self.stay_rolled_back(newest, of_newest, found, now);
+        }
+        if unconfirmed > 0 && (of_newest || newest.is_none()) {
+            self.phase = Phase::Inherited {
+                until: now + self.within,
+                found,
+                alone: unconfirmed == 1,
+            };
+            return vec![Effect::Ask];
+        }
+        if unconfirmed > 0 {
+            // Edited meanwhile; but what is in the kernel may be what silences the API server, and is nothing to go back to.
+            self.unsettled = true;
+        } else if !found.is_empty() {
+            self.confirm_adopted(found);
+        }
+        self.target = self.confirmed.as_ref().map(|c| c.target.clone());
+        if newest.is_some() {
+            return self.begin_edit(now);
+        }
+        self.phase = Phase::Settled;
+        vec![Effect::Pass]
+    }
+
+    /// The newest configuration was taken back. While it has the record of an unconfirmed one too, the earlier agent ended before the
+    /// API server was heard.
+    fn stay_rolled_back(
+        &mut self,
+        newest: Option<Target>,
+        is_unheard: bool,
+        found: Arc<Adopted>,
+        now: Clock,
+    ) -> Vec<Effect> {
+        self.confirm_adopted(found);
+        self.target = self.confirmed.as_ref().map(|c| c.target.clone());
+        match newest {
+            Some(target) if is_unheard => {
+                self.phase = Phase::RolledBack {
+                    change: Change {
+                        target,
+                        footprint: Footprint::default(),
+                        baseline: Baseline::Answered,
+                    },
+                    until: now + self.within,
+                    whole: true,
+                };
+                vec![Effect::Ask, Effect::Pass]
+            }
+            newest => {
+                self.rejected = newest
+                    .as_ref()
+                    .and_then(Target::revision)
+                    .map(str::to_owned);
+                self.phase = Phase::Settled;
+                vec![Effect::Pass]
+            }
+        }
+    }
+
+    /// The API server answers with what an earlier agent left: it is good as far as it is there.
+    pub(super) fn inherit(&mut self, found: Arc<Adopted>) -> Vec<Effect> {
+        if let Some(loaded) = self.newest_config() {
+            self.target = Some(self.here(Source::Config(loaded)));
+            self.phase = Phase::Writing {
+                guarded: Some(Baseline::Answered),
+            };
+        } else {
+            self.confirm_adopted(found);
+            self.target = self.confirmed.as_ref().map(|c| c.target.clone());
+        }
+        vec![Effect::StopAsking, Effect::Pass]
+    }
+
+    pub(super) fn confirm_adopted(&mut self, found: Arc<Adopted>) {
+        self.confirmed = Some(Confirmed {
+            target: self.here(Source::Adopted(found)),
+            footprint: None,
+        });
+    }
+
+    pub(super) fn clashed(&mut self, why: String, found: Arc<Adopted>) -> Vec<Effect> {
+        let Some(target) = self.target.take() else {
+            return Vec::new();
+        };
+        let is_next = matches!(self.phase, Phase::Writing { .. } | Phase::Asking { .. });
+        // What the kernel holds of a change that is undecided may be what silences the API server.
+        let takes_back = is_next && self.unsettled;
+        if !takes_back && self.confirmed.as_ref().is_none_or(|c| c.target == target) {
+            self.confirm_adopted(found);
+        }
+        self.misfits.push(Misfit { target, why });
+        self.target = match &self.phase {
+            Phase::Confirming { change, .. } => Some(change.target.clone()),
+            _ if takes_back => Some(self.before()),
+            _ => self.candidate(),
+        };
+        if takes_back {
+            self.phase = Phase::Writing { guarded: None };
+        } else if is_next {
+            self.phase = Phase::Settled;
+        }
+        vec![Effect::Pass]
+    }
+}

@@ -1,0 +1,224 @@
+//! What an agent makes of what an earlier one left.
+
+use super::*;
+
+#[test]
+fn what_an_earlier_agent_had_not_brought_when_it_ended_is_guarded() {
+    let mut scene = Scene::new(facts("web"));
+    scene.read(good(A)).step(Event::Found {
+        records: nexthop_id::applied(A).into_iter().collect(),
+        footprint: Some(prints(ONE)),
+        adopted: None,
+    });
+    scene.pass(ONE);
+    assert_eq!(scene.effects, [], "it was there");
+    scene.pass(TWO);
+    assert_eq!(scene.effects, [Effect::AskForNode], "a link came up");
+    scene.answered().pass(TWO).silence().pass(ONE).answered();
+    assert!(scene.rollout.holds_routes());
+}
+
+#[test]
+fn of_two_changes_that_an_earlier_agent_left_neither_is_blamed() {
+    let mut scene = Scene::new(facts("web"));
+    let records = [nexthop_id::unconfirmed(A), nexthop_id::unconfirmed(B)];
+    scene.read(good(B)).found(&records, Some(adopted()));
+    assert_eq!(scene.stage(), Stage::Inherited);
+    scene.silence().pass(&[]).answered();
+    assert_eq!((scene.stage(), scene.revision()), (Stage::Changing, B));
+    assert_eq!(scene.rollout.rejected_revision(), None);
+}
+
+#[test]
+fn an_agent_that_starts_while_the_newest_configuration_is_refused_keeps_up_what_the_kernel_holds() {
+    let mut scene = Scene::new(facts("web"));
+    scene
+        .read(refused())
+        .found(&nexthop_id::applied(A), Some(adopted()));
+    assert_eq!(scene.stage(), Stage::Settled);
+    assert!(matches!(
+        scene.rollout.target().unwrap().source,
+        Source::Adopted(_)
+    ));
+    scene.written(ONE, false, false);
+    assert_eq!(scene.rollout.refused().unwrap().1, "no");
+    assert!(
+        !scene.is_held_back(ONE),
+        "what comes back after a link flap is written at once"
+    );
+}
+
+#[test]
+fn an_agent_that_starts_after_a_rollback_keeps_up_what_the_kernel_holds_and_does_not_try_again() {
+    let mut scene = Scene::new(facts("web"));
+    let mut records = nexthop_id::applied(A);
+    records.push(nexthop_id::rejected(B));
+    scene.read(good(B)).found(&records, Some(adopted()));
+    assert!(matches!(
+        scene.rollout.target().unwrap().source,
+        Source::Adopted(_)
+    ));
+    assert_eq!(scene.rollout.rejected_revision().as_deref(), Some(B));
+    scene.written(ONE, false, false);
+    assert_eq!(scene.stage(), Stage::Settled);
+    scene.read(good(C)).answered();
+    assert_eq!(scene.revision(), C);
+}
+
+#[test]
+fn a_restart_with_the_revision_that_the_kernel_was_made_from_asks_nothing() {
+    let mut scene = Scene::new(not_yet());
+    scene
+        .read(good(A))
+        .found(&nexthop_id::applied(A), Some(adopted()));
+    assert_eq!((scene.stage(), scene.revision()), (Stage::Settled, A));
+    scene.pass(ONE);
+    assert_eq!(scene.effects, []);
+}
+
+#[test]
+fn records_are_honoured_although_the_first_reads_after_a_start_fail() {
+    let mut scene = Scene::new(facts("web"));
+    scene.read(good(B));
+    for _ in 0..3 {
+        assert_eq!(
+            scene.rollout.target(),
+            None,
+            "nothing is written before the kernel was read"
+        );
+        scene.now += Duration::from_secs(2);
+        scene.step(Event::Tick).step(Event::Facts(facts("db")));
+    }
+    let mut records = nexthop_id::applied(A);
+    records.push(nexthop_id::rejected(B));
+    scene.found(&records, Some(adopted()));
+    assert_eq!(scene.rollout.rejected_revision().as_deref(), Some(B));
+    assert_eq!(scene.revision(), A, "by its record");
+}
+
+#[test]
+fn a_node_that_boots_before_the_api_answers_gets_its_first_routes_guarded() {
+    let mut scene = Scene::new(not_yet());
+    scene.read(good(A)).found(&[], None).silence().pass(ONE);
+    assert_eq!(scene.stage(), Stage::Confirming);
+    scene.silence().pass(&[]);
+    assert_eq!(scene.stage(), Stage::RolledBack);
+    // It answers: perhaps because the routes are gone, perhaps because it has come up.
+    scene.answered().pass(ONE);
+    assert_eq!((scene.stage(), scene.revision()), (Stage::Confirming, A));
+    let mut up = scene;
+    up.answered();
+    assert_eq!(up.stage(), Stage::Settled);
+    let mut harmful = Scene::new(not_yet());
+    harmful
+        .read(good(A))
+        .found(&[], None)
+        .silence()
+        .pass(ONE)
+        .silence()
+        .pass(&[])
+        .answered()
+        .pass(ONE);
+    harmful.silence().pass(&[]).answered();
+    assert_eq!(harmful.rollout.rejected_revision().as_deref(), Some(A));
+}
+
+#[test]
+fn an_agent_killed_while_a_change_is_unconfirmed_asks_before_it_writes_and_removes_all_when_nobody_answers()
+ {
+    let mut records = nexthop_id::applied(A);
+    records.push(nexthop_id::unconfirmed(B));
+    let mut scene = Scene::new(not_yet());
+    scene.read(good(B)).found(&records, Some(adopted()));
+    assert_eq!(
+        (scene.rollout.target(), scene.effects.as_slice()),
+        (None, &[Effect::Ask][..])
+    );
+    scene.silence();
+    assert_eq!(
+        (scene.stage(), scene.revision()),
+        (Stage::RollingBack, "none")
+    );
+    scene.pass(&[]).answered();
+    assert_eq!(scene.rollout.rejected_revision().as_deref(), Some(B));
+    let mut good_edit = Scene::new(not_yet());
+    good_edit
+        .read(good(B))
+        .found(&records, Some(adopted()))
+        .answered()
+        .written(TWO, false, false);
+    assert_eq!(
+        (good_edit.stage(), good_edit.revision()),
+        (Stage::Settled, B)
+    );
+}
+
+#[test]
+fn an_agent_killed_between_rolling_back_and_the_answer_does_not_try_the_change_again() {
+    let mut scene = confirming();
+    scene.silence().pass(ONE);
+    let records: Vec<u32> = scene.rollout.records().into_iter().collect();
+    let mut restarted = Scene::new(not_yet());
+    restarted.read(good(B)).found(&records, Some(adopted()));
+    assert_eq!(
+        (restarted.stage(), restarted.revision()),
+        (Stage::RolledBack, A)
+    );
+    restarted.answered();
+    assert_eq!(restarted.rollout.rejected_revision().as_deref(), Some(B));
+    let mut alone = Scene::new(not_yet());
+    alone
+        .read(good(B))
+        .found(&records, Some(adopted()))
+        .silence();
+    assert_eq!(
+        (alone.stage(), alone.revision()),
+        (Stage::Changing, B),
+        "still silent: not the cause"
+    );
+}
+
+#[test]
+fn an_agent_killed_while_it_rolls_back_does_not_take_what_is_left_for_good() {
+    let mut scene = confirming();
+    scene.silence().written(ONE, true, true);
+    let records: Vec<u32> = scene.rollout.records().into_iter().collect();
+    let mut restarted = Scene::new(not_yet());
+    restarted
+        .read(good(B))
+        .found(&records, Some(adopted()))
+        .silence();
+    assert_eq!(
+        (restarted.stage(), restarted.revision()),
+        (Stage::RollingBack, "none")
+    );
+    restarted.pass(&[]).answered();
+    assert_eq!(restarted.rollout.rejected_revision().as_deref(), Some(B));
+}
+
+#[test]
+fn an_edit_made_while_the_agent_was_dead_does_not_hide_that_the_one_before_was_never_confirmed() {
+    let mut records = nexthop_id::applied(A);
+    records.push(nexthop_id::unconfirmed(B));
+    let mut scene = Scene::new(not_yet());
+    scene
+        .read(good(C))
+        .found(&records, Some(adopted()))
+        .silence()
+        .pass(ONE);
+    assert_eq!((scene.stage(), scene.revision()), (Stage::Confirming, C));
+}
+
+#[test]
+fn an_edit_is_not_blamed_for_what_an_earlier_agent_left() {
+    let mut scene = Scene::new(facts("web"));
+    scene
+        .read(good(B))
+        .found(&[nexthop_id::unconfirmed(B)], Some(adopted()))
+        .read(good(C));
+    assert_eq!(scene.effects, [Effect::AskForNode]);
+    scene.silence().pass(&[]);
+    assert_eq!((scene.stage(), scene.revision()), (Stage::Confirming, C));
+    scene.answered();
+    assert_eq!((scene.stage(), scene.revision()), (Stage::Settled, C));
+}

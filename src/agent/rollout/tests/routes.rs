@@ -1,0 +1,251 @@
+//! Labels, clashes, and routes that come without an edit.
+
+use super::*;
+
+#[test]
+fn routes_that_were_taken_back_are_not_tried_again_in_turn_with_others() {
+    const THREE: &[&str] = &["203.0.113.0/24", "203.0.114.0/24", "203.0.115.0/24"];
+    let mut scene = settled();
+    scene.pass(TWO).answered().pass(TWO);
+    scene.silence().pass(ONE).answered();
+    assert!(scene.rollout.holds_routes(), "a link came up");
+    scene.step(Event::Facts(facts("db")));
+    assert!(scene.rollout.to_review().is_some());
+    scene.rollout.reviewed(&prints(THREE));
+    scene.pass(THREE).answered().pass(THREE);
+    scene.silence().pass(ONE).answered();
+    scene.pass(TWO);
+    assert_eq!(
+        (scene.stage(), &scene.effects[..]),
+        (Stage::Settled, &[][..])
+    );
+    assert!(scene.rollout.holds_routes());
+}
+
+#[test]
+fn newest_configuration_clashes_after_a_restart_and_what_the_kernel_holds_is_kept_up() {
+    let mut scene = Scene::new(facts("web"));
+    scene.read(good(A)).found(&nexthop_id::applied(A), None);
+    scene.step(Event::Clash {
+        why: "both".to_owned(),
+        found: adopted(),
+    });
+    assert!(matches!(
+        scene.rollout.target().unwrap().source,
+        Source::Adopted(_)
+    ));
+    assert_eq!(scene.rollout.refused().unwrap().1, "both");
+    assert!(!scene.rollout.is_at_newest(), "it is not in force");
+    scene.step(Event::Facts(facts("db"))).answered();
+    let target = scene.rollout.target().unwrap();
+    assert!(target.config().is_some(), "other labels may fit");
+}
+
+#[test]
+fn labels_that_make_the_configuration_in_force_clash_leave_it_in_force_with_the_earlier_ones() {
+    let mut scene = settled();
+    scene.step(Event::Facts(facts("db")));
+    assert_eq!(scene.rollout.target().unwrap().facts, facts("db"));
+    scene.step(Event::Clash {
+        why: "both".to_owned(),
+        found: adopted(),
+    });
+    let target = scene.rollout.target().unwrap();
+    assert_eq!((target.revision(), &target.facts), (Some(A), &facts("web")));
+    assert_eq!(
+        (scene.rollout.refused(), scene.rollout.clash()),
+        (None, Some("both"))
+    );
+    scene.step(Event::Facts(facts("other")));
+    assert_eq!(scene.rollout.target().unwrap().facts, facts("other"));
+    assert_eq!(scene.rollout.clash(), None);
+}
+
+#[test]
+fn an_edit_that_clashes_leaves_the_revision_before_it_in_force_with_the_newest_labels() {
+    let mut scene = settled();
+    scene.read(good(B)).answered();
+    scene.step(Event::Clash {
+        why: "both".to_owned(),
+        found: adopted(),
+    });
+    assert_eq!((scene.revision(), scene.stage()), (A, Stage::Settled));
+    assert_eq!(scene.rollout.rejected_revision().as_deref(), Some(B));
+    scene.step(Event::Facts(facts("db")));
+    assert_eq!(
+        scene.effects,
+        [Effect::Pass, Effect::AskForNode],
+        "other labels may fit"
+    );
+    scene.answered().pass(TWO);
+    assert_eq!(scene.revision(), B);
+    assert_eq!(scene.stage(), Stage::Confirming);
+}
+
+#[test]
+fn routes_that_come_in_later_are_guarded_and_taken_back_although_nothing_was_edited() {
+    let mut scene = settled();
+    assert!(scene.is_held_back(TWO), "new routes wait for the question");
+    assert_eq!(scene.stage(), Stage::Changing);
+    scene.answered().pass(TWO);
+    assert_eq!(scene.stage(), Stage::Confirming);
+    scene.silence();
+    assert!(scene.is_held_back(TWO), "taken back");
+    scene.pass(TWO).answered();
+    assert!(scene.rollout.holds_routes() && scene.is_held_back(TWO));
+    assert_eq!(scene.stage(), Stage::Settled);
+    let three = ["203.0.113.0/24", "203.0.114.0/24", "203.0.115.0/24"];
+    assert!(scene.is_held_back(&three));
+    assert_eq!(
+        scene.stage(),
+        Stage::Changing,
+        "other routes are tried, guarded"
+    );
+}
+
+#[test]
+fn routes_that_vanished_and_come_back_wait_for_nobody() {
+    let mut scene = settled();
+    scene.written(&[], true, false).pass(ONE);
+    assert_eq!((scene.stage(), scene.effects.len()), (Stage::Settled, 0));
+}
+
+#[test]
+fn a_change_that_was_written_in_part_is_not_confirmed_by_an_answer_to_that_part() {
+    let mut scene = settled();
+    scene
+        .read(good(B))
+        .answered()
+        .written(TWO, true, true)
+        .answered();
+    assert_eq!(scene.stage(), Stage::Confirming);
+    scene.pass(TWO);
+    assert_eq!(scene.effects, [Effect::Ask], "the rest is asked about too");
+    scene.silence();
+    assert_eq!((scene.stage(), scene.revision()), (Stage::RollingBack, A));
+}
+
+#[test]
+fn what_the_kernel_never_takes_does_not_keep_the_rest_from_being_confirmed() {
+    let mut scene = settled();
+    scene
+        .read(good(B))
+        .answered()
+        .written(TWO, true, true)
+        .answered();
+    scene.written(TWO, false, true).silence();
+    assert_eq!((scene.stage(), scene.revision()), (Stage::Settled, B));
+}
+
+#[test]
+fn a_write_of_unknown_outcome_is_guarded_as_if_it_had_been_made() {
+    let mut scene = settled();
+    scene.read(good(B)).answered();
+    scene.step(Event::WriteUnknown {
+        planned: prints(TWO),
+    });
+    assert_eq!(scene.effects, [Effect::Ask]);
+    scene.silence();
+    assert_eq!((scene.stage(), scene.revision()), (Stage::RollingBack, A));
+}
+
+#[test]
+fn labels_that_bring_routes_are_guarded_also_while_the_newest_configuration_is_refused_or_rejected()
+{
+    for rejected in [false, true] {
+        let mut scene = if rejected {
+            let mut scene = settled();
+            scene.read(good(B)).answered().pass(THREE);
+            scene.silence().pass(ONE).answered();
+            scene
+        } else {
+            let mut scene = settled();
+            scene.read(refused());
+            scene
+        };
+        scene.step(Event::Facts(facts("db")));
+        assert!(scene.is_held_back(TWO), "rejected: {rejected}");
+        scene.answered().pass(TWO);
+        assert_eq!(scene.stage(), Stage::Confirming);
+        scene.silence().pass(ONE).answered();
+        let target = scene.rollout.target().unwrap();
+        assert_eq!((target.revision(), &target.facts), (Some(A), &facts("web")));
+        assert!(scene.rollout.holds_routes());
+        assert_eq!(scene.rollout.to_review(), None, "the same labels");
+        scene.step(Event::Facts(facts("other")));
+        assert!(scene.rollout.to_review().is_some());
+        scene.rollout.reviewed(&prints(TWO));
+        assert_eq!(
+            scene.rollout.target().unwrap().facts,
+            facts("web"),
+            "another label, the same routes"
+        );
+        scene.step(Event::Facts(facts("third")));
+        scene.rollout.reviewed(&prints(ONE));
+        assert_eq!(scene.rollout.target().unwrap().facts, facts("third"));
+    }
+}
+
+#[test]
+fn labels_that_arrive_with_the_answer_count_for_the_edit_that_it_precedes() {
+    let mut scene = settled();
+    scene
+        .read(good(B))
+        .step(Event::Facts(facts("db")))
+        .answered();
+    let target = scene.rollout.target().unwrap();
+    assert_eq!((target.revision(), &target.facts), (Some(B), &facts("db")));
+}
+
+#[test]
+fn labels_that_come_during_a_roll_back_are_followed_after_it() {
+    let mut scene = confirming();
+    scene.silence().pass(ONE);
+    scene.step(Event::Facts(facts("db"))).answered();
+    let target = scene.rollout.target().unwrap();
+    assert_eq!((target.revision(), &target.facts), (Some(A), &facts("db")));
+}
+
+#[test]
+fn an_edit_that_clashes_does_not_keep_an_undecided_one_in_the_kernel() {
+    let mut scene = Scene::new(facts("web"));
+    scene.read(good(A)).found(&[], None).answered().pass(ONE);
+    scene.read(good(B)).silence();
+    scene.step(Event::Clash {
+        why: "both".to_owned(),
+        found: adopted(),
+    });
+    assert_eq!(scene.revision(), "none", "nothing was ever confirmed");
+    scene.pass(&[]);
+    assert_eq!(scene.stage(), Stage::Settled);
+}
+
+#[test]
+fn what_is_left_of_a_change_without_a_guard_is_guarded_when_it_comes() {
+    let mut scene = settled();
+    scene.read(good(B)).silence();
+    let (planned, installed) = (prints(TWO), prints(ONE));
+    scene.step(Event::Written {
+        planned,
+        installed,
+        changed: true,
+        left: true,
+    });
+    assert_eq!((scene.stage(), scene.revision()), (Stage::Settled, B));
+    assert!(scene.is_held_back(TWO));
+}
+
+#[test]
+fn routes_that_are_held_back_are_not_taken_for_confirmed_with_the_next_labels() {
+    const OTHER: &[&str] = &["203.0.114.0/24"];
+    let mut scene = settled();
+    scene.step(Event::Facts(facts("db")));
+    scene.pass(TWO).answered().pass(TWO).silence();
+    scene.pass(ONE).answered();
+    assert!(scene.rollout.holds_routes());
+    // A link brings a route of the earlier labels, which is confirmed; then the newest are followed again.
+    scene.pass(OTHER).answered().pass(OTHER).answered();
+    assert_eq!(scene.rollout.target().unwrap().facts, facts("db"));
+    scene.pass(TWO).pass(TWO);
+    assert!(scene.is_held_back(TWO) && scene.rollout.holds_routes());
+}

@@ -1,0 +1,262 @@
+//! What a pass may write, and what follows from what it wrote.
+//!
+//! Pure.
+
+use std::collections::BTreeSet;
+
+use super::super::target::{Footprint, Target};
+use super::{Baseline, Change, Clock, Confirmed, Effect, Phase, QUESTION, Rollout};
+use crate::net::nexthop_id;
+
+impl Rollout {
+    /// A target that was not followed so far; [`reviewed`](Self::reviewed) takes what it would make.
+    pub fn to_review(&self) -> Option<Target> {
+        let facts = self.held.as_ref()?;
+        let candidate = self.candidate()?;
+        let settled = matches!(self.phase, Phase::Settled);
+        (settled && self.facts != *facts && Some(&candidate) != self.target.as_ref())
+            .then_some(candidate)
+    }
+
+    /// What the target of [`to_review`](Self::to_review) would make: the same routes are still rejected, others are tried.
+    pub fn reviewed(&mut self, planned: &Footprint) {
+        if self.cut_off.contains(&planned.fingerprint()) {
+            self.held = Some(self.facts.clone());
+        } else {
+            self.review_failed();
+        }
+    }
+
+    /// The target of [`to_review`](Self::to_review) clashes: it is followed, so that the clash is reported.
+    pub fn review_failed(&mut self) {
+        self.held = None;
+        self.target = self.candidate();
+    }
+
+    /// Before a pass writes `planned`: what it may write at the most (`None`: all of it), and what is to be done.
+    pub fn admit(&mut self, planned: &Footprint, now: Clock) -> (Option<Footprint>, Vec<Effect>) {
+        let limit = self
+            .confirmed
+            .as_ref()
+            .and_then(|confirmed| confirmed.footprint.clone());
+        let exceeded = limit.as_ref().is_some_and(|limit| planned.exceeds(limit));
+        match self.phase {
+            Phase::RollingBack { .. } | Phase::RolledBack { .. } | Phase::Asking { .. } => {
+                (limit.filter(|_| exceeded), Vec::new())
+            }
+            Phase::Settled if exceeded && self.is_guarded() => {
+                if self.cut_off.contains(&planned.fingerprint()) {
+                    let facts = &self.facts;
+                    self.held.get_or_insert_with(|| facts.clone());
+                    return (limit, Vec::new());
+                }
+                self.held = None;
+                self.phase = Phase::Asking {
+                    until: now + QUESTION,
+                    edit: false,
+                };
+                (limit, vec![Effect::AskForNode])
+            }
+            _ => (None, Vec::new()),
+        }
+    }
+
+    /// The records that the kernel should hold before anything else of the next pass is written.
+    pub fn records(&self) -> BTreeSet<u32> {
+        let mut records = BTreeSet::new();
+        let in_force = match &self.phase {
+            Phase::Starting | Phase::Inherited { .. } => return records,
+            Phase::Confirming { .. }
+            | Phase::Writing {
+                guarded: Some(_), ..
+            } => self.confirmed.as_ref().map(|c| &c.target),
+            _ => self.target.as_ref(),
+        };
+        if let Some(revision) = in_force.and_then(Target::revision) {
+            records.extend(nexthop_id::applied(revision));
+        }
+        let of = |target: &Target, record: fn(&str) -> u32| target.revision().map(record);
+        match &self.phase {
+            Phase::Writing { guarded: Some(_) } | Phase::Confirming { .. } => {
+                records.extend(
+                    self.target
+                        .as_ref()
+                        .and_then(|t| of(t, nexthop_id::unconfirmed)),
+                );
+            }
+            Phase::RollingBack { change } | Phase::RolledBack { change, .. }
+                if self.is_edit(change) =>
+            {
+                records.extend(of(&change.target, nexthop_id::unconfirmed));
+                if matches!(self.phase, Phase::RolledBack { whole: true, .. }) {
+                    records.extend(of(&change.target, nexthop_id::rejected));
+                }
+            }
+            _ => {}
+        }
+        records.extend(self.rejected.as_deref().map(nexthop_id::rejected));
+        records
+    }
+
+    /// Whether [`records`](Self::records) are all that the kernel should hold, also before the next batch.
+    pub const fn records_are_final(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Settled | Phase::Writing { guarded: None }
+        )
+    }
+
+    /// Whether health may re-point groups: they are the target's, and nothing holds them back.
+    pub const fn may_repoint(&self) -> bool {
+        !matches!(self.phase, Phase::Starting | Phase::Inherited { .. })
+    }
+
+    pub(super) fn written(
+        &mut self,
+        planned: Footprint,
+        installed: Footprint,
+        changed: bool,
+        left: bool,
+        now: Clock,
+    ) -> Vec<Effect> {
+        let Some(target) = self.target.clone() else {
+            return Vec::new();
+        };
+        match std::mem::replace(&mut self.phase, Phase::Settled) {
+            Phase::Settled => {
+                self.unsettled &= left;
+                let is_new = self.confirmed.as_ref().is_none_or(|confirmed| {
+                    confirmed.target != target || confirmed.footprint.is_none()
+                });
+                // What is held back is not in the kernel.
+                if is_new && !left && self.held.is_none() {
+                    self.confirmed = Some(Confirmed {
+                        target,
+                        footprint: Some(planned),
+                    });
+                }
+                Vec::new()
+            }
+            Phase::Writing { guarded: None } => {
+                // What is left is a change of its own, when it comes.
+                let unsettled = self.unsettled && left;
+                self.accept(target, if left { installed } else { planned });
+                self.unsettled = unsettled;
+                Vec::new()
+            }
+            Phase::Writing {
+                guarded: Some(baseline),
+            } => {
+                if !changed && !left && baseline != Baseline::Unsettled {
+                    self.accept(target, planned);
+                    return vec![Effect::StopAsking];
+                }
+                let change = Change {
+                    target,
+                    footprint: planned,
+                    baseline,
+                };
+                self.confirm(change, now + self.within, Some(installed))
+            }
+            Phase::Confirming {
+                mut change,
+                until,
+                answered,
+                ..
+            } => {
+                (change.target, change.footprint) = (target, planned);
+                if answered && !changed && !left {
+                    self.accept(change.target, change.footprint);
+                    return vec![Effect::StopAsking];
+                }
+                if changed {
+                    // Where nothing was heard since the change began, more of it is no reason to wait longer.
+                    let until = if answered { now + self.within } else { until };
+                    return self.confirm(change, until, Some(installed));
+                }
+                self.phase = Phase::Confirming {
+                    change,
+                    until,
+                    installed: Some(installed),
+                    answered,
+                };
+                Vec::new()
+            }
+            Phase::RollingBack { change } => {
+                self.phase = Phase::RolledBack {
+                    change,
+                    until: now + self.within,
+                    whole: !left,
+                };
+                vec![Effect::Ask]
+            }
+            Phase::RolledBack {
+                change,
+                until,
+                whole,
+            } => {
+                self.phase = Phase::RolledBack {
+                    change,
+                    until,
+                    whole: whole || !left,
+                };
+                Vec::new()
+            }
+            other @ (Phase::Starting | Phase::Asking { .. } | Phase::Inherited { .. }) => {
+                self.phase = other;
+                Vec::new()
+            }
+        }
+    }
+
+    /// Part of it may be in the kernel, and may be what silences the API server.
+    pub(super) fn write_unknown(&mut self, planned: Footprint, now: Clock) -> Vec<Effect> {
+        let Some(target) = self.target.clone() else {
+            return Vec::new();
+        };
+        let later = now + self.within;
+        let (baseline, until) = match &self.phase {
+            Phase::Writing {
+                guarded: Some(baseline),
+            } => (*baseline, later),
+            Phase::Confirming {
+                change,
+                until,
+                answered,
+                ..
+            } => (change.baseline, if *answered { later } else { *until }),
+            _ => return Vec::new(),
+        };
+        let change = Change {
+            target,
+            footprint: planned,
+            baseline,
+        };
+        self.confirm(change, until, None)
+    }
+
+    /// Waits for an answer to what was written.
+    pub(super) fn confirm(
+        &mut self,
+        change: Change,
+        until: Clock,
+        installed: Option<Footprint>,
+    ) -> Vec<Effect> {
+        self.phase = Phase::Confirming {
+            change,
+            until,
+            installed,
+            answered: false,
+        };
+        vec![Effect::Ask]
+    }
+
+    pub(super) fn accept(&mut self, target: Target, footprint: Footprint) {
+        self.confirmed = Some(Confirmed {
+            target,
+            footprint: Some(footprint),
+        });
+        self.phase = Phase::Settled;
+        self.unsettled = false;
+    }
+}
