@@ -112,6 +112,9 @@ impl<O: Outside> Engine<O> {
     }
 
     async fn try_pass(&mut self, causes: Causes) -> anyhow::Result<()> {
+        if causes.only_resync() && self.stays_by_comparison(causes).await? {
+            return Ok(());
+        }
         let started = self.now();
         let kernel = self.read().await?;
         self.last.reading = self.now().saturating_sub(started);
@@ -205,6 +208,26 @@ impl<O: Outside> Engine<O> {
             && *found == last.footprint
             && kernel.is_same_but_for_own(&last.kernel)
             && same_verdicts(&settled.health, &self.health.borrow_and_update())
+    }
+
+    /// Whether a read that is cheaper than that of `ip`, and never decided on, shows everything as it was; then it is left so.
+    async fn stays_by_comparison(&mut self, causes: Causes) -> anyhow::Result<bool> {
+        if self.last.settled.is_none() || self.rollout.to_review().is_some() {
+            return Ok(false);
+        }
+        let table = self.applier.table.clone();
+        let (read, switched) = self.while_switching(table.read_to_compare()).await?;
+        if let (Some(kernel), false) = (read, switched)
+            && let found = Footprint::found(&kernel, &self.ownership())
+            && let Some(settled) = self.last.settled.take()
+        {
+            if self.is_as_it_was(&settled, &kernel, &found) {
+                self.stay(settled, kernel, causes).await;
+                return Ok(true);
+            }
+            self.last.settled = Some(settled);
+        }
+        Ok(false)
     }
 
     /// Leaves everything as it is; only which way packets take may have changed.
@@ -324,26 +347,34 @@ impl<O: Outside> Engine<O> {
         Some(wanted)
     }
 
-    /// Reads the kernel. What health demands meanwhile is done at once: a switch takes as long with many routes as with few.
     async fn read(&mut self) -> anyhow::Result<Kernel> {
         let table = self.applier.table.clone();
-        let mut reading = std::pin::pin!(table.read());
-        let mut switched = false;
-        let mut kernel = loop {
-            tokio::select! {
-                biased;
-                kernel = &mut reading => break kernel?,
-                Ok(()) = self.health.changed() => {
-                    self.health_changed().await;
-                    switched = true;
-                }
-            }
-        };
+        let (mut kernel, switched) = self.while_switching(table.read()).await?;
         if switched {
             // The read may have seen the groups as they were before.
             kernel.nexthops = table.read_nexthops().await?.nexthops;
         }
         Ok(kernel)
+    }
+
+    /// Waits for a read. What health demands meanwhile is done at once, and whether it was is returned: a switch takes as long with
+    /// many routes as with few.
+    async fn while_switching<T>(
+        &mut self,
+        reading: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<(T, bool)> {
+        let mut reading = std::pin::pin!(reading);
+        let mut switched = false;
+        loop {
+            tokio::select! {
+                biased;
+                read = &mut reading => return Ok((read?, switched)),
+                Ok(()) = self.health.changed() => {
+                    self.health_changed().await;
+                    switched = true;
+                }
+            }
+        }
     }
 
     /// Logs, counts and reports what a pass did.

@@ -98,6 +98,11 @@ impl Causes {
         self.asked || self.link || self.rules || self.resync
     }
 
+    /// Whether nothing is known to have changed: the periodic read is the only cause.
+    pub(super) const fn only_resync(&self) -> bool {
+        self.resync && !(self.asked || self.link || self.rules)
+    }
+
     pub(super) fn target_changed(&mut self, now: Clock) {
         self.asked = true;
         self.by(now);

@@ -21,6 +21,7 @@ use crate::kernel::changes::Changes;
 use crate::kernel::dump;
 use crate::kernel::dump::BatchErrors;
 use crate::kernel::saved::{self, Saved};
+use crate::kernel::socket;
 use crate::net::prefix::Family;
 use crate::routing::batch::Ownership;
 use crate::routing::share;
@@ -49,6 +50,9 @@ const FILLING: Duration = Duration::from_micros(500);
 pub trait RouteTable {
     /// Routes, nexthops, links and addresses. An error means that nothing is known.
     fn read(&self) -> impl Future<Output = anyhow::Result<Kernel>>;
+    /// The same, only to compare it with an earlier read: at half the cost, because routes come from a socket of ours and not from
+    /// `ip`. Nothing is written that was decided on it. `None` where the socket leaves a doubt.
+    fn read_to_compare(&self) -> impl Future<Output = anyhow::Result<Option<Kernel>>>;
     /// Nexthops, links and addresses only; takes a few milliseconds however many routes there are.
     fn read_nexthops(&self) -> impl Future<Output = anyhow::Result<Kernel>>;
     /// Runs one batch of at most [`CHUNK`] lines. `Ok` holds what was refused, not what was applied:
@@ -131,6 +135,23 @@ impl Ip {
         Ok(())
     }
 
+    /// A whole read from its parts.
+    async fn with_routes(&self, rest: Kernel, routes: [Saved; 2]) -> anyhow::Result<Kernel> {
+        let mut kernel = rest;
+        for of_family in routes {
+            of_family.into_kernel(&mut kernel);
+        }
+        kernel
+            .own
+            .sort_unstable_by(|a, b| (a.key, &a.target).cmp(&(b.key, &b.target)));
+        // A dump may list an IPv6 route twice, and the kernel never has two that are the same.
+        kernel
+            .own
+            .dedup_by(|a, b| a == b && a.key.prefix.family() == Family::V6);
+        self.read_leaving(&mut kernel).await?;
+        Ok(kernel)
+    }
+
     async fn save_routes(&self, family: Family) -> anyhow::Result<Saved> {
         let arguments = [family_flag(family), "route", "save", "table", "all"];
         let what = || format!("reading the routes with `ip {}`", arguments.join(" "));
@@ -210,19 +231,24 @@ impl RouteTable for Ip {
             self.read_nexthops()
         )?;
         let (v6, certain) = v6;
-        let mut kernel = rest;
-        v4.into_kernel(&mut kernel);
-        v6.into_kernel(&mut kernel);
+        let mut kernel = self.with_routes(rest, [v4, v6]).await?;
         kernel.uncertain_v6 = !certain;
-        kernel
-            .own
-            .sort_unstable_by(|a, b| (a.key, &a.target).cmp(&(b.key, &b.target)));
-        // A dump may list an IPv6 route twice, and the kernel never has two that are the same.
-        kernel
-            .own
-            .dedup_by(|a, b| a == b && a.key.prefix.family() == Family::V6);
-        self.read_leaving(&mut kernel).await?;
         Ok(kernel)
+    }
+
+    async fn read_to_compare(&self) -> anyhow::Result<Option<Kernel>> {
+        let ownership = self.ownership;
+        // On a thread of its own, so that the agent continues.
+        let routes = tokio::task::spawn_blocking(move || socket::routes_of_both(&ownership));
+        let (routes, rest) = tokio::join!(routes, self.read_nexthops());
+        let rest = rest?;
+        match routes.context("reading the routes from a socket")? {
+            Ok(routes) => self.with_routes(rest, routes).await.map(Some),
+            Err(why) => {
+                tracing::debug!("`ip` reads the routes, because a socket did not: {why}");
+                Ok(None)
+            }
+        }
     }
 
     async fn read_nexthops(&self) -> anyhow::Result<Kernel> {

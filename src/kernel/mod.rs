@@ -7,6 +7,7 @@ pub mod ip;
 pub mod lookup;
 pub mod monitor;
 pub mod saved;
+mod socket;
 
 #[cfg(test)]
 pub mod model;

@@ -161,7 +161,13 @@ const fn drops(kind: u8) -> Option<&'static str> {
 }
 
 impl Saved {
-    fn add(&mut self, message: &[u8], family: Family, ownership: &Ownership) -> Result<(), String> {
+    /// Adds a message without its `struct nlmsghdr`.
+    pub(super) fn add(
+        &mut self,
+        message: &[u8],
+        family: Family,
+        ownership: &Ownership,
+    ) -> Result<(), String> {
         let Some(&[of, len, src_len, tos, table, protocol, _, kind]) = message.first_chunk() else {
             return Err(CUT.to_owned());
         };
@@ -293,7 +299,7 @@ fn name_of(links: &[Link], index: u32) -> Box<str> {
     link.map_or_else(|| format!("if{index}").into(), |link| link.name.clone())
 }
 
-const fn number_of(family: Family) -> i32 {
+pub(super) const fn number_of(family: Family) -> i32 {
     match family {
         Family::V4 => libc::AF_INET,
         Family::V6 => libc::AF_INET6,

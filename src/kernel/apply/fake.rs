@@ -237,6 +237,10 @@ impl RouteTable for FakeTable {
         }
     }
 
+    async fn read_to_compare(&self) -> anyhow::Result<Option<Kernel>> {
+        self.read().await.map(Some)
+    }
+
     async fn read_nexthops(&self) -> anyhow::Result<Kernel> {
         let kernel = self.read().await?;
         Ok(Kernel {

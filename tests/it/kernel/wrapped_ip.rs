@@ -63,11 +63,11 @@ impl WrappedIp {
         names.iter().map(text).collect()
     }
 
-    /// How often the routes of a family were read.
+    /// How often the kernel was read; a read that only compares has its routes from a socket.
     pub(super) fn reads(&self) -> usize {
         let argv = fs::read_to_string(self.dir.join("argv")).unwrap_or_default();
         argv.lines()
-            .filter(|line| line.contains("-4 route save table all"))
+            .filter(|line| line.contains("-j -N nexthop show"))
             .count()
     }
 

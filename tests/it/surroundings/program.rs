@@ -197,3 +197,35 @@ fn two_agents_take_turns_and_nothing_changes_when_the_second_takes_over() {
     assert_eq!(happened, "", "{}", second.said());
     assert!(second.runs());
 }
+
+#[test]
+fn a_resync_reads_no_routes_by_ip_until_something_is_another() {
+    let node = Node::new(Lab::new());
+    let lines = "nexthop add id 7 via 10.116.0.5 dev eth1\n\
+                 route add 203.0.113.128/25 nhid 7 proto static\n\
+                 route add 192.0.2.0/24 via 10.116.0.5 table 100\nroute add blackhole 192.0.2.0/25\n\
+                 route add 2001:db8:7::/48 via fd00:116::5 proto static\nroute add unreachable 2001:db8:8::/48 table 101\n";
+    node.lab.batch(NODE, lines);
+    let log = node.dir.path().join("calls");
+    let count = |words: &str| {
+        let calls = fs::read_to_string(&log).unwrap_or_default();
+        calls.lines().filter(|call| call.contains(words)).count()
+    };
+    node.ip_does(&format!("echo \"$*\" >>{}", log.display()));
+    let agent = node.agent(&["--resync", "500ms"]);
+    node.is_well(&agent);
+    let overridden = || node.status()["sets"][0]["overridden"].clone();
+    assert!(wait_until(SOON, || overridden()[0]["by"].is_string()));
+    // Each resync looks up the rules. The first few may meet addresses and routes that the kernel has yet to announce.
+    let without_routes_by_ip = || {
+        let (saves, resyncs) = (count("route save"), count("-4 rule show"));
+        wait_until(SOON, || count("-4 rule show") >= resyncs + 5) && count("route save") == saves
+    };
+    assert!(wait_until(SOON, without_routes_by_ip), "{}", agent.said());
+    let before = count("route save");
+    // The kernel announces neither: the object is another program's, and its IPv4 routes go in silence.
+    node.lab.ip(NODE, "nexthop del id 7");
+    let gone = || overridden().as_array().is_some_and(Vec::is_empty);
+    assert!(wait_until(SOON, gone), "{}", node.status());
+    assert!(count("route save") > before);
+}
