@@ -100,10 +100,29 @@ fn commands_and_flags_are_those_of_the_program() {
     cli.build();
     let _ = write!(wanted, "\n### Flags of every command\n\n{COLUMNS}");
     for arg in cli.get_arguments().filter(|arg| arg.is_global_set()) {
-        row(&mut wanted, arg);
+        wanted.push_str(&row(arg));
     }
-    for command in cli.get_subcommands().filter(|c| c.get_name() != "help") {
-        section(&mut wanted, command);
+    let commands = || cli.get_subcommands().filter(|c| c.get_name() != "help");
+    let mut all: Vec<(String, usize)> = Vec::new();
+    // `--output` differs between commands.
+    let differs = |arg: &Arg| arg.get_id() == "output";
+    for (_, row) in commands().flat_map(rows).filter(|(arg, _)| !differs(arg)) {
+        match all.iter_mut().find(|(known, _)| *known == row) {
+            Some((_, times)) => *times += 1,
+            None => all.push((row, 1)),
+        }
+    }
+    let shared: Vec<String> = all
+        .into_iter()
+        .filter_map(|(row, times)| (times > 2).then_some(row))
+        .collect();
+    let _ = write!(
+        wanted,
+        "\n### Flags of several commands\n\n{COLUMNS}{}",
+        shared.concat()
+    );
+    for command in commands() {
+        section(&mut wanted, command, &shared);
     }
     wanted.push('\n');
     let page = read(REFERENCE);
@@ -122,8 +141,18 @@ fn commands_and_flags_are_those_of_the_program() {
     );
 }
 
-/// One command, in Markdown.
-fn section(text: &mut String, command: &Command) {
+/// The flags and operands of a command alone, each with its row.
+fn rows(command: &Command) -> Vec<(&Arg, String)> {
+    command
+        .get_arguments()
+        .filter(|arg| !arg.is_hide_set() && !arg.is_global_set())
+        .filter(|arg| !["help", "version"].contains(&arg.get_id().as_str()))
+        .map(|arg| (arg, row(arg)))
+        .collect()
+}
+
+/// One command, in Markdown; of the shared flags the names.
+fn section(text: &mut String, command: &Command, shared: &[String]) {
     let path = format!("egress-routes {}", command.get_name());
     let about = command
         .get_about()
@@ -142,16 +171,26 @@ fn section(text: &mut String, command: &Command) {
             let _ = writeln!(text, "{line}\n");
         }
     }
-    let listed: Vec<&Arg> = command
-        .get_arguments()
-        .filter(|arg| !arg.is_hide_set() && !arg.is_global_set())
-        .filter(|arg| !["help", "version"].contains(&arg.get_id().as_str()))
-        .collect();
-    if !listed.is_empty() {
+    let (also, own): (Vec<_>, Vec<_>) = rows(command)
+        .into_iter()
+        .partition(|(_, row)| shared.contains(row));
+    if !own.is_empty() {
         text.push_str(COLUMNS);
     }
-    for arg in listed {
-        row(text, arg);
+    for (_, row) in &own {
+        text.push_str(row);
+    }
+    let also: Vec<String> = also
+        .iter()
+        .filter_map(|(arg, _)| arg.get_long().map(|long| format!("`--{long}`")))
+        .collect();
+    if !also.is_empty() {
+        let between = if own.is_empty() { "" } else { "\n" };
+        let names = also.join(", ");
+        let _ = writeln!(
+            text,
+            "{between}[Shared flags](#flags-of-several-commands): {names}"
+        );
     }
 }
 
@@ -165,7 +204,7 @@ fn operand(arg: &Arg) -> String {
     }
 }
 
-fn row(text: &mut String, arg: &Arg) {
+fn row(arg: &Arg) -> String {
     let value = match arg.get_value_names() {
         Some(names) if arg.get_action().takes_values() => format!(" {}", names[0]),
         _ => String::new(),
@@ -198,7 +237,7 @@ fn row(text: &mut String, arg: &Arg) {
         let _ = write!(help, ": {}", values.join(", "));
     }
     let help = help.replace('|', "\\|");
-    let _ = writeln!(text, "| {short}`{name}` |{default} |{variable} | {help} |");
+    format!("| {short}`{name}` |{default} |{variable} | {help} |\n")
 }
 
 #[test]
