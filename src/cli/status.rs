@@ -16,7 +16,7 @@ use crate::report::status::{
 };
 use crate::routing::diff::diff;
 use crate::routing::resolve::{SetView, problems, set_status};
-use crate::routing::state::{Kernel, NexthopKind};
+use crate::routing::state::Kernel;
 use crate::serve::socket;
 
 /// What a report without an agent begins with.
@@ -138,16 +138,6 @@ fn as_found(set: &mut SetStatus, groups: &BTreeMap<Family, u32>, kernel: &Kernel
 
 /// The gateways of a group.
 fn gateways(kernel: &Kernel, group: u32) -> Vec<IpAddr> {
-    let Some(NexthopKind::Group { members, .. }) = kernel.nexthops.get(&group).map(|n| &n.kind)
-    else {
-        return Vec::new();
-    };
-    let gateway = |id: u32| match kernel.nexthops.get(&id).map(|n| &n.kind) {
-        Some(NexthopKind::Via { gateway, .. }) => Some(*gateway),
-        _ => None,
-    };
-    members
-        .iter()
-        .filter_map(|member| gateway(member.id))
-        .collect()
+    let members = kernel.members(group).iter();
+    members.filter_map(|m| kernel.gateway(m.id)).collect()
 }

@@ -122,9 +122,7 @@ impl<T: RouteTable> Applier<T> {
                     && (!written.contains(&r.key) || outcome.existing.contains(&r.key))
             });
             kernel.own.extend(there);
-            kernel
-                .own
-                .sort_unstable_by(|a, b| (a.key, &a.target).cmp(&(b.key, &b.target)));
+            kernel.own.sort_unstable();
         }
         Ok(kernel)
     }
@@ -407,7 +405,5 @@ impl Ran {
     }
 }
 
-#[cfg(test)]
-pub(crate) mod fake;
 #[cfg(test)]
 mod tests;

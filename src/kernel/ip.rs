@@ -141,9 +141,7 @@ impl Ip {
         for of_family in routes {
             of_family.into_kernel(&mut kernel);
         }
-        kernel
-            .own
-            .sort_unstable_by(|a, b| (a.key, &a.target).cmp(&(b.key, &b.target)));
+        kernel.own.sort_unstable();
         // A dump may list an IPv6 route twice, and the kernel never has two that are the same.
         kernel
             .own

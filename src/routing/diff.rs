@@ -9,9 +9,7 @@ use crate::net::nexthop_id;
 use crate::net::prefix::Family;
 use crate::routing::batch::{BUCKETS, LEAK_GUARD_METRIC, Line, Ownership};
 use crate::routing::share;
-use crate::routing::state::{
-    Kernel, Member, Nexthop, NexthopKind, OwnRoute, Resilient, RouteKey, Target,
-};
+use crate::routing::state::{Kernel, Member, Nexthop, NexthopKind, OwnRoute, Resilient, RouteKey};
 
 mod describe;
 mod wanted;
@@ -192,52 +190,32 @@ pub fn diff_nexthops(
     plan: &mut Plan,
 ) {
     let mut taken = HashSet::new();
-    let mut is_free = |id: u32, group: bool| {
-        let Some(there) = kernel.nexthops.get(&id) else {
-            return true;
-        };
-        let is_it = matches!(there.kind, NexthopKind::Group { .. }) == group
-            && there.kind != NexthopKind::Other;
-        let ours = there.protocol == ownership.protocol;
-        // What is of another kind has to go first, but not if somebody else's routes would go with it.
-        if ours && !is_it && kernel.uncertain_v6 {
+    let mut is_free = |id, group| {
+        let is_free = is_free(id, group, kernel, ownership, plan);
+        if !is_free {
             taken.insert(id);
-            return false;
         }
-        if !ours || (!is_it && is_lent(id, kernel, ownership)) {
-            plan.conflicts.push(Conflict::Nexthop(id, there.protocol));
-            taken.insert(id);
-            return false;
-        }
-        if !is_it {
-            plan.clear.push(id);
-        }
-        true
+        is_free
     };
-    let mut singles = Vec::new();
-    for (id, what) in &wanted.nexthops {
-        if !is_free(*id, false) {
-            continue;
-        }
-        let same = match (kernel.nexthops.get(id).map(|n| &n.kind), what) {
-            (Some(NexthopKind::Via { gateway, dev }), WantedNexthop::Via(g, d)) => {
-                gateway == g && dev == d
-            }
-            (Some(NexthopKind::Blackhole), WantedNexthop::Blackhole(_)) => true,
-            _ => false,
-        };
-        if !same {
-            singles.push((*id, what.clone()));
-        }
-    }
-    let groups: Vec<_> = wanted
-        .groups
+    let nexthops = wanted
+        .nexthops
         .iter()
-        .filter(|(id, _)| is_free(**id, true))
+        .filter(|(id, _)| is_free(**id, false));
+    let nexthops: Vec<_> = nexthops
+        .map(|(id, what)| (*id, what.clone()))
+        .filter(|(id, what)| {
+            kernel
+                .kind(*id)
+                .and_then(|there| WantedNexthop::as_found(*id, there))
+                .as_ref()
+                != Some(what)
+        })
         .collect();
-    plan.nexthops = singles;
-    for (id, group) in groups {
-        let there = match kernel.nexthops.get(id).map(|n| &n.kind) {
+    let groups = wanted.groups.iter().filter(|(id, _)| is_free(**id, true));
+    let groups: Vec<_> = groups.collect();
+    plan.nexthops = nexthops;
+    let writes = groups.into_iter().filter_map(|(id, group)| {
+        let there = match kernel.kind(*id) {
             Some(NexthopKind::Group { members, resilient }) => Some((members, *resilient)),
             _ => None,
         };
@@ -253,27 +231,44 @@ pub fn diff_nexthops(
         let same = |(now, resilient): (&Vec<Member>, Option<Resilient>)| {
             *now == members && resilient.is_none_or(|r| r.idle == group.idle)
         };
-        if members.is_empty() || there.is_some_and(same) {
-            continue;
-        }
-        let exists = there.is_some();
-        plan.groups.push(GroupWrite {
+        let idle = group.idle;
+        (!members.is_empty() && !there.is_some_and(same)).then(|| GroupWrite {
             id: *id,
             members: share::arranged(&members),
-            resilient: buckets.map(|buckets| Resilient {
-                buckets,
-                idle: group.idle,
-            }),
-            exists,
-        });
+            resilient: buckets.map(|buckets| Resilient { buckets, idle }),
+            exists: there.is_some(),
+        })
+    });
+    plan.groups.extend(writes);
+}
+
+/// Whether an object of ours can have this id. What is of another kind has to go first, but not if somebody else's routes would go
+/// with it.
+fn is_free(id: u32, group: bool, kernel: &Kernel, ownership: &Ownership, plan: &mut Plan) -> bool {
+    let Some(there) = kernel.nexthops.get(&id) else {
+        return true;
+    };
+    let is_it = matches!(there.kind, NexthopKind::Group { .. }) == group
+        && there.kind != NexthopKind::Other;
+    let ours = there.protocol == ownership.protocol;
+    if ours && !is_it && kernel.uncertain_v6 {
+        return false;
     }
+    if !ours || (!is_it && is_lent(id, kernel, ownership)) {
+        plan.conflicts.push(Conflict::Nexthop(id, there.protocol));
+        return false;
+    }
+    if !is_it {
+        plan.clear.push(id);
+    }
+    true
 }
 
 /// Whether routes or groups of others use this object, by a group of ours that they use too.
 fn is_lent(id: u32, kernel: &Kernel, ownership: &Ownership) -> bool {
-    let has_it = |n: &Nexthop| matches!(&n.kind, NexthopKind::Group { members, .. } if members.iter().any(|m| m.id == id));
     let theirs = |(group, n): (&u32, &Nexthop)| {
-        has_it(n) && (n.protocol != ownership.protocol || kernel.lent.contains(group))
+        n.kind.members().iter().any(|m| m.id == id)
+            && (n.protocol != ownership.protocol || kernel.lent.contains(group))
     };
     kernel.lent.contains(&id) || kernel.nexthops.iter().any(theirs)
 }
@@ -281,38 +276,16 @@ fn is_lent(id: u32, kernel: &Kernel, ownership: &Ownership) -> bool {
 fn diff_routes(wanted: &Wanted, kernel: &Kernel, plan: &mut Plan) {
     let theirs: HashMap<RouteKey, u8> =
         kernel.foreign.iter().map(|r| (r.key, r.protocol)).collect();
-    // A route whose nexthop is somebody else's or will not be there: do not even ask.
-    let taken: HashSet<u32> = plan
-        .conflicts
-        .iter()
-        .filter_map(|c| {
-            if let Conflict::Nexthop(id, _) = c {
-                Some(*id)
-            } else {
-                None
-            }
-        })
-        .collect();
-    let missing = |id: &u32| {
-        let group = wanted.groups.get(id);
-        (!kernel.nexthops.contains_key(id) || plan.clear.contains(id))
-            && group.is_some_and(|g| g.members.iter().all(|m| taken.contains(&m.id)))
-    };
-    let blocked: HashSet<u32> = taken
-        .iter()
-        .copied()
-        .chain(wanted.groups.keys().copied().filter(missing))
-        .collect();
-    let (mut twins, mut routes) = (Vec::new(), Vec::new());
-    let (mut gone, mut gone_twins) = (Vec::new(), Vec::new());
+    let blocked = blocked(wanted, kernel, plan);
+    // Of each, leak guards are the second.
+    let mut written = (Vec::new(), Vec::new());
+    let mut gone = (Vec::new(), Vec::new());
     let mut have = &kernel.own[..];
     let mut go = |route: &OwnRoute| {
         if kernel.uncertain_v6 && route.key.prefix.family() == Family::V6 {
             plan.postponed += 1;
-        } else if route.key.metric == LEAK_GUARD_METRIC {
-            gone_twins.push(route.clone());
         } else {
-            gone.push(route.clone());
+            of_kind(&mut gone, route.key).push(route.clone());
         }
     };
     for want in &wanted.routes {
@@ -328,36 +301,63 @@ fn diff_routes(wanted: &Wanted, kernel: &Kernel, plan: &mut Plan) {
         }
         let right = siblings.iter().position(|r| r.target == want.target);
         let theirs = theirs.get(&want.key);
-        let blocked = matches!(want.target, Target::Nexthop(id) if blocked.contains(&id));
+        let blocked = want
+            .target
+            .nexthop()
+            .is_some_and(|id| blocked.contains(&id));
         // One alone is changed in place. Of several the kernel changes the first, and only it knows which that is.
         let kept = right.or((siblings.len() == 1 && theirs.is_none() && !blocked).then_some(0));
-        siblings
+        let others = siblings
             .iter()
             .enumerate()
-            .filter(|(n, _)| Some(*n) != kept)
-            .for_each(|(_, r)| go(r));
+            .filter(|(n, _)| Some(*n) != kept);
+        others.for_each(|(_, route)| go(route));
         if right.is_some() {
             continue;
         }
         if let Some(protocol) = theirs {
             plan.conflicts.push(Conflict::Route(want.key, *protocol));
         } else if !blocked {
-            let write = RouteWrite {
+            of_kind(&mut written, want.key).push(RouteWrite {
                 route: want.clone(),
                 exists: !siblings.is_empty(),
-            };
-            if want.key.metric == LEAK_GUARD_METRIC {
-                twins.push(write);
-            } else {
-                routes.push(write);
-            }
+            });
         }
     }
     have.iter().for_each(go);
-    plan.replace = one_after_the_other(twins, routes);
-    // Few words name every sibling that has them: the kernel would take the first one that it finds.
-    gone.sort_unstable_by(|a, b| (a.key, &b.target).cmp(&(b.key, &a.target)));
-    plan.delete = one_after_the_other(gone, gone_twins);
+    // Leak guards come before the routes that they guard, and go after them.
+    plan.replace = one_after_the_other(written.1, written.0);
+    // A stray's target may name several siblings, of which the kernel takes the first that it finds: the one that names most goes first.
+    gone.0
+        .sort_unstable_by(|a: &OwnRoute, b| (a.key, &b.target).cmp(&(b.key, &a.target)));
+    plan.delete = one_after_the_other(gone.0, gone.1);
+}
+
+/// Objects that no route of ours can go through: somebody else has the id, or of all members of the group. It is not even tried.
+fn blocked(wanted: &Wanted, kernel: &Kernel, plan: &Plan) -> HashSet<u32> {
+    let taken: HashSet<u32> = plan
+        .conflicts
+        .iter()
+        .filter_map(|conflict| match conflict {
+            Conflict::Nexthop(id, _) => Some(*id),
+            Conflict::Route(..) => None,
+        })
+        .collect();
+    let missing = |(id, group): &(&u32, &WantedGroup)| {
+        (!kernel.nexthops.contains_key(id) || plan.clear.contains(id))
+            && group.members.iter().all(|m| taken.contains(&m.id))
+    };
+    let groups = wanted.groups.iter().filter(missing).map(|(id, _)| *id);
+    groups.chain(taken.iter().copied()).collect()
+}
+
+/// Of a pair the part for leak guards, or the one for all other routes.
+const fn of_kind<T>(pair: &mut (Vec<T>, Vec<T>), key: RouteKey) -> &mut Vec<T> {
+    if key.metric == LEAK_GUARD_METRIC {
+        &mut pair.1
+    } else {
+        &mut pair.0
+    }
 }
 
 /// Without a copy where there is nothing to append: a new node's plan is as large as its table.
@@ -376,14 +376,9 @@ fn drop_whole_groups(wanted: &Wanted, kernel: &Kernel, ownership: &Ownership, pl
         return;
     }
     let mut uses: HashMap<u32, (usize, usize)> = HashMap::new();
-    let count = |route: &OwnRoute| match route.target {
-        Target::Nexthop(id)
-            if !wanted.groups.contains_key(&id) && !wanted.nexthops.contains_key(&id) =>
-        {
-            Some(id)
-        }
-        _ => None,
-    };
+    let not_wanted =
+        |id: &u32| !wanted.groups.contains_key(id) && !wanted.nexthops.contains_key(id);
+    let count = |route: &OwnRoute| route.target.nexthop().filter(not_wanted);
     for id in kernel.own.iter().filter_map(count) {
         uses.entry(id).or_default().0 += 1;
     }
@@ -404,8 +399,11 @@ fn drop_whole_groups(wanted: &Wanted, kernel: &Kernel, ownership: &Ownership, pl
         .collect();
     plan.delete_groups.sort_unstable();
     let groups = std::mem::take(&mut plan.delete_groups);
-    let with_group =
-        |r: &OwnRoute| matches!(r.target, Target::Nexthop(id) if groups.binary_search(&id).is_ok());
+    let with_group = |r: &OwnRoute| {
+        r.target
+            .nexthop()
+            .is_some_and(|id| groups.binary_search(&id).is_ok())
+    };
     (plan.dropped, plan.delete) = std::mem::take(&mut plan.delete)
         .into_iter()
         .partition(with_group);
@@ -419,13 +417,7 @@ fn find_unused(wanted: &Wanted, kernel: &Kernel, ownership: &Ownership, plan: &m
     let used: HashSet<u32> = kernel
         .own
         .chunk_by(|one, next| one.target == next.target)
-        .filter_map(|same| {
-            if let Target::Nexthop(id) = same[0].target {
-                Some(id)
-            } else {
-                None
-            }
-        })
+        .filter_map(|same| same[0].target.nexthop())
         .collect();
     let used = |id: &u32| used.contains(id) || kernel.lent.contains(id);
     let wanted = |id: &u32| wanted.groups.contains_key(id) || wanted.nexthops.contains_key(id);
@@ -440,23 +432,14 @@ fn find_unused(wanted: &Wanted, kernel: &Kernel, ownership: &Ownership, plan: &m
         .nexthops
         .iter()
         .filter(|(id, n)| n.protocol != ownership.protocol || !groups.iter().any(|(g, _)| g == id))
-        .filter_map(|(_, n)| {
-            if let NexthopKind::Group { members, .. } = &n.kind {
-                Some(members)
-            } else {
-                None
-            }
-        })
-        .flatten()
+        .flat_map(|(_, n)| n.kind.members())
         .map(|m| m.id)
         .collect();
-    plan.unused = groups.into_iter().map(|(id, _)| *id).collect();
-    plan.unused.extend(
-        singles
-            .into_iter()
-            .map(|(id, _)| *id)
-            .filter(|id| !kept_members.contains(id)),
-    );
+    let singles = singles.into_iter().map(|(id, _)| *id);
+    let groups = groups.into_iter().map(|(id, _)| *id);
+    plan.unused = groups
+        .chain(singles.filter(|id| !kept_members.contains(id)))
+        .collect();
 }
 
 #[cfg(test)]

@@ -391,16 +391,10 @@ impl<'a> Builder<'a> {
 
     fn keep_as_found(&mut self, group: &WantedGroup) {
         for Member { id, .. } in &group.members {
-            let what = match self.inputs.kernel.nexthops.get(id).map(|n| &n.kind) {
-                Some(NexthopKind::Via { gateway, dev }) => {
-                    WantedNexthop::Via(*gateway, dev.clone())
-                }
-                Some(NexthopKind::Blackhole) => WantedNexthop::Blackhole(
-                    nexthop_id::blackhole_family(*id).unwrap_or(Family::V4),
-                ),
-                _ => continue,
-            };
-            self.wanted.nexthops.entry(*id).or_insert(what);
+            let there = self.inputs.kernel.kind(*id);
+            if let Some(what) = there.and_then(|kind| WantedNexthop::as_found(*id, kind)) {
+                self.wanted.nexthops.entry(*id).or_insert(what);
+            }
         }
     }
 
@@ -420,9 +414,7 @@ impl<'a> Builder<'a> {
                 self.want_object(nexthop_id::drained(id), gateway);
             }
         }
-        self.wanted
-            .routes
-            .sort_unstable_by(|a, b| (a.key, &a.target).cmp(&(b.key, &b.target)));
+        self.wanted.routes.sort_unstable();
         self.wanted
     }
 }

@@ -1,6 +1,6 @@
 //! What the kernel has, as `ip` reports it: routes, nexthop objects, links and addresses.
 //!
-//! Pure values and questions about them. Parsing `ip`'s output is `iproute`'s, running it is `ip`'s.
+//! Pure values and questions about them. Reading `ip`'s output is `kernel`'s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -36,6 +36,24 @@ pub struct Kernel {
 /// How many routes of further tables are kept: what policy rules lead to is short but for full BGP tables.
 pub const ELSEWHERE_KEPT: usize = 4096;
 impl Kernel {
+    /// What the nexthop object with an id is.
+    pub fn kind(&self, id: u32) -> Option<&NexthopKind> {
+        self.nexthops.get(&id).map(|nexthop| &nexthop.kind)
+    }
+
+    /// The members of the group with an id; none where it is no group.
+    pub fn members(&self, id: u32) -> &[Member] {
+        self.kind(id).map_or(&[], NexthopKind::members)
+    }
+
+    /// The gateway of the nexthop object with an id.
+    pub fn gateway(&self, id: u32) -> Option<IpAddr> {
+        match self.kind(id)? {
+            NexthopKind::Via { gateway, .. } => Some(*gateway),
+            _ => None,
+        }
+    }
+
     /// Whether all but our own routes is the same.
     pub fn is_same_but_for_own(&self, other: &Self) -> bool {
         let Self {
@@ -106,8 +124,8 @@ pub struct RouteKey {
     pub tos: u8,
 }
 
-/// A route that carries our protocol number.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// A route that carries our protocol number. Routes are sorted by key, then by where they go.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OwnRoute {
     /// Its key.
     pub key: RouteKey,
@@ -124,6 +142,16 @@ pub enum Target {
     Blackhole,
     /// Something that we never install; holds the words that name it to `ip route del`.
     Stray(Box<str>),
+}
+
+impl Target {
+    /// The nexthop or group that it goes through.
+    pub const fn nexthop(&self) -> Option<u32> {
+        match self {
+            Self::Nexthop(id) => Some(*id),
+            Self::Blackhole | Self::Stray(_) => None,
+        }
+    }
 }
 
 /// A route of another program.
@@ -198,6 +226,16 @@ pub enum NexthopKind {
     },
     /// Something that we never install.
     Other,
+}
+
+impl NexthopKind {
+    /// The members of a group; none of anything else.
+    pub fn members(&self) -> &[Member] {
+        match self {
+            Self::Group { members, .. } => members,
+            Self::Via { .. } | Self::Blackhole | Self::Other => &[],
+        }
+    }
 }
 
 /// A member of a group. Members are sorted by weight; `share` decides the order in which they are written.

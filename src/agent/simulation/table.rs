@@ -404,7 +404,7 @@ fn answer(model: &Model, to: IpAddr) -> Answer {
     };
     let (nhid, gateway, dev) = match &entry.to {
         To::Object(id) => (Some(*id), None, None),
-        To::Blackhole => (None, None, None),
+        To::Blackhole | To::Several(..) => (None, None, None),
         To::Link(dev, gateway) => (None, *gateway, Some(dev.clone())),
     };
     Answer::Route(Match {

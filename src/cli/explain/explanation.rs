@@ -20,7 +20,7 @@ use crate::routing::origins::Origins;
 use crate::routing::protected::Protected;
 use crate::routing::resolve::Inputs;
 use crate::routing::rule::{Action, Packet};
-use crate::routing::state::{Kernel, NexthopKind};
+use crate::routing::state::Kernel;
 
 /// The schema of `explain -o json`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -330,18 +330,9 @@ fn set_of<'a>(here: &'a Here, route: &Match, to: IpAddr) -> Option<&'a RouteSet>
 
 /// The gateways that a group of the kernel leads to.
 fn members(kernel: &Kernel, group: u32) -> Vec<IpAddr> {
-    let ids: Vec<u32> = match kernel.nexthops.get(&group).map(|nexthop| &nexthop.kind) {
-        Some(NexthopKind::Group { members, .. }) => {
-            members.iter().map(|member| member.id).collect()
-        }
-        Some(_) => vec![group],
-        None => Vec::new(),
-    };
-    let gateway = |id: &u32| match kernel.nexthops.get(id).map(|nexthop| &nexthop.kind) {
-        Some(NexthopKind::Via { gateway, .. }) => Some(*gateway),
-        _ => None,
-    };
-    let mut gateways: Vec<IpAddr> = ids.iter().filter_map(gateway).collect();
+    let members = kernel.members(group).iter().map(|member| member.id);
+    let ids = members.chain([group]);
+    let mut gateways: Vec<IpAddr> = ids.filter_map(|id| kernel.gateway(id)).collect();
     gateways.sort_unstable();
     gateways.dedup();
     gateways

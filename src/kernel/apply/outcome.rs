@@ -10,7 +10,7 @@ use crate::kernel::dump::BatchErrors;
 use crate::report::status::{Problem, ProblemKind};
 use crate::routing::batch::{LEAK_GUARD_METRIC, Line};
 use crate::routing::diff::{Plan, Wanted};
-use crate::routing::state::{Kernel, RouteKey, Target};
+use crate::routing::state::{Kernel, RouteKey};
 
 /// How many refusals are kept verbatim.
 const WORDS_KEPT: usize = 1000;
@@ -70,13 +70,10 @@ impl Outcome {
         let mut installed = BTreeMap::new();
         let mut have = self.kernel.own.iter().peekable();
         for want in &wanted.routes {
-            let Target::Nexthop(id) = want.target else {
+            let Some(id) = want.target.nexthop() else {
                 continue;
             };
-            while have
-                .next_if(|r| (r.key, &r.target) < (want.key, &want.target))
-                .is_some()
-            {}
+            while have.next_if(|r| *r < want).is_some() {}
             if have.peek().is_some_and(|r| **r == *want) {
                 *installed.entry(id).or_default() += 1;
             }

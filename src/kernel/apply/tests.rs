@@ -3,16 +3,17 @@
 
 mod any_state;
 mod others;
+mod table;
 
 use futures::FutureExt as _;
 use proptest::prelude::*;
 
-use super::fake::{Entry, FakeTable, Fault};
 use super::*;
 use crate::net::prefix::Prefix;
 use crate::routing::batch::LEAK_GUARD_METRIC;
 use crate::routing::diff::{Conflict, WantedGroup, WantedNexthop};
 use crate::routing::state::{Member, Nexthop, OwnRoute};
+use table::{Fault, Table};
 
 const OURS: Ownership = Ownership {
     protocol: 230,
@@ -20,20 +21,20 @@ const OURS: Ownership = Ownership {
     table: 254,
 };
 
-/// The fake never waits.
+/// The kernel in memory never waits.
 fn now<T>(future: impl Future<Output = T>) -> T {
     future.now_or_never().expect("the kernel in memory waited")
 }
 
-fn applier() -> Applier<FakeTable> {
+fn applier() -> Applier<Table> {
     Applier {
-        table: FakeTable::new(OURS),
+        table: Table::new(),
         ownership: OURS,
         resilient: true,
     }
 }
 
-impl Applier<FakeTable> {
+impl Applier<Table> {
     /// As a pass does it: read, apply; and the sweep of what nothing uses.
     fn pass(&mut self, wanted: &Wanted) -> anyhow::Result<Outcome> {
         let found = now(self.table.read())?;
@@ -61,8 +62,8 @@ fn gateway(id: u32) -> WantedNexthop {
     )
 }
 
-/// Groups of gateways; the routes of each group, and the twins.
-fn wanted(groups: &[(u32, &[u32])], routes: &[(u32, u32)], twins: &[u32]) -> Wanted {
+/// Groups of gateways; the routes of each group, and the guards.
+fn wanted(groups: &[(u32, &[u32])], routes: &[(u32, u32)], guards: &[u32]) -> Wanted {
     let mut wanted = Wanted::default();
     for (id, members) in groups {
         wanted
@@ -76,13 +77,11 @@ fn wanted(groups: &[(u32, &[u32])], routes: &[(u32, u32)], twins: &[u32]) -> Wan
         key: OURS.key(prefix(*n)),
         target: Target::Nexthop(*id),
     }));
-    wanted.routes.extend(twins.iter().map(|n| OwnRoute {
+    wanted.routes.extend(guards.iter().map(|n| OwnRoute {
         key: OURS.leak_guard_key(prefix(*n)),
         target: Target::Blackhole,
     }));
-    wanted
-        .routes
-        .sort_unstable_by(|a, b| (a.key, &a.target).cmp(&(b.key, &b.target)));
+    wanted.routes.sort_unstable();
     wanted
 }
 
@@ -268,7 +267,7 @@ fn leak_guards_come_before_what_they_guard_and_go_after_it() {
 #[test]
 fn a_kernel_without_resilient_groups_gets_plain_ones_at_the_first_try_and_is_not_asked_again() {
     let mut applier = applier();
-    applier.table.state.borrow_mut().without_resilient = true;
+    applier.table.0.borrow_mut().model.without_resilient = true;
     let outcome = applier.pass(&many(5, &[1, 2])).unwrap();
     assert!(
         outcome.left.is_empty() && outcome.complaints.is_empty() && outcome.words.is_empty(),
@@ -291,7 +290,7 @@ fn a_kernel_without_resilient_groups_gets_plain_ones_at_the_first_try_and_is_not
         table: applier.table,
         ..applier
     };
-    fresh.table.state.borrow_mut().without_resilient = false;
+    fresh.table.0.borrow_mut().model.without_resilient = false;
     assert!(fresh.pass(&many(5, &[1])).unwrap().left.is_empty());
 }
 
@@ -349,8 +348,7 @@ fn nothing_is_deleted_while_a_write_before_it_did_not_run() {
         target: Target::Nexthop(11),
     };
     cut.routes = (0..1500).flat_map(halves).map(route).collect();
-    cut.routes
-        .sort_unstable_by(|a, b| (a.key, &a.target).cmp(&(b.key, &b.target)));
+    cut.routes.sort_unstable();
     for fault in [Fault::Stops, Fault::RefusesHalf] {
         for call in 2..=4 {
             let mut applier = applier();
@@ -376,8 +374,13 @@ fn a_gateway_that_the_kernel_refuses_costs_its_group_no_other_member() {
     let mut wanted = many(5, &[1, 2]);
     *wanted.nexthops.get_mut(&2).unwrap() =
         WantedNexthop::Via("10.117.0.2".parse().unwrap(), "eth2".into());
-    applier.table.state.borrow_mut().without_carrier = Some("eth2");
-    let members = |applier: &Applier<FakeTable>| match &applier.table.kernel().nexthops[&11].kind {
+    applier
+        .table
+        .0
+        .borrow_mut()
+        .model
+        .set_carrier("eth2", false);
+    let members = |applier: &Applier<Table>| match &applier.table.kernel().nexthops[&11].kind {
         NexthopKind::Group { members, .. } => members.iter().map(|m| m.id).collect::<Vec<_>>(),
         other => panic!("{other:?}"),
     };
@@ -397,7 +400,7 @@ fn a_gateway_that_the_kernel_refuses_costs_its_group_no_other_member() {
     three.groups.get_mut(&11).unwrap().members = vec![Member::equal(2), Member::equal(3)];
     now(applier.repoint(&Kernel::default(), |_| three)).unwrap();
     assert_eq!(members(&applier), [3]);
-    applier.table.state.borrow_mut().without_carrier = None;
+    applier.table.0.borrow_mut().model.set_carrier("eth2", true);
     assert!(applier.pass(&wanted).unwrap().left.is_empty());
     assert_eq!(members(&applier), [1, 2]);
 }

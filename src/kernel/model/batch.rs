@@ -36,23 +36,33 @@ struct Named {
     nhid: Option<u32>,
     via: Option<IpAddr>,
     dev: Option<Box<str>>,
+    /// Its routers, where it names several next hops.
+    several: Vec<IpAddr>,
+}
+
+/// What `ip -force -batch` reports of lines, each run with its place.
+pub fn run_lines<'a>(
+    lines: impl IntoIterator<Item = &'a str>,
+    mut run: impl FnMut(usize, &'a str) -> Done,
+) -> BatchErrors {
+    let mut errors = BatchErrors::default();
+    for (n, line) in lines.into_iter().enumerate() {
+        match run(n, line) {
+            Ok(()) => {}
+            Err(Refusal::Kernel(why)) => errors.refused.push((n + 1, why.to_owned())),
+            Err(Refusal::Parser) => {
+                errors.stopped = Some(format!("What is \"{line}\"?"));
+                break;
+            }
+        }
+    }
+    errors
 }
 
 impl Model {
     /// Runs `ip -force -batch` over a text to its end.
     pub fn batch(&mut self, family: Option<Family>, text: &str) -> BatchErrors {
-        let mut errors = BatchErrors::default();
-        for (n, line) in text.lines().enumerate() {
-            match self.run(family, line) {
-                Ok(()) => {}
-                Err(Refusal::Kernel(words)) => errors.refused.push((n + 1, words.to_owned())),
-                Err(Refusal::Parser) => {
-                    errors.stopped = Some(format!("What is \"{line}\"?"));
-                    break;
-                }
-            }
-        }
-        errors
+        run_lines(text.lines(), |_, line| self.run(family, line))
     }
 
     /// Runs one line.
@@ -96,7 +106,8 @@ impl Model {
                 .map(|member| {
                     let (id, weight) = member.split_once(',').unwrap_or((member, "1"));
                     match (id.parse(), weight.parse()) {
-                        (Ok(id), Ok(weight)) => Ok(Member { weight, id }),
+                        // The highest that iproute2 6.1 takes.
+                        (Ok(id), Ok(weight @ 1..=256)) => Ok(Member { weight, id }),
                         _ => Err(Refusal::Parser),
                     }
                 })
@@ -223,7 +234,7 @@ impl Model {
         let counts = |to: &To| match to {
             To::Link(by, via) => **by == *dev && !(v4 && via.is_some()),
             To::Object(id) => !v4 && self.leaves_by(*id, dev),
-            To::Blackhole => false,
+            To::Several(..) | To::Blackhole => false,
         };
         let best = self
             .routes
@@ -265,10 +276,15 @@ impl Model {
                 Some(link) if !link.up => return kernel("Network is down"),
                 Some(_) => {}
             }
-            if named.via.is_some_and(|via| !self.is_on_link(via, &dev)) {
+            let mut routers = named.via.iter().chain(&named.several);
+            if routers.any(|via| !self.is_on_link(*via, &dev)) {
                 return kernel("Nexthop has invalid gateway");
             }
-            To::Link(dev, named.via)
+            if named.several.is_empty() {
+                To::Link(dev, named.via)
+            } else {
+                To::Several(dev, named.several)
+            }
         };
         let entry = Entry {
             protocol: named.protocol.unwrap_or(3),
@@ -282,27 +298,37 @@ impl Model {
     }
 
     fn delete_route(&mut self, named: &Named) -> Done {
-        let v6 = named.key.prefix.family() == Family::V6;
-        let keys = self.routes.iter_mut().filter(|(key, _)| {
-            key.prefix == named.key.prefix
-                && key.table == named.key.table
-                && key.tos == named.key.tos
-                && (named.key.metric == 0 || key.metric == named.key.metric)
-        });
-        for (_, there) in keys {
+        let like = match named.key.prefix.family() {
+            Family::V4 => is_it_v4,
+            Family::V6 => is_it_v6,
+        };
+        let RouteKey { metric, .. } = named.key;
+        let of = |metric, table, tos| RouteKey {
+            metric,
+            table,
+            tos,
+            ..named.key
+        };
+        let keys = of(metric, 0, 0)
+            ..=of(
+                if metric == 0 { u32::MAX } else { metric },
+                u32::MAX,
+                u8::MAX,
+            );
+        for (key, there) in self.routes.range_mut(keys) {
+            if (key.table, key.tos) != (named.key.table, named.key.tos) {
+                continue;
+            }
             let it = there.iter().position(|entry| {
-                named
-                    .protocol
-                    .is_none_or(|protocol| protocol == entry.protocol)
-                    && if v6 {
-                        is_it_v6(named, &entry.to)
-                    } else {
-                        is_it_v4(named, &entry.to)
-                    }
+                let protocol = named.protocol;
+                protocol.is_none_or(|protocol| protocol == entry.protocol) && like(named, &entry.to)
             });
             if let Some(at) = it {
                 there.remove(at);
-                self.tidy();
+                let key = *key;
+                if there.is_empty() {
+                    self.routes.remove(&key);
+                }
                 return Ok(());
             }
         }
@@ -327,7 +353,11 @@ fn named(words: &[&str]) -> Result<Named, Refusal> {
         table: number(words, "table")?.unwrap_or(MAIN_TABLE),
         tos: tos.ok_or(Refusal::Parser)?,
     };
+    let hops = words.split(|word| *word == "nexthop").skip(1);
+    let several: Result<Option<Vec<IpAddr>>, Refusal> =
+        hops.map(|hop| number(hop, "via")).collect();
     Ok(Named {
+        several: several?.ok_or(Refusal::Parser)?,
         key,
         protocol: number(words, "proto")?,
         blackhole,
@@ -376,11 +406,16 @@ fn is_it_v4(named: &Named, to: &To) -> bool {
             }),
         _ if named.nhid.is_some() => false,
         To::Blackhole => named.dev.is_none() && named.via.is_none(),
-        To::Link(dev, via) => {
-            named.dev.as_ref().is_none_or(|named| named == dev)
-                && named.via.is_none_or(|named| Some(named) == *via)
-        }
+        _ => is_hop(named, to),
     }
+}
+
+/// Of several next hops the kernel looks at the first alone.
+fn is_hop(named: &Named, to: &To) -> bool {
+    to.hop().is_some_and(|(dev, via)| {
+        named.dev.as_deref().is_none_or(|named| named == dev)
+            && named.via.is_none_or(|named| Some(named) == via)
+    })
 }
 
 /// IPv6 compares neither the type nor, for routes through objects, anything but the object.
@@ -389,10 +424,7 @@ fn is_it_v6(named: &Named, to: &To) -> bool {
         To::Object(id) => named.nhid.is_none_or(|nhid| nhid == *id),
         _ if named.nhid.is_some() => false,
         To::Blackhole => named.via.is_none() && named.dev.as_deref().is_none_or(|dev| dev == "lo"),
-        To::Link(dev, via) => {
-            named.dev.as_ref().is_none_or(|named| named == dev)
-                && named.via.is_none_or(|named| Some(named) == *via)
-        }
+        _ => is_hop(named, to),
     }
 }
 

@@ -33,7 +33,7 @@ impl Model {
                     kernel.elsewhere.push(Elsewhere {
                         table: key.table,
                         prefix: key.prefix,
-                        drops: matches!(to, To::Blackhole).then_some("blackhole"),
+                        drops: drops.then_some("blackhole"),
                     });
                 }
                 if is_ours_or_main {
@@ -49,6 +49,7 @@ impl Model {
                             (dev, None, false)
                         }
                         To::Link(dev, via) => (Some(dev.clone()), *via, via.is_some()),
+                        To::Several(..) => (None, None, true),
                     };
                     kernel.foreign.push(ForeignRoute {
                         key: *key,
@@ -61,9 +62,7 @@ impl Model {
                 }
             }
         }
-        kernel
-            .own
-            .sort_unstable_by(|a, b| (a.key, &a.target).cmp(&(b.key, &b.target)));
+        kernel.own.sort_unstable();
         kernel
     }
 
@@ -139,5 +138,7 @@ fn target(to: &To) -> Target {
             let via = via.map(|via| format!(" via {via}")).unwrap_or_default();
             Target::Stray(format!("{via} dev {dev}").into())
         }
+        // A deletion cannot name it.
+        To::Several(..) => Target::Stray("".into()),
     }
 }

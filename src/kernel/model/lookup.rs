@@ -54,6 +54,9 @@ impl Model {
             Some(To::Blackhole) => Way::Dropped,
             Some(To::Link(dev, None)) => Way::Link(dev.clone()),
             Some(To::Link(dev, Some(router))) => Way::Routers(vec![(*router, dev.clone())]),
+            Some(To::Several(dev, routers)) => {
+                Way::Routers(routers.iter().map(|r| (*r, dev.clone())).collect())
+            }
             Some(To::Object(id)) => self.through(*id),
         }
     }

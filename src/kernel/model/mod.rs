@@ -16,7 +16,7 @@ mod dump;
 mod lookup;
 
 #[allow(unused_imports, reason = "tests/it compares dumps only")]
-pub use lookup::Way;
+pub use {batch::run_lines, lookup::Way};
 
 /// Routes that the kernel makes from addresses.
 const PROTO_KERNEL: u8 = 2;
@@ -89,6 +89,19 @@ pub enum To {
     Blackhole,
     /// To a link, or a router on it.
     Link(Box<str>, Option<IpAddr>),
+    /// To several routers on one link; of IPv4 only.
+    Several(Box<str>, Vec<IpAddr>),
+}
+
+impl To {
+    /// The link that a route names itself, and the first router on it.
+    fn hop(&self) -> Option<(&str, Option<IpAddr>)> {
+        match self {
+            Self::Link(dev, via) => Some((dev, *via)),
+            Self::Several(dev, routers) => Some((dev, routers.first().copied())),
+            Self::Object(_) | Self::Blackhole => None,
+        }
+    }
 }
 
 /// The kernel.
@@ -125,6 +138,34 @@ impl Default for Model {
 }
 
 impl Model {
+    /// A node with three links: `eth0`, and two with gateways on them.
+    pub fn node() -> Self {
+        let mut model = Self::default();
+        for (link, address, len) in [
+            ("eth0", "192.0.2.2", 24),
+            ("eth1", "10.116.0.250", 24),
+            ("eth1", "fd00:116::250", 64),
+            ("eth2", "10.116.0.251", 24),
+            ("eth2", "10.117.0.250", 24),
+        ] {
+            if model.link(link).is_none() {
+                model.add_link(link);
+            }
+            let address = address.parse().expect("an address");
+            model.add_address(link, address, len);
+        }
+        model
+    }
+
+    /// Runs lines as somebody else would; a line that is refused fails the test.
+    pub fn prepare(&mut self, lines: &str) {
+        for line in lines.lines().filter(|line| !line.trim().is_empty()) {
+            if let Err(why) = self.run(None, line) {
+                panic!("`{line}`: {why:?}");
+            }
+        }
+    }
+
     /// Adds a link that is up.
     pub fn add_link(&mut self, name: &str) {
         self.links.push(ModelLink {
@@ -255,7 +296,7 @@ impl Model {
     fn flush_link(&mut self, name: &str, family: Option<Family>) {
         for (key, there) in &mut self.routes {
             if family.is_none_or(|family| key.prefix.family() == family) {
-                there.retain(|entry| !matches!(&entry.to, To::Link(dev, _) if **dev == *name));
+                there.retain(|entry| entry.to.hop().is_none_or(|(dev, _)| *dev != *name));
             }
         }
         self.tidy();

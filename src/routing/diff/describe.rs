@@ -9,7 +9,7 @@ use super::{GroupWrite, Plan, Wanted, WantedNexthop};
 use crate::net::nexthop_id;
 use crate::routing::batch::LEAK_GUARD_METRIC;
 use crate::routing::share;
-use crate::routing::state::{Kernel, Member, NexthopKind, OwnRoute, Target};
+use crate::routing::state::{Kernel, Member, OwnRoute, Target};
 
 impl Wanted {
     /// Gateways of a group or nexthop in words, as `diff` prints them: `via 10.116.0.5, 10.116.0.6`.
@@ -27,9 +27,11 @@ impl Wanted {
                     })
                     .unwrap_or_default()
             },
-            |id| match self.nexthops.get(&id) {
-                Some(WantedNexthop::Via(gateway, _)) => Some(gateway.to_string()),
-                _ => None,
+            |id| {
+                self.nexthops
+                    .get(&id)?
+                    .gateway()
+                    .map(|gateway| gateway.to_string())
             },
         )
     }
@@ -39,15 +41,11 @@ impl Wanted {
 pub fn describe_now(kernel: &Kernel, target: &Target) -> String {
     describe(
         target,
-        |id| match kernel.nexthops.get(&id).map(|n| &n.kind) {
-            Some(NexthopKind::Group { members, .. }) => members.clone(),
-            Some(_) => vec![Member::equal(id)],
-            None => Vec::new(),
+        |id| match kernel.members(id) {
+            [] if kernel.nexthops.contains_key(&id) => vec![Member::equal(id)],
+            members => members.to_vec(),
         },
-        |id| match kernel.nexthops.get(&id).map(|n| &n.kind) {
-            Some(NexthopKind::Via { gateway, .. }) => Some(gateway.to_string()),
-            _ => None,
-        },
+        |id| kernel.gateway(id).map(|gateway| gateway.to_string()),
     )
 }
 
@@ -104,25 +102,25 @@ impl Plan {
         let written = self.replace.iter().map(move |w| {
             let prefix = w.route.key.prefix;
             let now = wanted.describe(&w.route.target);
-            let twin = if w.route.key.metric == LEAK_GUARD_METRIC {
+            let guard = if w.route.key.metric == LEAK_GUARD_METRIC {
                 " (leak guard)"
             } else {
                 ""
             };
             if w.exists {
-                format!("~ {prefix} {now}{twin}")
+                format!("~ {prefix} {now}{guard}")
             } else {
-                format!("+ {prefix} {now}{twin}")
+                format!("+ {prefix} {now}{guard}")
             }
         });
         let gone = self.dropped.iter().chain(&self.delete).map(move |r| {
-            let twin = if r.key.metric == LEAK_GUARD_METRIC {
+            let guard = if r.key.metric == LEAK_GUARD_METRIC {
                 " (leak guard)"
             } else {
                 ""
             };
             format!(
-                "- {} {}{twin}",
+                "- {} {}{guard}",
                 r.key.prefix,
                 describe_now(kernel, &r.target)
             )
@@ -161,13 +159,8 @@ impl Plan {
         let written = self.nexthops.iter().filter_map(|(_, what)| what.gateway());
         let same = |group: &&GroupWrite| {
             let target = Target::Nexthop(group.id);
-            let there = kernel.nexthops.get(&group.id).map(|n| &n.kind);
-            let others = match (there, wanted.groups.get(&group.id)) {
-                (Some(NexthopKind::Group { members, .. }), Some(wanted)) => {
-                    *members != wanted.members
-                }
-                _ => true,
-            };
+            let wanted_members = wanted.groups.get(&group.id).map(|group| &group.members[..]);
+            let others = wanted_members != Some(kernel.members(group.id));
             group.exists && others && wanted.describe(&target) == describe_now(kernel, &target)
         };
         let members = self.groups.iter().filter(same).flat_map(|g| &g.members);
@@ -214,15 +207,9 @@ impl Plan {
                 .binary_search_by(|w| w.key.cmp(&r.key))
                 .is_ok_and(|n| wanted.routes[n].target == r.target)
         };
-        kernel
-            .own
-            .iter()
-            .filter(stays)
-            .filter_map(move |r| match r.target {
-                Target::Nexthop(id) => words
-                    .get(&id)
-                    .map(|(now, before)| format!("~ {} {now} (was {before})", r.key.prefix)),
-                _ => None,
-            })
+        kernel.own.iter().filter(stays).filter_map(move |r| {
+            let (now, before) = words.get(&r.target.nexthop()?)?;
+            Some(format!("~ {} {now} (was {before})", r.key.prefix))
+        })
     }
 }

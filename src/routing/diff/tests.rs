@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::kernel::apply::fake::FakeTable;
+use crate::kernel::model::Model;
 use crate::net::prefix::Prefix;
-use crate::routing::batch::IDLE_TIMER;
+use crate::routing::state::Target;
 
 const OURS: Ownership = Ownership {
     protocol: 230,
@@ -29,9 +29,9 @@ fn gateways(ids: &[u32]) -> BTreeMap<u32, WantedNexthop> {
 }
 
 fn kernel(lines: &str) -> Kernel {
-    let table = FakeTable::new(OURS);
-    table.prepare(lines);
-    table.kernel()
+    let mut model = Model::node();
+    model.prepare(lines);
+    model.dump(&OURS)
 }
 
 fn words(wanted: &Wanted, kernel: &Kernel) -> String {
@@ -41,7 +41,7 @@ fn words(wanted: &Wanted, kernel: &Kernel) -> String {
         .join("\n")
 }
 
-const STANDING: &str = "
+const INSTALLED: &str = "
     nexthop replace id 5 via 10.116.0.5 dev eth1 proto 230
     nexthop replace id 6 via 10.116.0.6 dev eth1 proto 230
     nexthop replace id 11 group 5 type resilient idle_timer 300 proto 230
@@ -56,41 +56,22 @@ fn as_found(kernel: &Kernel, ownership: &Ownership) -> Wanted {
         routes: kernel.own.clone(),
         ..Wanted::default()
     };
-    for (id, nexthop) in kernel
+    let ours = kernel
         .nexthops
         .iter()
-        .filter(|(_, n)| n.protocol == ownership.protocol)
-    {
-        match &nexthop.kind {
-            NexthopKind::Via { gateway, dev } => {
-                wanted
-                    .nexthops
-                    .insert(*id, WantedNexthop::Via(*gateway, dev.clone()));
-            }
-            NexthopKind::Group { members, resilient } => {
-                let group = WantedGroup {
-                    members: members.clone(),
-                    idle: resilient.map_or(IDLE_TIMER, |r| r.idle),
-                };
-                wanted.groups.insert(*id, group);
-            }
-            // The kernel does not show a blackhole's family; those that `nexthop_id` makes are known.
-            NexthopKind::Blackhole => {
-                if let Some(family) = nexthop_id::blackhole_family(*id) {
-                    wanted
-                        .nexthops
-                        .insert(*id, WantedNexthop::Blackhole(family));
-                }
-            }
-            NexthopKind::Other => {}
-        }
+        .filter(|(_, n)| n.protocol == ownership.protocol);
+    for (id, nexthop) in ours {
+        let object = WantedNexthop::as_found(*id, &nexthop.kind);
+        wanted.nexthops.extend(object.map(|object| (*id, object)));
+        let group = WantedGroup::as_found(&nexthop.kind);
+        wanted.groups.extend(group.map(|group| (*id, group)));
     }
     wanted
 }
 
 #[test]
 fn a_diff_says_what_comes_goes_and_goes_another_way() {
-    let kernel = kernel(STANDING);
+    let kernel = kernel(INSTALLED);
     let route = |text: &str, id| OwnRoute {
         key: OURS.key(prefix(text)),
         target: Target::Nexthop(id),
@@ -123,7 +104,7 @@ fn a_diff_says_what_comes_goes_and_goes_another_way() {
 
 #[test]
 fn a_gateway_that_only_stands_by_is_a_line_and_a_route_that_changes_its_set_is_one() {
-    let kernel = kernel(STANDING);
+    let kernel = kernel(INSTALLED);
     let mut wanted = as_found(&kernel, &OURS);
     wanted.nexthops.extend(gateways(&[7]));
     assert_eq!(
@@ -150,7 +131,7 @@ fn a_gateway_that_only_stands_by_is_a_line_and_a_route_that_changes_its_set_is_o
 
 #[test]
 fn a_gateway_that_moved_to_another_device_changes_the_routes_through_it() {
-    let kernel = kernel(STANDING);
+    let kernel = kernel(INSTALLED);
     let mut wanted = as_found(&kernel, &OURS);
     wanted.nexthops.insert(
         6,
@@ -165,7 +146,7 @@ fn a_gateway_that_moved_to_another_device_changes_the_routes_through_it() {
 #[test]
 fn what_nothing_uses_is_listed_apart_groups_before_their_members_and_is_no_difference() {
     let kernel = kernel(&format!(
-        "{STANDING}\nnexthop replace id 7 via 10.116.0.7 dev eth1 proto 230\nnexthop replace id 13 group 5/7 proto 230"
+        "{INSTALLED}\nnexthop replace id 7 via 10.116.0.7 dev eth1 proto 230\nnexthop replace id 13 group 5/7 proto 230"
     ));
     let mut wanted = as_found(&kernel, &OURS);
     wanted.groups.remove(&13);
@@ -177,7 +158,7 @@ fn what_nothing_uses_is_listed_apart_groups_before_their_members_and_is_no_diffe
 
 #[test]
 fn a_set_of_another_protocol_number_or_table_is_not_ours() {
-    let kernel = kernel(STANDING);
+    let kernel = kernel(INSTALLED);
     let others = Ownership {
         protocol: 231,
         ..OURS
@@ -196,7 +177,7 @@ fn a_set_of_another_protocol_number_or_table_is_not_ours() {
 
 #[test]
 fn a_metric_or_table_of_another_run_is_cleaned_up() {
-    let kernel = kernel(STANDING);
+    let kernel = kernel(INSTALLED);
     let other = Ownership {
         metric: 50,
         table: 100,
@@ -232,7 +213,7 @@ fn of_several_strays_the_one_with_most_words_goes_first_and_nothing_is_written_t
  {
     let kernel = kernel(
         "route replace 198.18.3.0/24 via 10.116.0.9 dev eth1 proto 230 metric 4242 table 254
-        route append 198.18.3.0/24 proto 230 metric 4242 table 254
+        route append 198.18.3.0/24 proto 230 metric 4242 table 254 nexthop via 10.116.0.8 dev eth1 nexthop via 10.116.0.9 dev eth1
         nexthop replace id 12 via 10.116.0.1 dev eth1 proto 230
         nexthop replace id 2 via 192.0.2.7 dev eth0 proto 16",
     );

@@ -5,9 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use crate::net::nexthop_id;
 use crate::net::prefix::Family;
 use crate::routing::batch::IDLE_TIMER;
-use crate::routing::state::{Member, OwnRoute};
+use crate::routing::state::{Member, NexthopKind, OwnRoute};
 
 /// What the kernel shall have of ours, and nothing else of ours.
 #[derive(Clone, Debug, Default, PartialEq, Hash)]
@@ -39,6 +40,17 @@ impl WantedGroup {
         }
     }
 
+    /// The group that the kernel has.
+    pub fn as_found(kind: &NexthopKind) -> Option<Self> {
+        let NexthopKind::Group { members, resilient } = kind else {
+            return None;
+        };
+        Some(Self {
+            members: members.clone(),
+            idle: resilient.map_or(IDLE_TIMER, |r| r.idle),
+        })
+    }
+
     pub(super) fn has(&self, id: u32) -> bool {
         self.members.iter().any(|m| m.id == id)
     }
@@ -54,6 +66,17 @@ pub enum WantedNexthop {
 }
 
 impl WantedNexthop {
+    /// The object that the kernel has. It does not show a blackhole's family; the id does.
+    pub fn as_found(id: u32, kind: &NexthopKind) -> Option<Self> {
+        match kind {
+            NexthopKind::Via { gateway, dev } => Some(Self::Via(*gateway, dev.clone())),
+            NexthopKind::Blackhole => Some(Self::Blackhole(
+                nexthop_id::blackhole_family(id).unwrap_or(Family::V4),
+            )),
+            NexthopKind::Group { .. } | NexthopKind::Other => None,
+        }
+    }
+
     /// Where it leads.
     pub const fn gateway(&self) -> Option<IpAddr> {
         match self {

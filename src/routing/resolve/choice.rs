@@ -9,7 +9,7 @@ use crate::config::{RouteSet, WhenDown};
 use crate::health::{Health, ProbeKey, State};
 use crate::net::nexthop_id;
 use crate::net::prefix::Family;
-use crate::routing::batch::{BUCKETS, IDLE_TIMER};
+use crate::routing::batch::BUCKETS;
 use crate::routing::diff::WantedGroup;
 use crate::routing::share::{self, Candidate, Carries, Shared};
 use crate::routing::state::{Member, NexthopKind};
@@ -69,20 +69,17 @@ impl Builder<'_> {
             || (!usable.is_empty() && self.never_answered(set, &usable));
         match (hold, set.when_down) {
             (true, _) if !usable.is_empty() => Choice::Gateways(self.share(set, id, &usable)),
-            (true, _) => match self.inputs.kernel.nexthops.get(&id).map(|n| &n.kind) {
-                Some(NexthopKind::Group { members, resilient }) => Choice::AsFound(WantedGroup {
-                    members: members.clone(),
-                    idle: resilient.map_or(IDLE_TIMER, |r| r.idle),
-                }),
-                _ => Choice::Nothing,
-            },
+            (true, _) => {
+                let there = self.inputs.kernel.kind(id).and_then(WantedGroup::as_found);
+                there.map_or(Choice::Nothing, Choice::AsFound)
+            }
             (false, WhenDown::Blackhole) => Choice::Blackhole,
             (false, _) => Choice::Withdraw,
         }
     }
 
     fn share(&self, set: &RouteSet, group: u32, usable: &[IpAddr]) -> Shared {
-        let buckets = match self.inputs.kernel.nexthops.get(&group).map(|n| &n.kind) {
+        let buckets = match self.inputs.kernel.kind(group) {
             Some(NexthopKind::Group { resilient, .. }) => resilient.map(|r| r.buckets),
             // Where the kernel has no resilient groups, `diff` leaves duplicates out.
             _ => Some(BUCKETS),
@@ -110,27 +107,19 @@ impl Builder<'_> {
 
     /// The idle time of a group in the kernel that a gateway leaves.
     fn idle_while_left(&self, group: u32) -> Option<u32> {
-        let nexthops = &self.inputs.kernel.nexthops;
-        let Some(NexthopKind::Group { members, resilient }) = nexthops.get(&group).map(|n| &n.kind)
-        else {
+        let kernel = self.inputs.kernel;
+        let Some(NexthopKind::Group { members, resilient }) = kernel.kind(group) else {
             return None;
         };
-        let gateway = |id: u32| match nexthops.get(&id).map(|n| &n.kind) {
-            Some(NexthopKind::Via { gateway, .. }) => Some(*gateway),
-            _ => None,
-        };
-        let is_left = share::has_leaving(members, gateway);
+        let is_left = share::has_leaving(members, |id| kernel.gateway(id));
         resilient.filter(|_| is_left).map(|r| r.idle)
     }
 
     /// What a gateway's objects carry of a group in the kernel.
     pub(super) fn carries(&self, group: u32, gateway: IpAddr) -> Vec<Carries> {
         let kernel = self.inputs.kernel;
-        let Some(NexthopKind::Group { members, .. }) = kernel.nexthops.get(&group).map(|n| &n.kind)
-        else {
-            return Vec::new();
-        };
-        let is_it = |m: &&Member| matches!(kernel.nexthops.get(&m.id).map(|n| &n.kind), Some(NexthopKind::Via { gateway: g, .. }) if *g == gateway);
+        let members = kernel.members(group);
+        let is_it = |m: &&Member| kernel.gateway(m.id) == Some(gateway);
         let carries = |member: &Member| Carries {
             id: member.id,
             leaving: share::is_leaving(*member, members),

@@ -13,7 +13,7 @@ use proptest::strategy::Strategy as _;
 use super::*;
 use crate::config::{self, Files};
 use crate::health::{Health, ProbeKey, State};
-use crate::kernel::apply::fake::FakeTable;
+use crate::kernel::model::Model;
 use crate::report::status::GatewayState;
 use crate::routing::batch::Line;
 use crate::routing::diff::diff;
@@ -158,7 +158,7 @@ impl Case {
 
     /// Writes what is wanted into the case's kernel.
     fn apply(mut self) -> Self {
-        let table = FakeTable::new(OURS);
+        let mut model = Model::node();
         let wanted = self.resolve().wanted;
         let mut lines = String::new();
         diff(&wanted, &Kernel::default(), &OURS, true)
@@ -167,8 +167,8 @@ impl Case {
         for id in nexthop_id::applied(REVISION) {
             Line::BlackholeNexthop { id }.render(&OURS, &mut lines);
         }
-        table.prepare(&lines);
-        let kernel = table.kernel();
+        model.prepare(&lines);
+        let kernel = model.dump(&OURS);
         (self.kernel.own, self.kernel.nexthops) = (kernel.own, kernel.nexthops);
         self
     }

@@ -127,7 +127,7 @@ fn while_other_routes_change_a_pass_deletes_nothing_that_the_reads_may_have_got_
     let mut applier = applier();
     let wanted = both_families();
     applier.pass(&wanted).unwrap();
-    applier.table.state.borrow_mut().churn = true;
+    applier.table.0.borrow_mut().churn = true;
     for _ in 0..5 {
         let outcome = applier.pass(&wanted).unwrap();
         assert!(outcome.kernel.uncertain_v6 && outcome.left.is_empty());
@@ -153,7 +153,7 @@ fn while_other_routes_change_a_pass_deletes_nothing_that_the_reads_may_have_got_
         problems.len() == 1 && problems[0].text.contains("wait to be removed: churn"),
         "{problems:?}"
     );
-    applier.table.state.borrow_mut().churn = false;
+    applier.table.0.borrow_mut().churn = false;
     let own = applier.own();
     assert_eq!(own.len(), 310);
     assert!(!own.contains(&gone));
@@ -172,11 +172,11 @@ fn everything_can_be_removed_as_soon_as_the_others_are_quiet_and_nothing_else_be
         "route replace 2001:db8::/32 nhid 11 proto 4 metric 100 table 254\nroute replace 203.0.113.0/24 via 192.0.2.1 dev eth0 proto 4 metric 100 table 254",
     );
     let before = applier.table.foreign();
-    applier.table.state.borrow_mut().churn = true;
+    applier.table.0.borrow_mut().churn = true;
     let outcome = now(applier.remove_all()).unwrap();
     assert_eq!(texts(&outcome.problems()), [CHURN]);
     assert_eq!(applier.table.foreign(), before);
-    applier.table.state.borrow_mut().churn = false;
+    applier.table.0.borrow_mut().churn = false;
     let outcome = now(applier.remove_all()).unwrap();
     assert!(outcome.left.is_empty() && outcome.problems().is_empty());
     assert_eq!(
