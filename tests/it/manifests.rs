@@ -354,14 +354,20 @@ fn every_example_in_the_samples_comments_is_valid_too() {
     let routes: Value =
         serde_yaml::from_str(objects[0]["data"]["routes.yaml"].as_str().unwrap()).unwrap();
     assert_eq!(routes["routes"].as_array().unwrap().len(), 2, "{text}");
-    let keys: BTreeSet<&str> = routes["routes"][1]
-        .as_object()
-        .unwrap()
-        .keys()
-        .map(String::as_str)
-        .collect();
-    let all = "destinationFiles destinations except failback gateways healthCheck leakGuard name nodeSelector strategy whenDown";
-    assert_eq!(keys.into_iter().collect::<Vec<_>>().join(" "), all);
+    let schema = Path::new(ROOT).join("docs/schema/routes.schema.json");
+    let schema: Value = serde_json::from_str(&fs::read_to_string(schema).unwrap()).unwrap();
+    let keys =
+        |of: &Value| -> BTreeSet<String> { of.as_object().unwrap().keys().cloned().collect() };
+    let set = &routes["routes"][1];
+    for (part, shown) in [
+        ("set", set),
+        ("gateway", &set["gateways"][1]),
+        ("healthCheck", &set["healthCheck"]),
+    ] {
+        let mut all = keys(&schema["$defs"][part]["properties"]);
+        all.remove("port"); // only for `type: tcp`
+        assert_eq!(keys(shown), all, "{part}");
+    }
     assert!(routes["protected"].is_array());
     assert!(objects[0]["data"]["aws.txt"].is_string());
     let (code, said) = check(&text);
