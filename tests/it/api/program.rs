@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::SOON;
 use super::server::{Audited, Server, assets};
 use crate::guard::{http_get, watched};
-use crate::lab::{G1, Lab, Running, Volume, wait_until};
+use crate::lab::{G1, G2, Lab, Running, Volume, wait_until};
 use crate::stub::{self, NODE};
 
 /// Where the API server is; on the node's own subnet.
@@ -217,5 +217,40 @@ fn a_node_loses_its_startup_taint_when_its_routes_are_there_and_a_restart_tells_
         "[]",
         "{}",
         agent.said()
+    );
+}
+
+#[test]
+fn a_gateway_that_carries_nothing_any_more_is_an_event_of_its_node_once() {
+    let assets = assets();
+    let mut world = World::new(&assets, &json!({}));
+    let routes = |drain| {
+        format!(
+            "routes:\n- name: a\n  drainTimeout: 20s\n  gateways: [{G1}, {{ address: {G2}, drain: {drain} }}]\n  destinations: [203.0.113.0/24]\n"
+        )
+    };
+    world.volume.routes(&routes(false));
+    let agent = world.agent(&[]);
+    let gateways = |world: &World, states: &str| {
+        let reported = wait_until(Duration::from_mins(1), || {
+            world.annotation("gateways") == states
+        });
+        assert!(reported, "not {states}: {}", agent.said());
+    };
+    gateways(&world, &format!("{G1}=up,{G2}=up"));
+    world.volume.routes(&routes(true));
+    gateways(&world, &format!("{G1}=up,{G2}=drained"));
+    world.falls_silent();
+    let fields = "--field-selector=reason=GatewayDrained,involvedObject.kind=Node";
+    let events = world.server.kubectl(&["get", "events", fields, "-o", "json"]);
+    let events: Value = serde_json::from_str(&events).unwrap();
+    let [event] = &events["items"].as_array().unwrap()[..] else {
+        panic!("{events}")
+    };
+    assert_eq!(event["involvedObject"]["name"], NODE);
+    assert_eq!(event["type"], "Normal");
+    assert_eq!(
+        event["message"],
+        format!("Gateway {G2} is drained: this node has no flow on it any more")
     );
 }
