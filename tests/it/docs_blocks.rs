@@ -4,13 +4,14 @@
 //!
 //! - `sh`: commands. They run from the root of a scratch copy of the repository, on a node in namespaces (`run::Scene`), and have to succeed.
 //! - `console`: the same, each after `$ `, and below it what it prints. `…` is anything; durations may differ.
-//! - `sh cluster`, `console cluster`: they need a cluster, and only their commands and flags are checked.
+//! - `sh cluster`, `console cluster`: they need a cluster. `STEPS=pages hack/e2e` runs them (`cluster`); elsewhere only their commands and
+//!   flags are checked. What one block of a page sets, the later ones have.
 //! - `sh elsewhere`, `console elsewhere`: they need a cloud account, a registry, a gateway machine, or more time than a test has.
 //! - `yaml`: has to parse; a configuration has to be valid. A first line `# PATH` puts it there in the scratch copy, for the
 //!   blocks after it; `# routes.yaml` also puts it in force on the node.
 //! - `text`, `ini`, `json`, `nft`, `promql`: no commands.
 //!
-//! Readers do not see `<!-- sh … -->`: commands that prepare the node for what follows.
+//! Readers do not see `<!-- sh … -->`: commands that prepare the node, or the cluster, for what follows.
 
 use std::fmt;
 use std::fs;
@@ -19,13 +20,14 @@ use std::process::Command;
 
 use crate::lab::AGENT;
 
+mod cluster;
 mod run;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// Blocks that hold no commands.
 const INERT: [&str; 5] = ["text", "ini", "json", "nft", "promql"];
 /// What a block that is for `elsewhere` has at least one of: a reason why no test runs it.
-const ELSEWHERE: [&str; 16] = [
+const ELSEWHERE: [&str; 17] = [
     "make",
     "doctl",
     "aws",
@@ -42,6 +44,8 @@ const ELSEWHERE: [&str; 16] = [
     "apt-get",
     "ssh",
     "journalctl",
+    // Kubernetes 1.30, as hack/e2e has it on kind.
+    "deploy/hardening/admission-policy.yaml",
 ];
 
 /// Who runs a block.

@@ -242,7 +242,9 @@ fn a_gateway_that_carries_nothing_any_more_is_an_event_of_its_node_once() {
     gateways(&world, &format!("{G1}=up,{G2}=drained"));
     world.falls_silent();
     let fields = "--field-selector=reason=GatewayDrained,involvedObject.kind=Node";
-    let events = world.server.kubectl(&["get", "events", fields, "-o", "json"]);
+    let events = world
+        .server
+        .kubectl(&["get", "events", fields, "-o", "json"]);
     let events: Value = serde_json::from_str(&events).unwrap();
     let [event] = &events["items"].as_array().unwrap()[..] else {
         panic!("{events}")

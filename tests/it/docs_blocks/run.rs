@@ -38,19 +38,7 @@ impl Scene {
             ("pod", "eth0", &["10.244.0.7/24"]),
         );
         lab.sysctl("nd", "net.ipv4.ip_forward", "1");
-        let scratch = tempfile::tempdir().unwrap();
-        let copy = "git ls-files -z | tar --null --files-from=- -c | tar -x -C \"$0\"";
-        let done = Command::new("bash")
-            .args([
-                "-euo",
-                "pipefail",
-                "-c",
-                copy,
-                scratch.path().to_str().unwrap(),
-            ])
-            .current_dir(ROOT)
-            .status();
-        assert!(done.unwrap().success(), "copying the repository");
+        let scratch = scratch_copy();
         let mounted = scratch.path().join("mounted");
         std::fs::create_dir(&mounted).unwrap();
         let mut volume = Volume::new(&mounted);
@@ -84,17 +72,7 @@ impl Scene {
 
     /// Puts a `yaml` block that names its file there.
     fn place(&mut self, block: &Block) {
-        let first = block.text.lines().next().unwrap_or("");
-        let Some(name) = first
-            .strip_prefix("# ")
-            .filter(|name| !name.contains(' ') && name.contains('.'))
-        else {
-            return;
-        };
-        let path = self.scratch.path().join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, &block.text).unwrap();
-        if name == "routes.yaml" {
+        if place(block, self.scratch.path()) == Some("routes.yaml") {
             self.volume
                 .write(&[("routes.yaml", block.text.as_str()), CONFIGURATION[1]]);
             self.versions += 1;
@@ -135,26 +113,56 @@ impl Scene {
         if block.place() != Some(Place::Node) {
             return String::new();
         }
-        let mut faults = String::new();
-        for (command, printed) in block.commands() {
-            let Some(printed) = printed else {
-                let said = self.run(&command, "-euo");
-                if said.code != 0 {
-                    let _ = write!(faults, "{block}: exit {}:\n{}", said.code, said.out);
-                }
-                continue;
-            };
-            let said = self.run(&command, "-uo");
-            if !fits(printed.trim_matches('\n'), said.out.trim_matches('\n')) {
-                let _ = write!(
-                    faults,
-                    "{block}: $ {command}\n--- it printed:\n{}--- the page has:{printed}\n",
-                    said.out
-                );
-            }
-        }
-        faults
+        faults(block, &|command, strict| self.run(command, strict))
     }
+}
+
+/// The repository's files, to run a page's commands in.
+pub fn scratch_copy() -> TempDir {
+    let scratch = tempfile::tempdir().unwrap();
+    let copy = "git ls-files -z | tar --null --files-from=- -c | tar -x -C \"$0\"";
+    let done = Command::new("bash")
+        .args(["-euo", "pipefail", "-c", copy])
+        .arg(scratch.path())
+        .current_dir(ROOT)
+        .status();
+    assert!(done.unwrap().success(), "copying the repository");
+    scratch
+}
+
+/// Writes a `yaml` block that names its file under `folder`; that name.
+pub fn place<'b>(block: &'b Block, folder: &Path) -> Option<&'b str> {
+    let first = block.text.lines().next().unwrap_or("");
+    let name = first
+        .strip_prefix("# ")
+        .filter(|name| !name.contains(' ') && name.contains('.'))?;
+    let path = folder.join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, &block.text).unwrap();
+    Some(name)
+}
+
+/// Runs a block's commands by `run`, which gets bash's options too; what is not as printed, or empty.
+pub fn faults(block: &Block, run: &dyn Fn(&str, &str) -> CommandOutput) -> String {
+    let mut faults = String::new();
+    for (command, printed) in block.commands() {
+        let Some(printed) = printed else {
+            let said = run(&command, "-euo");
+            if said.code != 0 {
+                let _ = write!(faults, "{block}: exit {}:\n{}", said.code, said.out);
+            }
+            continue;
+        };
+        let said = run(&command, "-uo");
+        if !fits(printed.trim_matches('\n'), said.out.trim_matches('\n')) {
+            let _ = write!(
+                faults,
+                "{block}: $ {command}\n--- it printed:\n{}--- the page has:{printed}\n",
+                said.out
+            );
+        }
+    }
+    faults
 }
 
 /// Whether some output is the one that a page prints.
@@ -172,7 +180,7 @@ fn fits(printed: &str, got: &str) -> bool {
     )
 }
 
-/// A line's words; spaces do not count, and what a clock measured is `#s`.
+/// A line's words; spaces do not count, and what a clock measured is `#s`, an age such as `2d3h` too.
 fn words(line: &str) -> Vec<String> {
     let mut words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
     let number =
@@ -180,13 +188,23 @@ fn words(line: &str) -> Vec<String> {
     for at in 0..words.len() {
         let word = words[at].trim_end_matches([',', ';', ':', '.']).to_owned();
         let unit = word.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
-        if unit.len() < word.len() && ["s", "ms", "µs"].contains(&unit) {
+        if is_age(&word) || unit.len() < word.len() && ["s", "ms", "µs"].contains(&unit) {
             words[at] = words[at].replace(&word, "#s");
         } else if at > 0 && number(&words[at - 1]) && ["s", "ms", "µs"].contains(&word.as_str()) {
             "#".clone_into(&mut words[at - 1]);
         }
     }
     words
+}
+
+/// Two numbers with kubectl's units.
+fn is_age(word: &str) -> bool {
+    let numbers: Vec<&str> = word.split_inclusive(['d', 'h', 'm', 's']).collect();
+    let is_number = |part: &&str| {
+        let end = part.len().saturating_sub(1);
+        end > 0 && part.is_char_boundary(end) && part[..end].bytes().all(|c| c.is_ascii_digit())
+    };
+    numbers.len() == 2 && numbers.iter().all(is_number) && word.ends_with(['d', 'h', 'm', 's'])
 }
 
 fn same_word(printed: &str, got: &str) -> bool {
@@ -279,6 +297,8 @@ fn every_yaml_block_parses_and_every_configuration_is_valid() {
 fn an_output_fits_where_only_times_and_what_is_left_out_differ() {
     assert!(fits("a  12 ms\n…\nb …", "a 7.5 ms\nx\ny\nb c d"));
     assert!(fits("0.52s  revision 01…", "  1.07s revision 0123"));
+    assert!(fits("node1 2d2h Ready", "node1 6h59m Ready"));
     assert!(!fits("a 12 routes", "a 13 routes"));
+    assert!(!fits("node1 1d", "node1 2d"));
     assert!(!fits("a\nb", "a\nb\nc"));
 }
