@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
+use crate::guard::http_get;
+
 use super::{Duration, Lab, NODE, Node, SOON, fs, wait_until};
 
 /// Leaves a process as many descriptors more than it has.
@@ -182,6 +184,41 @@ fn a_scan_of_the_http_port_takes_no_memory_and_no_probe_goes_unanswered() {
     );
     node.lives();
     assert!(node.status()["status"] == "Ready", "{}", node.status());
+}
+
+#[test]
+fn slow_readers_of_a_large_status_share_one_copy_of_it() {
+    let mut node = Node::new(Lab::new());
+    let mut routes = String::from("routes:\n");
+    for set in 0..50 {
+        // Loopback: each is skipped, and the status lists it with a reason.
+        let _ = write!(
+            routes,
+            "- name: s{set}\n  gateways: [10.116.0.5]\n  destinations: ["
+        );
+        for n in 0..1000 {
+            let _ = write!(routes, "127.{set}.{}.{}, ", n / 250, n % 250);
+        }
+        routes += "]\n";
+    }
+    node.volume.routes(&routes);
+    let agent = node.agent(&[]);
+    agent.wait_for("Configuration in force", SOON);
+    let size = http_get(&node.lab, NODE, "/status").len() as u64;
+    let (before, _) = agent.memory_kib();
+    let readers = "for ((n = 0; n < 64; n++)); do exec {fd}<>/dev/tcp/127.0.0.1/9465; fds+=($fd); done\n\
+         for fd in ${fds[@]}; do printf 'GET /status HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n' >&$fd; done\n\
+         for fd in ${fds[@]}; do read -r -N 1 -u $fd; done\n\
+         echo all read; exec sleep 60";
+    let readers = node.lab.spawn(NODE, &["bash", "-c", readers]);
+    readers.wait_for("all read", SOON);
+    let (with, _) = agent.memory_kib();
+    println!("{size} bytes; memory: {before} KiB, {with} KiB with 64 readers");
+    assert!(
+        with < before + 4 * size / 1024 + 2048,
+        "{before} KiB, {with} KiB with 64 readers of {size} bytes"
+    );
+    node.lives();
 }
 
 /// A jump of the wall clock cannot be made in a namespace; but it can be shown that nobody but reports looks at it.
