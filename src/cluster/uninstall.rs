@@ -9,6 +9,9 @@
 //! - it is fresh: rights that were lost minutes ago, as with a `ServiceAccount` that was re-created, are no uninstall,
 //! - it lasts: rights that are replaced are back in a moment,
 //! - no successor waits on this node: a pod that was deleted by force loses its token too, and is replaced at once.
+//!
+//! There is no surer sign: the API server's 401 is the same, byte for byte, for a `ServiceAccount` that is gone and for one that was
+//! re-created. So a restart within [`FRESH`] of its re-creation looks like an uninstall; docs/install.md has the way around it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
