@@ -8,6 +8,8 @@ SHELL := /bin/bash
 # An ordinary user's PATH has no `ip` and no `nft` on Debian.
 export PATH := $(PATH):/usr/sbin:/sbin:$(CURDIR)/target/tools/usr/bin
 IMAGE ?= egress-routes:0.1.0
+# Recipes and scripts name what cargo builds by its path, whatever target folder the user's environment has.
+export CARGO_TARGET_DIR := $(CURDIR)/target
 
 .PHONY: help
 help: ## this list

@@ -4,6 +4,7 @@
 //!
 //! - `sh`: commands. They run from the root of a scratch copy of the repository, on a node in namespaces (`run::Scene`), and have to succeed.
 //! - `console`: the same, each after `$ `, and below it what it prints. `…` is anything; durations may differ.
+//! - `sh kustomize`: the same as `sh`, where `kubectl` is 1.21 or later.
 //! - `sh cluster`, `console cluster`: they need a cluster. `STEPS=pages hack/e2e` runs them (`cluster`); elsewhere only their commands and
 //!   flags are checked. What one block of a page sets, the later ones have.
 //! - `sh elsewhere`, `console elsewhere`: they need a cloud account, a registry, a gateway machine, or more time than a test has.
@@ -52,6 +53,7 @@ const ELSEWHERE: [&str; 17] = [
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Node,
+    Kustomize,
     Cluster,
     Elsewhere,
 }
@@ -116,6 +118,7 @@ fn kind(info: &str) -> Option<Kind> {
     let (word, place) = info.split_once(' ').unwrap_or((info, ""));
     let place = match place {
         "" => Place::Node,
+        "kustomize" => Place::Kustomize,
         "cluster" => Place::Cluster,
         "elsewhere" => Place::Elsewhere,
         _ => return None,
@@ -344,7 +347,9 @@ fn every_block_has_a_kind_and_is_a_script_that_names_what_there_is() {
                 wrong.push(format!("{block}: nothing in it needs to be elsewhere"));
             }
             let mut words = commands.iter().flatten();
-            if place == Place::Node && words.any(|word| word.contains('…')) {
+            if [Place::Node, Place::Kustomize].contains(&place)
+                && words.any(|word| word.contains('…'))
+            {
                 wrong.push(format!("{block}: `…` cannot be run"));
             }
         }
