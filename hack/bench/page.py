@@ -59,9 +59,8 @@ def cell(values, unit="s"):
         return middle
     shared = middle.partition(" ")[2]
     if least.endswith(f" {shared}") and most.endswith(f" {shared}"):
-        middle, least = middle.removesuffix(f" {shared}"), least.removesuffix(f" {shared}")
-        return f"{middle} ({least} to {most.removesuffix(f' {shared}')}) {shared}"
-    return f"{middle} ({least} to {most})"
+        least, most = least.removesuffix(f" {shared}"), most.removesuffix(f" {shared}")
+    return f"{middle} ({least}–{most})"
 
 
 def table(head, rows):

@@ -334,7 +334,11 @@ fn metrics_are_those_that_the_program_exports() {
     }
     let listed: BTreeMap<String, (String, String)> = table(REFERENCE, "## Metrics", "metric")
         .into_iter()
-        .map(|(name, cells)| (name, (cells[1].clone(), cells[2].clone())))
+        .map(|(name, cells)| {
+            let (begin, _) = cells[1].split_once(". ").unwrap();
+            let (kind, labels) = begin.split_once(" by ").unwrap_or((begin, ""));
+            (name, (kind.to_owned(), labels.to_owned()))
+        })
         .collect();
     assert_eq!(listed, wanted);
 }
