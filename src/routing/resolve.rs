@@ -17,7 +17,7 @@ use crate::routing::diff::{Wanted, WantedGroup, WantedNexthop};
 use crate::routing::exclude;
 use crate::routing::node_facts::Facts;
 use crate::routing::overridden::{Destinations, overridden};
-use crate::routing::protected;
+use crate::routing::protected::{self, Protected};
 use crate::routing::state::{Kernel, Member, NexthopKind, OwnRoute, Target};
 
 mod applies;
@@ -103,17 +103,8 @@ pub fn resolve(inputs: &Inputs<'_>) -> Result<Resolution, Vec<exclude::Clash>> {
         .zip(&examined)
         .flat_map(|(set, examined)| builder.parts(set, examined))
         .collect();
-    let protected = protected::Protected::gather(inputs.kernel, inputs.facts, inputs.config);
-    let constraints = exclude::Constraints {
-        protected: &protected,
-        foreign: &inputs.kernel.foreign,
-        table: inputs.ownership.table,
-        metric: inputs.ownership.metric,
-        most: exclude::MOST_PREFIXES,
-    };
-    let destinations: Vec<exclude::SetDestinations<'_>> =
-        parts.iter().map(Part::destinations).collect();
-    let selected = exclude::select(&destinations, &constraints)?;
+    let protected = Protected::gather(inputs.kernel, inputs.facts, inputs.config);
+    let selected = select(inputs, &protected, &parts)?;
     let routes = parts.iter().zip(&selected);
     let routes = routes.map(|(part, selected)| part.routes_each() * selected.install.len());
     builder.wanted.routes.reserve_exact(routes.sum());
@@ -128,24 +119,51 @@ pub fn resolve(inputs: &Inputs<'_>) -> Result<Resolution, Vec<exclude::Clash>> {
         }
         resolution.sets.push(view);
     }
-    let destinations: Vec<Destinations<'_>> = sets
-        .iter()
-        .map(|set| Destinations {
-            prefixes: &set.destinations,
-            except: &set.except,
-        })
-        .collect();
-    let found = overridden(
-        &destinations,
-        protected.ranges(),
-        &inputs.kernel.foreign,
-        inputs.ownership.table,
-    );
-    for (view, found) in resolution.sets.iter_mut().zip(found) {
-        view.overridden = found;
-    }
+    add_overridden(inputs, &sets, &protected, &mut resolution.sets);
     resolution.notes = std::mem::take(&mut builder.notes);
     resolution.wanted = builder.finish();
+    add_skipped(inputs, &mut resolution);
+    Ok(resolution)
+}
+
+/// What of each part is installed.
+fn select(
+    inputs: &Inputs<'_>,
+    protected: &Protected,
+    parts: &[Part<'_>],
+) -> Result<Vec<exclude::Selected>, Vec<exclude::Clash>> {
+    let constraints = exclude::Constraints {
+        protected,
+        foreign: &inputs.kernel.foreign,
+        table: inputs.ownership.table,
+        metric: inputs.ownership.metric,
+        most: exclude::MOST_PREFIXES,
+    };
+    let destinations: Vec<_> = parts.iter().map(Part::destinations).collect();
+    exclude::select(&destinations, &constraints)
+}
+
+/// Reports of each set which routes of others win inside its destinations.
+fn add_overridden(
+    inputs: &Inputs<'_>,
+    sets: &[&RouteSet],
+    protected: &Protected,
+    views: &mut [SetView],
+) {
+    let destinations = sets.iter().map(|set| Destinations {
+        prefixes: &set.destinations,
+        except: &set.except,
+    });
+    let destinations: Vec<_> = destinations.collect();
+    let (foreign, table) = (&inputs.kernel.foreign, inputs.ownership.table);
+    let found = overridden(&destinations, protected.ranges(), foreign, table);
+    for (view, found) in views.iter_mut().zip(found) {
+        view.overridden = found;
+    }
+}
+
+/// Reports the sets of which it is not known whether they apply to this node.
+fn add_skipped(inputs: &Inputs<'_>, resolution: &mut Resolution) {
     for set in &inputs.config.sets {
         match inputs.applies(set) {
             Applies::Yes | Applies::No => {}
@@ -171,7 +189,6 @@ pub fn resolve(inputs: &Inputs<'_>) -> Result<Resolution, Vec<exclude::Clash>> {
             }
         }
     }
-    Ok(resolution)
 }
 
 /// The groups alone, for routes that are there: what a change of health needs, whatever the number of routes.

@@ -50,12 +50,7 @@ impl Builder<'_> {
     }
 
     pub(super) fn choose(&self, set: &RouteSet, family: Family, examined: &Examined) -> Choice {
-        let usable: Vec<IpAddr> = set
-            .gateways
-            .iter()
-            .copied()
-            .filter(|g| Family::of(*g) == family && examined.get(g).is_some_and(Result::is_ok))
-            .collect();
+        let usable = usable(set, family, examined);
         let healthy: Vec<IpAddr> = usable
             .iter()
             .copied()
@@ -127,4 +122,12 @@ impl Builder<'_> {
         };
         members.iter().filter(is_it).map(carries).collect()
     }
+}
+
+/// The gateways of a family that can be next hops here.
+pub(super) fn usable(set: &RouteSet, family: Family, examined: &Examined) -> Vec<IpAddr> {
+    let gateways = set.gateways.iter().copied();
+    gateways
+        .filter(|g| Family::of(*g) == family && examined.get(g).is_some_and(Result::is_ok))
+        .collect()
 }

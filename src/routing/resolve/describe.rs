@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use super::choice::Choice;
+use super::choice::{Choice, usable};
 use super::{Builder, Examined, SetView, milliseconds};
 use crate::config::{Probe, RouteSet};
 use crate::health::State;
@@ -126,20 +126,29 @@ impl Builder<'_> {
                 ),
             ));
         }
-        let of_family = |g: &&IpAddr| Family::of(**g) == family;
-        let usable: Vec<IpAddr> = set
-            .gateways
-            .iter()
-            .filter(of_family)
-            .copied()
-            .filter(|g| examined.get(g).is_some_and(Result::is_ok))
-            .collect();
-        if usable.iter().any(|g| !self.is_down(set, *g)) {
-            return;
+        if let Some(why) = self.describe_down(set, family, choice, examined, view) {
+            view.down
+                .insert(family, format!("set `{}` ({family}): {why}", set.name));
         }
+    }
+
+    /// Why no gateway of a family is healthy, and what becomes of its routes; `None` where one is.
+    fn describe_down(
+        &self,
+        set: &RouteSet,
+        family: Family,
+        choice: &Choice,
+        examined: &Examined,
+        view: &SetView,
+    ) -> Option<String> {
+        let usable = usable(set, family, examined);
+        if usable.iter().any(|g| !self.is_down(set, *g)) {
+            return None;
+        }
+        let silent = self.never_answered(set, &usable);
         let why = if usable.is_empty() {
             "none of its gateways is on-link here".to_owned()
-        } else if self.never_answered(set, &usable) {
+        } else if silent {
             "no gateway has answered a probe since the agent started, so the probe is probably blocked or wrong (`healthCheck`), and its routes are held".to_owned()
         } else {
             let reasons = view.gateways.iter().filter(|g| usable.contains(&g.address));
@@ -151,16 +160,13 @@ impl Builder<'_> {
             )
         };
         let what = match choice {
-            Choice::Gateways(_) if usable.is_empty() || self.never_answered(set, &usable) => "",
+            Choice::Gateways(_) if usable.is_empty() || silent => "",
             Choice::Gateways(_) => "; its routes are held",
             Choice::AsFound(_) => "; the routes that are there are held",
             Choice::Blackhole => "; its destinations are blackholed",
             Choice::Withdraw => "; its routes are withdrawn",
             Choice::Nothing => "; no route can be installed",
         };
-        view.down.insert(
-            family,
-            format!("set `{}` ({family}): {why}{what}", set.name),
-        );
+        Some(format!("{why}{what}"))
     }
 }
