@@ -11,6 +11,6 @@ mod host_routing;
 mod leak;
 mod load;
 mod none_healthy;
-mod scene;
 mod talk;
 mod through;
+mod traffic;

@@ -7,12 +7,12 @@ mod killed;
 mod labels;
 
 use std::fs;
+use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tempfile::TempDir;
 
-use crate::lab::{AGENT, FABRIC, Lab, Running, Volume, wait_until};
+use crate::lab::{FABRIC, Lab, Node, Running, Volume, wait_until};
 use crate::stub::{self, NODE, Stub};
 
 /// Where the API server is; the agent does not know it.
@@ -59,25 +59,37 @@ fn another_bad() -> String {
 
 /// A node in a cluster, with a configuration volume.
 pub struct World {
-    pub lab: Lab,
-    dir: TempDir,
-    pub volume: Volume,
+    node: Node,
     api: &'static str,
+}
+
+impl Deref for World {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        &self.node
+    }
+}
+
+impl DerefMut for World {
+    fn deref_mut(&mut self) -> &mut Node {
+        &mut self.node
+    }
 }
 
 impl World {
     pub fn new(api: &'static str) -> Self {
-        let lab = Lab::blueprint();
-        stub::credentials(&lab);
+        let node = Node::new(&good());
+        let lab = &node.lab;
+        stub::credentials(lab);
         lab.ip("g3", &format!("route add blackhole {CUT}"));
-        let dir = tempfile::tempdir().unwrap();
         if api == SERVICE {
             lab.nft(
                 NODE,
                 &format!("table ip services {{\n chain output {{\n type nat hook output priority -100\n ip daddr {SERVICE} dnat to {HIDDEN}\n }}\n }}\n"),
             );
         } else {
-            let hosts = dir.path().join("hosts");
+            let hosts = node.dir.path().join("hosts");
             fs::write(&hosts, format!("127.0.0.1 localhost\n{HIDDEN} {NAME}\n")).unwrap();
             // Seen by this laboratory alone.
             lab.must(
@@ -85,16 +97,7 @@ impl World {
                 &["mount", "--bind", hosts.to_str().unwrap(), "/etc/hosts"],
             );
         }
-        let config = dir.path().join("config");
-        fs::create_dir(&config).unwrap();
-        let mut volume = Volume::new(config);
-        volume.routes(&good());
-        Self {
-            lab,
-            dir,
-            volume,
-            api,
-        }
+        Self { node, api }
     }
 
     pub fn stub(&self) -> Stub {
@@ -102,7 +105,6 @@ impl World {
     }
 
     pub fn agent(&self, flags: &[&str]) -> Running {
-        let _ = &self.dir;
         stub::agent(&self.lab, self.volume.path(), self.api, flags)
     }
 
@@ -117,17 +119,6 @@ impl World {
             agent.said()
         );
         agent
-    }
-
-    /// Our IPv4 routes.
-    pub fn routes(&self) -> Vec<String> {
-        let routes = self.lab.json(NODE, "-4 route show proto 230");
-        routes
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|route| route["dst"].as_str().unwrap().to_owned())
-            .collect()
     }
 
     pub fn cuts(&self) -> bool {
@@ -152,8 +143,7 @@ impl World {
     }
 
     pub fn status(&self) -> Value {
-        let said = self.lab.run(NODE, &[AGENT, "status", "-o", "json"]);
-        serde_json::from_str(&said.out).unwrap_or_default()
+        self.status_if_any().unwrap_or_default()
     }
 
     pub fn has_status(&self, word: &str) -> bool {
@@ -290,7 +280,7 @@ fn is_taken_back(api: &'static str) {
     );
     assert!(wait_until(SOON, || world.is_marked_rejected()));
 
-    let (lab, volume) = (&world.lab, &mut world.volume);
+    let Node { lab, volume, .. } = &mut world.node;
     let happened = watched(lab, || {
         // The kubelet may write the same content again.
         volume.routes(&bad());

@@ -16,20 +16,16 @@ mod rules;
 mod staying;
 mod taken;
 mod vrf_device;
-mod wrapped_ip;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
-
 use crate::lab::{
-    AGENT, CommandOutput, G1, G1_V6, G2, Lab, NODE_PUBLIC, ONE, Running, TWO, Volume, wait_until,
+    AGENT, G1, G1_V6, G2, Lab, NODE_PUBLIC, Node, ONE, Running, TWO, Volume, WrappedIp, wait_until,
 };
 use crate::stub::{self, Stub};
-use wrapped_ip::WrappedIp;
 
 /// What takes longer than this does not come; generous because tests share a busy machine. Times that matter are printed.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -42,67 +38,27 @@ const FOREIGN: &str = "route add default via 192.0.2.1 dev eth0
     route add 203.0.116.0/24 nhid 77 proto bird
     route add 2001:db8:bad::/48 via fd00:116::9 proto static metric 4242\n";
 
-/// A node `nd` with the internet behind `eth0` and a VPC behind `eth1`, and its mounted `ConfigMap`.
-struct Node {
-    lab: Lab,
-    volume: Volume,
-    dir: TempDir,
+/// A node with the internet behind `eth0` and a VPC behind `eth1`.
+fn node() -> Node {
+    let lab = Lab::new();
+    lab.host("nd").host("peer");
+    lab.link(
+        ("nd", "eth0", &["192.0.2.2/24"]),
+        ("peer", "eth0", &["192.0.2.1/24"]),
+    );
+    lab.link(
+        ("nd", "eth1", &["10.116.0.2/24", "fd00:116::2/64"]),
+        ("peer", "eth1", &["10.116.0.5/24", "fd00:116::5/64"]),
+    );
+    lab.batch("nd", FOREIGN);
+    // Link-local addresses settle after a second, and with them the table.
+    assert!(wait_until(LIMIT, || !lab
+        .ip("nd", "-6 addr show")
+        .contains("tentative")));
+    Node::of(lab)
 }
 
 impl Node {
-    fn new() -> Self {
-        let lab = Lab::new();
-        lab.host("nd").host("peer");
-        lab.link(
-            ("nd", "eth0", &["192.0.2.2/24"]),
-            ("peer", "eth0", &["192.0.2.1/24"]),
-        );
-        lab.link(
-            ("nd", "eth1", &["10.116.0.2/24", "fd00:116::2/64"]),
-            ("peer", "eth1", &["10.116.0.5/24", "fd00:116::5/64"]),
-        );
-        lab.batch("nd", FOREIGN);
-        // Link-local addresses settle after a second, and with them the table.
-        assert!(wait_until(LIMIT, || !lab
-            .ip("nd", "-6 addr show")
-            .contains("tentative")));
-        Self::of(lab)
-    }
-
-    fn of(lab: Lab) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mounted = dir.path().join("config");
-        std::fs::create_dir(&mounted).unwrap();
-        Self {
-            lab,
-            volume: Volume::new(mounted),
-            dir,
-        }
-    }
-
-    /// The agent on the volume, with further flags.
-    fn agent(&self, flags: &[&str]) -> Running {
-        self.lab.agent("nd", self.volume.path(), flags)
-    }
-
-    /// The same, in force.
-    fn agent_in_force(&self, flags: &[&str]) -> Running {
-        let agent = self.agent(flags);
-        in_force(&agent, 1);
-        agent
-    }
-
-    /// The same with an `ip` that writes down what it was asked.
-    fn agent_behind(&self, ip: &WrappedIp, flags: &[&str]) -> Running {
-        let config = self.volume.path().to_str().unwrap();
-        let args: Vec<&str> = [AGENT, "run", "--config", config]
-            .into_iter()
-            .chain(flags.iter().copied())
-            .collect();
-        self.lab
-            .spawn_with_env("nd", &args, &[("PATH", &ip.path())])
-    }
-
     /// The agent as a pod of a cluster whose API server is on the peer.
     fn agent_in_a_cluster(&self, flags: &[&str]) -> (Stub, Running) {
         const API: &str = "10.96.0.1";
@@ -111,32 +67,6 @@ impl Node {
         stub::credentials(&self.lab);
         let agent = stub::agent(&self.lab, self.volume.path(), API, flags);
         (api, agent)
-    }
-
-    /// A command of the program on the volume.
-    fn command(&self, command: &str) -> CommandOutput {
-        self.lab.egress_routes(
-            "nd",
-            &[command, "--config", self.volume.path().to_str().unwrap()],
-        )
-    }
-
-    /// What the agent reports.
-    fn status(&self) -> serde_json::Value {
-        let said = self.ask_status();
-        serde_json::from_str(&said.out)
-            .unwrap_or_else(|why| panic!("status said {}{}: {why}", said.out, said.err))
-    }
-
-    /// The same; nothing while the agent has no status yet.
-    fn status_if_any(&self) -> Option<serde_json::Value> {
-        serde_json::from_str(&self.ask_status().out).ok()
-    }
-
-    fn ask_status(&self) -> CommandOutput {
-        let config = self.volume.path().to_str().unwrap();
-        self.lab
-            .egress_routes("nd", &["status", "-o", "json", "--config", config])
     }
 
     /// Waits until the agent logs this; fails with what it logged instead.
@@ -150,21 +80,8 @@ impl Node {
         last
     }
 
-    /// The destinations of our routes in the main table, twins left out, as `ip` writes them.
     fn own(&self) -> BTreeSet<String> {
-        let mut own = BTreeSet::new();
-        for family in ["-4", "-6"] {
-            let said = self
-                .lab
-                .ip("nd", &format!("{family} -N route show proto 230"));
-            let lines = said.lines().filter(|line| line.contains(" metric 4242"));
-            own.extend(
-                lines
-                    .filter_map(|line| line.split_whitespace().next())
-                    .map(str::to_owned),
-            );
-        }
-        own
+        self.routes().into_iter().collect()
     }
 
     /// Everything in the kernel, in words.

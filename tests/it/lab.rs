@@ -24,14 +24,19 @@ use std::time::Duration;
 mod blueprint;
 #[path = "../../examples/echo.rs"]
 mod echo;
+mod node;
 mod running;
 mod tests;
 mod volume;
+mod wrapped_ip;
 
 #[allow(unused_imports, reason = "offered to every test")]
 pub use blueprint::*;
+#[allow(unused_imports, reason = "offered to every test")]
+pub use node::Node;
 pub use running::{Running, wait_until};
 pub use volume::Volume;
+pub use wrapped_ip::WrappedIp;
 
 /// The namespace that holds the switches: `nd`'s cable end is its `nd-eth1`, so `lab.ip(FABRIC, "link set nd-eth1 down")` pulls a plug.
 pub const FABRIC: &str = "";

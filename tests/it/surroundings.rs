@@ -2,15 +2,15 @@
 //! restart. `docs/reliability.md` lists every fault with its outcome and the test that proves it.
 
 use std::fs;
+use std::ops::Deref;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::guard::{http_get, metric};
-use crate::lab::{AGENT, G1, G1_V6, Lab, Running, Volume, wait_until};
+use crate::lab::{AGENT, G1, G1_V6, Lab, Node, Running, wait_until};
 
 mod configuration;
 mod program;
@@ -30,14 +30,20 @@ fn numbered(n: u8) -> String {
 }
 
 /// A node with a configuration, and an `ip` that can be made to misbehave.
-struct Node {
-    lab: Lab,
-    dir: TempDir,
-    volume: Volume,
+struct Numbered {
+    node: Node,
     number: u8,
 }
 
-impl Node {
+impl Deref for Numbered {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        &self.node
+    }
+}
+
+impl Numbered {
     fn new(lab: Lab) -> Self {
         lab.host(NODE).host("peer");
         lab.link(
@@ -45,17 +51,11 @@ impl Node {
             ("peer", "eth1", &["10.116.0.5/24", "fd00:116::5/64"]),
         );
         lab.batch(NODE, "route add 10.244.2.0/24 via 10.116.0.5 proto 17\n");
-        let dir = tempfile::tempdir().unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        for name in ["config", "bin"] {
-            fs::create_dir(dir.path().join(name)).unwrap();
-        }
-        let mut node = Self {
-            volume: Volume::new(dir.path().join("config")),
-            lab,
-            dir,
-            number: 0,
-        };
+        let node = Node::of(lab);
+        let dir = node.dir.path();
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir(dir.join("bin")).unwrap();
+        let mut node = Self { node, number: 0 };
         node.edit();
         let real = node.lab.must(NODE, &["sh", "-c", "command -v ip"]);
         let script = format!(
@@ -92,7 +92,7 @@ impl Node {
     /// The next configuration.
     fn edit(&mut self) {
         self.number += 1;
-        self.volume.routes(&numbered(self.number));
+        self.node.volume.routes(&numbered(self.number));
     }
 
     /// The agent with the switchable `ip` and nothing else on its PATH.
@@ -113,20 +113,6 @@ impl Node {
         self.lab.spawn(NODE, &words)
     }
 
-    /// Our routes as the kernel has them.
-    fn routes(&self) -> Vec<String> {
-        let both = ["-4", "-6"].map(|family| {
-            self.lab
-                .json(NODE, &format!("{family} route show proto 230"))
-        });
-        let all = both.iter().flat_map(|routes| routes.as_array().unwrap());
-        let mut routes: Vec<String> = all
-            .map(|route| route["dst"].as_str().unwrap().to_owned())
-            .collect();
-        routes.sort();
-        routes
-    }
-
     /// What the kernel has while configuration `n` is in force.
     fn routes_of(n: u8) -> Vec<String> {
         let mut routes: Vec<String> = ALWAYS.map(str::to_owned).into();
@@ -136,8 +122,7 @@ impl Node {
     }
 
     fn status(&self) -> Value {
-        let said = self.lab.run(NODE, &[AGENT, "status", "-o", "json"]);
-        serde_json::from_str(&said.out).unwrap_or_default()
+        self.status_if_any().unwrap_or_default()
     }
 
     fn message(&self) -> String {

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::scene::{CHECK, IpWrapper, LIMIT, Scene};
 use super::talk::{CONNECTIONS, Talk};
+use super::traffic::{CHECK, LIMIT};
 use crate::lab::{FABRIC, G3_PUBLIC};
+use crate::lab::{Node, WrappedIp};
 
 /// Connections that broke although their gateway was well.
 #[derive(Debug)]
@@ -17,19 +18,22 @@ struct Broken {
     opened_between: usize,
 }
 
-fn cut_and_return(wrapper: Option<&IpWrapper>) -> Broken {
-    let scene = Scene::new(&format!(
+fn cut_and_return(wrapper: Option<&WrappedIp>) -> Broken {
+    let node = Node::new(&format!(
         "routes:\n- name: a\n  gateways: [10.116.0.5, 10.116.0.6, 10.116.0.7]\n  destinations: [198.18.0.0/15]\n  {CHECK}\n"
     ));
-    let agent = scene.agent_behind(wrapper);
+    let agent = match wrapper {
+        Some(wrapper) => node.agent_in_force_behind(wrapper),
+        None => node.agent_in_force(&[]),
+    };
     assert_eq!(
         agent.said().contains("no resilient nexthop groups"),
         wrapper.is_some(),
         "{}",
         agent.said()
     );
-    scene.wait_for_gateways("a", &["up*", "up*", "up*"]);
-    let mut talk = Talk::start(&scene);
+    node.wait_for_gateways("a", &["up*", "up*", "up*"]);
+    let mut talk = Talk::start(&node);
     let sources = talk.sources();
     let mut carried = BTreeMap::new();
     for source in sources.values() {
@@ -39,13 +43,13 @@ fn cut_and_return(wrapper: Option<&IpWrapper>) -> Broken {
     talk.round();
     assert_eq!(talk.broken(), BTreeSet::new());
 
-    let states = || scene.gateways("a").into_values().collect::<Vec<_>>();
-    scene.lab.ip(FABRIC, "link set g3-eth1 down");
+    let states = || node.gateways("a").into_values().collect::<Vec<_>>();
+    node.lab.ip(FABRIC, "link set g3-eth1 down");
     talk.until(|| states() == ["up*", "up*", "down"]);
     let first = talk.broken();
     let of_the_cut = first.iter().filter(|to| sources[*to] == G3_PUBLIC).count();
-    let mut opened_between = Talk::start(&scene);
-    scene.lab.ip(FABRIC, "link set g3-eth1 up");
+    let mut opened_between = Talk::start(&node);
+    node.lab.ip(FABRIC, "link set g3-eth1 up");
     talk.until(|| states() == ["up*", "up*", "up*"]);
     (0..3).for_each(|_| opened_between.round());
     let at_the_return = talk.broken().difference(&first).count();
@@ -61,7 +65,7 @@ fn cut_and_return(wrapper: Option<&IpWrapper>) -> Broken {
 #[test]
 fn a_gateway_that_is_cut_and_returns_breaks_no_connection_of_the_others() {
     // How a kernel before 5.13 answers: the group is refused, the line is known.
-    let without = IpWrapper::new("s/ group .* type resilient .*/ group 1/");
+    let without = WrappedIp::new("sed 's/ group .* type resilient .*/ group 1/'");
     let (resilient, plain) = (cut_and_return(None), cut_and_return(Some(&without)));
     println!(
         "{CONNECTIONS} connections over three gateways; one is cut and returns    resilient    plain groups"
@@ -112,20 +116,19 @@ fn connections_stay_when_the_agent_is_replaced_or_killed_and_when_a_gateway_is_a
             "routes:\n- name: a\n  gateways: [{gateways}]\n  destinations: [198.18.0.0/15]\n  {CHECK}\n"
         )
     };
-    let mut scene = Scene::new(&routes("10.116.0.5, 10.116.0.6"));
-    let mut agent = scene.agent();
-    scene.wait_for_gateways("a", &["up*", "up*"]);
-    let mut talk = Talk::start(&scene);
-    scene
-        .volume
+    let mut node = Node::new(&routes("10.116.0.5, 10.116.0.6"));
+    let mut agent = node.agent_in_force(&[]);
+    node.wait_for_gateways("a", &["up*", "up*"]);
+    let mut talk = Talk::start(&node);
+    node.volume
         .routes(&routes("10.116.0.5, 10.116.0.6, 10.116.0.7"));
-    talk.until(|| scene.gateways("a").into_values().collect::<Vec<_>>() == ["up*", "up*", "up*"]);
+    talk.until(|| node.gateways("a").into_values().collect::<Vec<_>>() == ["up*", "up*", "up*"]);
     agent.signal("TERM");
     assert_eq!(agent.ends(LIMIT), Some(0));
-    let mut agent = scene.agent();
+    let mut agent = node.agent_in_force(&[]);
     talk.until(|| true);
     agent.kill();
-    let _agent = scene.agent();
+    let _agent = node.agent_in_force(&[]);
     talk.until(|| true);
     assert_eq!(talk.broken(), BTreeSet::new());
 }

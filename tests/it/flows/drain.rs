@@ -7,8 +7,9 @@ mod returns;
 
 use std::collections::BTreeSet;
 
-use super::scene::{CHECK, LIMIT, Scene};
 use super::talk::{CONNECTIONS, Talk};
+use super::traffic::{CHECK, LIMIT};
+use crate::lab::Node;
 use crate::lab::{FABRIC, G1, G1_PUBLIC, G3, G3_PUBLIC, Running, wait_until};
 
 /// Idle is then what had no packet for 20 s. Nothing here takes so long that the limit itself would move anything.
@@ -72,17 +73,17 @@ fn addresses(net: &str) -> Vec<String> {
 }
 
 /// How many of these addresses are reached by this source.
-fn on_it(scene: &Scene, to: &[String], source: &str) -> BTreeSet<String> {
+fn on_it(node: &Node, to: &[String], source: &str) -> BTreeSet<String> {
     let to: Vec<&str> = to.iter().map(String::as_str).collect();
-    let answers = scene.lab.sources("pod", &to);
+    let answers = node.lab.sources("pod", &to);
     let is_it = |seen: &Option<std::net::IpAddr>| seen.is_some_and(|s| s.to_string() == source);
     let found = answers.into_iter().filter(|(_, seen)| is_it(seen));
     found.map(|(to, _)| to.to_string()).collect()
 }
 
 /// State and buckets of a gateway in the report.
-fn report(scene: &Scene, gateway: &str) -> (String, Option<u64>) {
-    let status = scene.status();
+fn report(node: &Node, gateway: &str) -> (String, Option<u64>) {
+    let status = node.status();
     let gateways = status["sets"][0]["gateways"].as_array().cloned();
     let it = gateways
         .into_iter()
@@ -98,8 +99,8 @@ fn report(scene: &Scene, gateway: &str) -> (String, Option<u64>) {
 
 /// A pod of the node, whose packets leave with the node's address. The connections are its own: for those of a host socket the
 /// kernel remembers the route, and a packet that is not looked up counts as none.
-fn pod(scene: &Scene) {
-    let lab = &scene.lab;
+fn pod(node: &Node) {
+    let lab = &node.lab;
     lab.switch("pods").host("pod");
     lab.plug("nd", "cni0", "pods", &["10.244.0.1/24", "fd00:244::1/64"]);
     lab.plug("pod", "eth0", "pods", &["10.244.0.5/24", "fd00:244::5/64"]);
@@ -115,61 +116,61 @@ fn pod(scene: &Scene) {
 }
 
 /// A node with a pod, and its agent, which has all gateways of the set up.
-fn start(routes: &str) -> (Scene, Running) {
-    let scene = Scene::new(routes);
-    pod(&scene);
-    let agent = agent(&scene);
-    (scene, agent)
+fn start(routes: &str) -> (Node, Running) {
+    let node = Node::new(routes);
+    pod(&node);
+    let agent = agent(&node);
+    (node, agent)
 }
 
 /// An agent that looks every second.
-fn agent(scene: &Scene) -> Running {
-    let agent = scene.start_agent_with(&[("EGRESS_ROUTES_RESYNC", "1s")]);
+fn agent(node: &Node) -> Running {
+    let agent = node.agent(&["--resync", "1s"]);
     agent.wait_for("Configuration in force", LIMIT);
     assert!(wait_until(LIMIT, || {
-        let mut states = scene.gateways("a").into_values();
+        let mut states = node.gateways("a").into_values();
         states.all(|state| state.starts_with("up") || state.starts_with("draining"))
     }));
     agent
 }
 
 /// Connections of the gateway that leaves: those that go on talking, those that fall silent; and those of the others.
-fn talks(scene: &Scene, case: &Case) -> (Talk, Talk, Option<Talk>, usize) {
+fn talks(node: &Node, case: &Case) -> (Talk, Talk, Option<Talk>, usize) {
     let all = addresses("198.18");
-    let of_it: Vec<String> = on_it(scene, &all, case.public).into_iter().collect();
+    let of_it: Vec<String> = on_it(node, &all, case.public).into_iter().collect();
     let others: Vec<String> = all.into_iter().filter(|to| !of_it.contains(to)).collect();
     let (busy, silent) = of_it.split_at(of_it.len() / 2);
-    let mut busy_talk = Talk::to(scene, "pod", busy);
-    let silent = Talk::to(scene, "pod", silent);
-    let others = (!others.is_empty()).then(|| Talk::to(scene, "pod", &others));
+    let mut busy_talk = Talk::to(node, "pod", busy);
+    let silent = Talk::to(node, "pod", silent);
+    let others = (!others.is_empty()).then(|| Talk::to(node, "pod", &others));
     busy_talk.round();
     (busy_talk, silent, others, of_it.len())
 }
 
 fn with_drain(case: &Case) -> Seen {
-    let (mut scene, agent) = start(&case.routes(case.before));
-    let (mut busy, silent, mut others, carried) = talks(&scene, case);
+    let (mut node, agent) = start(&case.routes(case.before));
+    let (mut busy, silent, mut others, carried) = talks(&node, case);
     let mut seen = Seen {
         carried,
         ..Seen::default()
     };
-    scene.volume.routes(&case.routes(case.drained));
+    node.volume.routes(&case.routes(case.drained));
     let most = u64::try_from(carried / 2).unwrap();
     let mut counts = Vec::new();
     let mut down_to = |talks: &mut [&mut Talk], most: u64| {
         let came = wait_until(LIMIT, || {
             talks.iter_mut().for_each(|talk| talk.round());
-            let (state, buckets) = report(&scene, case.leaves);
+            let (state, buckets) = report(&node, case.leaves);
             counts.extend(buckets);
             state == "draining" && buckets.is_some_and(|n| n <= most)
         });
-        assert!(came, "{counts:?} {:#}\n{}", scene.status(), agent.said());
+        assert!(came, "{counts:?} {:#}\n{}", node.status(), agent.said());
     };
     let mut talking: Vec<&mut Talk> = others.iter_mut().chain([&mut busy]).collect();
     down_to(&mut talking, most);
     drop(silent);
     let new = addresses("198.19");
-    seen.new_on_it = on_it(&scene, &new, case.public).len();
+    seen.new_on_it = on_it(&node, &new, case.public).len();
     seen.busy_broken = busy.broken().len();
     drop(busy);
     let mut talking: Vec<&mut Talk> = others.iter_mut().collect();
@@ -181,12 +182,10 @@ fn with_drain(case: &Case) -> Seen {
         falling(&counts)
     );
     agent.wait_for(&format!("Gateway {} is drained", case.leaves), LIMIT);
-    seen.new_on_it_at_the_end = on_it(&scene, &new, case.public).len();
-    let mut opened = Talk::to(&scene, "pod", &new);
-    scene
-        .lab
-        .ip(FABRIC, &format!("link set {} down", case.link));
-    opened.until(|| report(&scene, case.leaves).0 == "down");
+    seen.new_on_it_at_the_end = on_it(&node, &new, case.public).len();
+    let mut opened = Talk::to(&node, "pod", &new);
+    node.lab.ip(FABRIC, &format!("link set {} down", case.link));
+    opened.until(|| report(&node, case.leaves).0 == "down");
     seen.broken_at_the_cut = opened.broken().len();
     if let Some(others) = &mut others {
         others.round();
@@ -204,10 +203,10 @@ fn falling(counts: &[u64]) -> String {
 }
 
 fn without_drain(case: &Case) -> Seen {
-    let (mut scene, _agent) = start(&case.routes(case.before));
-    let (mut busy, _silent, mut others, carried) = talks(&scene, case);
-    scene.volume.routes(&case.routes(case.taken_off));
-    busy.until(|| report(&scene, case.leaves).0.is_empty());
+    let (mut node, _agent) = start(&case.routes(case.before));
+    let (mut busy, _silent, mut others, carried) = talks(&node, case);
+    node.volume.routes(&case.routes(case.taken_off));
+    busy.until(|| report(&node, case.leaves).0.is_empty());
     let mut others_broken = 0;
     if let Some(others) = &mut others {
         others.round();

@@ -1,7 +1,8 @@
 //! `failover`: how soon the backup carries the traffic, by what commands, and when the first one gets it back.
 
-use super::scene::{CHECK, IpWrapper, LIMIT, Scene, list};
+use super::traffic::{CHECK, LIMIT, list};
 use crate::lab::{FABRIC, G1_PUBLIC, G2_PUBLIC, ONE, Running, wait_until};
+use crate::lab::{Node, WrappedIp};
 
 /// How many milliseconds [`ONE`] was silent before it answered by this source. Where nothing was lost, the last answers
 /// of the other source may come a little later than the first of this one: those are no change.
@@ -42,14 +43,14 @@ fn the_backup_carries_the_traffic_soon_however_many_destinations_there_are() {
         "  destinations   cut to the first packet through the backup   of these, the nexthop commands"
     );
     for count in [10, 10_000, 45_000] {
-        let scene = Scene::with_files(&[("routes.yaml", routes), ("list.txt", &list(count))]);
-        let agent = scene.agent();
-        scene.wait_for_gateways("a", &["up*", "up"]);
-        let leaked = scene.count("eth0", &["34.160.111.0/24"], &[]);
-        let watch = scene.watch(5, &[ONE]);
+        let node = Node::with_files(&[("routes.yaml", routes), ("list.txt", &list(count))]);
+        let agent = node.agent_in_force(&[]);
+        node.wait_for_gateways("a", &["up*", "up"]);
+        let leaked = node.count("eth0", &["34.160.111.0/24"], &[]);
+        let watch = node.watch(5, &[ONE]);
         watch.wait_for(G1_PUBLIC, LIMIT);
         for cut in 1..=CUTS {
-            scene.lab.ip(FABRIC, "link set g1-eth1 down");
+            node.lab.ip(FABRIC, "link set g1-eth1 down");
             assert!(
                 wait_until(LIMIT, || silences(&watch, G2_PUBLIC).len() == cut),
                 "{}{}",
@@ -57,9 +58,9 @@ fn the_backup_carries_the_traffic_soon_however_many_destinations_there_are() {
                 watch.said()
             );
             // The report follows a little later than the traffic.
-            scene.wait_for_gateways("a", &["down", "up*"]);
-            scene.lab.ip(FABRIC, "link set g1-eth1 up");
-            scene.wait_for_gateways("a", &["up*", "up"]);
+            node.wait_for_gateways("a", &["down", "up*"]);
+            node.lab.ip(FABRIC, "link set g1-eth1 up");
+            node.wait_for_gateways("a", &["up*", "up"]);
         }
         let there = silences(&watch, G2_PUBLIC);
         println!(
@@ -82,15 +83,17 @@ fn a_switch_does_not_wait_for_a_long_table_to_be_read() {
     let routes = format!(
         "routes:\n- name: a\n  strategy: failover\n  gateways: [10.116.0.5, 10.116.0.6]\n  destinations: [{ONE}]\n  {CHECK}\n"
     );
-    let scene = Scene::new(&routes);
-    let wrapper = IpWrapper::slow_to_read(READING);
-    let agent = scene.agent_behind(Some(&wrapper));
-    scene.wait_for_gateways("a", &["up*", "up"]);
-    let watch = scene.watch(5, &[ONE]);
+    let node = Node::new(&routes);
+    let wrapper = WrappedIp::that(&format!(
+        "case \"$*\" in *'route save'*) sleep {READING} ;; esac"
+    ));
+    let agent = node.agent_in_force_behind(&wrapper);
+    node.wait_for_gateways("a", &["up*", "up"]);
+    let watch = node.watch(5, &[ONE]);
     watch.wait_for(G1_PUBLIC, LIMIT);
     // An address is a reason to read; the verdict comes in the middle of that.
-    scene.lab.ip("nd", "addr add 10.118.0.1/32 dev lo");
-    scene.lab.ip(FABRIC, "link set g1-eth1 down");
+    node.lab.ip("nd", "addr add 10.118.0.1/32 dev lo");
+    node.lab.ip(FABRIC, "link set g1-eth1 down");
     watch.wait_for(G2_PUBLIC, LIMIT);
     let silence = silences(&watch, G2_PUBLIC)[0];
     println!("while a read of {READING} s was under way: {silence} ms");
@@ -107,26 +110,25 @@ fn a_switch_is_one_batch_of_nexthop_commands_and_never_a_route_command() {
     let routes = format!(
         "routes:\n- name: a\n  strategy: failover\n  gateways: [10.116.0.5, 10.116.0.6]\n  destinationFiles: [l]\n  {CHECK}\n"
     );
-    let scene = Scene::with_files(&[("routes.yaml", &routes), ("l", &list)]);
-    let wrapper = IpWrapper::new("");
-    let agent = scene.agent_behind(Some(&wrapper));
-    scene.wait_for_gateways("a", &["up*", "up"]);
+    let node = Node::with_files(&[("routes.yaml", &routes), ("l", &list)]);
+    let wrapper = WrappedIp::new("cat");
+    let agent = node.agent_in_force_behind(&wrapper);
+    node.wait_for_gateways("a", &["up*", "up"]);
     assert!(
         wrapper
-            .batches()
-            .concat()
+            .lines()
             .iter()
             .any(|line| line.starts_with("route add")),
         "the wrapper sees what is written"
     );
     for (link, states) in [("down", ["down", "up*"]), ("up", ["up*", "up"])] {
         wrapper.forget();
-        scene.lab.ip(FABRIC, &format!("link set g1-eth1 {link}"));
-        scene.wait_for_gateways("a", &states);
+        node.lab.ip(FABRIC, &format!("link set g1-eth1 {link}"));
+        node.wait_for_gateways("a", &states);
         let batches = wrapper.batches();
         assert_eq!(batches.len(), 1, "{batches:?}\n{}", agent.said());
         assert!(
-            batches[0].len() == 1 && batches[0][0].starts_with("nexthop replace id "),
+            batches[0].lines().count() == 1 && batches[0].starts_with("nexthop replace id "),
             "{batches:?}"
         );
     }
@@ -134,59 +136,59 @@ fn a_switch_is_one_batch_of_nexthop_commands_and_never_a_route_command() {
 
 #[test]
 fn without_failback_the_backup_stays_until_it_fails_itself_whatever_happens_to_the_agent() {
-    let scene = Scene::new(&format!(
+    let node = Node::new(&format!(
         "routes:\n- name: a\n  strategy: failover\n  failback: false\n  gateways: [10.116.0.5, 10.116.0.6, 10.116.0.7]\n  \
          destinations: [{ONE}]\n  {CHECK}\n"
     ));
-    let wrapper = IpWrapper::new("");
-    let mut agent = scene.agent_behind(Some(&wrapper));
-    scene.wait_for_gateways("a", &["up*", "up", "up"]);
-    scene.lab.ip(FABRIC, "link set g1-eth1 down");
-    scene.wait_for_gateways("a", &["down", "up*", "up"]);
+    let wrapper = WrappedIp::new("cat");
+    let mut agent = node.agent_in_force_behind(&wrapper);
+    node.wait_for_gateways("a", &["up*", "up", "up"]);
+    node.lab.ip(FABRIC, "link set g1-eth1 down");
+    node.wait_for_gateways("a", &["down", "up*", "up"]);
     wrapper.forget();
     // An agent that starts while the first one is down, and one that finds it well again.
     agent.kill();
-    let mut agent = scene.agent_behind(Some(&wrapper));
-    scene.wait_for_gateways("a", &["down", "up*", "up"]);
-    scene.lab.ip(FABRIC, "link set g1-eth1 up");
-    scene.wait_for_gateways("a", &["up", "up*", "up"]);
+    let mut agent = node.agent_in_force_behind(&wrapper);
+    node.wait_for_gateways("a", &["down", "up*", "up"]);
+    node.lab.ip(FABRIC, "link set g1-eth1 up");
+    node.wait_for_gateways("a", &["up", "up*", "up"]);
     agent.signal("TERM");
     assert_eq!(agent.ends(LIMIT), Some(0));
-    let _agent = scene.agent_behind(Some(&wrapper));
-    scene.wait_for_gateways("a", &["up", "up*", "up"]);
-    assert_eq!(wrapper.batches(), [[""; 0]; 0]);
-    assert_eq!(scene.lab.source("nd", ONE), G2_PUBLIC);
+    let _agent = node.agent_in_force_behind(&wrapper);
+    node.wait_for_gateways("a", &["up", "up*", "up"]);
+    assert_eq!(wrapper.lines(), [""; 0]);
+    assert_eq!(node.lab.source("nd", ONE), G2_PUBLIC);
 
-    scene.lab.ip(FABRIC, "link set g2-eth1 down");
-    scene.wait_for_gateways("a", &["up*", "down", "up"]);
-    scene.lab.ip(FABRIC, "link set g2-eth1 up");
-    scene.wait_for_gateways("a", &["up*", "up", "up"]);
-    assert_eq!(scene.lab.source("nd", ONE), G1_PUBLIC);
+    node.lab.ip(FABRIC, "link set g2-eth1 down");
+    node.wait_for_gateways("a", &["up*", "down", "up"]);
+    node.lab.ip(FABRIC, "link set g2-eth1 up");
+    node.wait_for_gateways("a", &["up*", "up", "up"]);
+    assert_eq!(node.lab.source("nd", ONE), G1_PUBLIC);
 }
 
 #[test]
 fn without_failback_the_backup_stays_also_while_the_kernel_cannot_be_read() {
-    let scene = Scene::new(&format!(
+    let node = Node::new(&format!(
         "routes:\n- name: a\n  strategy: failover\n  failback: false\n  gateways: [10.116.0.5, 10.116.0.6]\n  \
          destinations: [{ONE}]\n  {CHECK}\n"
     ));
-    let wrapper = IpWrapper::unable_to_read();
-    let agent = scene.agent_behind(Some(&wrapper));
-    scene.wait_for_gateways("a", &["up*", "up"]);
-    assert_eq!(scene.lab.source("nd", ONE), G1_PUBLIC);
+    let wrapper = WrappedIp::unable_to_read();
+    let agent = node.agent_in_force_behind(&wrapper);
+    node.wait_for_gateways("a", &["up*", "up"]);
+    assert_eq!(node.lab.source("nd", ONE), G1_PUBLIC);
     wrapper.fail(true);
-    scene.lab.ip(FABRIC, "link set g1-eth1 down");
+    node.lab.ip(FABRIC, "link set g1-eth1 down");
     agent.wait_for("Gateway down", LIMIT);
-    scene.wait_for_source(ONE, G2_PUBLIC);
+    node.wait_for_source(ONE, G2_PUBLIC);
     agent.wait_for("could not be read or written", LIMIT);
-    scene.lab.ip(FABRIC, "link set g1-eth1 up");
+    node.lab.ip(FABRIC, "link set g1-eth1 up");
     // Groups are re-pointed before this is logged.
     agent.wait_for("Gateway up again", LIMIT);
-    assert_eq!(scene.lab.source("nd", ONE), G2_PUBLIC, "{}", agent.said());
+    assert_eq!(node.lab.source("nd", ONE), G2_PUBLIC, "{}", agent.said());
     wrapper.fail(false);
-    scene.wait_for_gateways("a", &["up", "up*"]);
-    assert_eq!(scene.lab.source("nd", ONE), G2_PUBLIC);
-    let switches = wrapper.batches().concat();
+    node.wait_for_gateways("a", &["up", "up*"]);
+    assert_eq!(node.lab.source("nd", ONE), G2_PUBLIC);
+    let switches = wrapper.lines();
     let switches: Vec<&String> = switches
         .iter()
         .filter(|line| line.contains(" group "))

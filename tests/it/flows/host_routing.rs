@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use super::scene::{CHECK, LIMIT, Scene};
+use super::traffic::{CHECK, LIMIT};
+use crate::lab::Node;
 use crate::lab::{FABRIC, G1_PUBLIC, G2_PUBLIC, G3_PUBLIC, NODE_PUBLIC, wait_until};
 
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/flows/host_routing.c");
@@ -17,10 +18,10 @@ fn routes(strategy: &str, gateways: &str) -> String {
 }
 
 /// A pod behind the node, whose packets the program takes. The IP stack forwards none of them: netfilter drops what comes by it.
-fn pod(scene: &Scene) {
-    let object = scene.volume.path().with_file_name(format!(
+fn pod(node: &Node) {
+    let object = node.volume.path().with_file_name(format!(
         "{}.o",
-        scene.volume.path().file_name().unwrap().to_str().unwrap()
+        node.volume.path().file_name().unwrap().to_str().unwrap()
     ));
     let include = format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH);
     let said = Command::new("clang")
@@ -34,7 +35,7 @@ fn pod(scene: &Scene) {
         "{}",
         String::from_utf8_lossy(&said.stderr)
     );
-    let lab = &scene.lab;
+    let lab = &node.lab;
     lab.host("pod");
     lab.link(
         ("pod", "eth0", &["10.244.1.5/32"]),
@@ -81,40 +82,39 @@ fn pod(scene: &Scene) {
 
 #[test]
 fn an_ebpf_datapath_follows_balance_failover_and_a_change_of_gateway() {
-    let mut scene = Scene::new(&routes("balance", "10.116.0.5, 10.116.0.6"));
-    pod(&scene);
-    let _agent = scene.agent();
-    scene.wait_for_gateways("a", &["up*", "up*"]);
-    let seen = |scene: &Scene| -> BTreeSet<String> {
+    let mut node = Node::new(&routes("balance", "10.116.0.5, 10.116.0.6"));
+    pod(&node);
+    let _agent = node.agent_in_force(&[]);
+    node.wait_for_gateways("a", &["up*", "up*"]);
+    let seen = |node: &Node| -> BTreeSet<String> {
         (1..=24)
-            .map(|n| scene.lab.source("pod", &format!("198.51.100.{n}")))
+            .map(|n| node.lab.source("pod", &format!("198.51.100.{n}")))
             .collect()
     };
-    let only = |scene: &Scene, source: &str| {
+    let only = |node: &Node, source: &str| {
         assert!(
-            wait_until(LIMIT, || seen(scene) == BTreeSet::from([source.to_owned()])),
+            wait_until(LIMIT, || seen(node) == BTreeSet::from([source.to_owned()])),
             "{:?} is not {source} alone",
-            seen(scene)
+            seen(node)
         );
     };
     assert_eq!(
-        seen(&scene),
+        seen(&node),
         BTreeSet::from([G1_PUBLIC, G2_PUBLIC].map(str::to_owned))
     );
     // A gateway of the group dies: the other takes all.
-    scene.lab.ip(FABRIC, "link set g1-eth1 down");
-    only(&scene, G2_PUBLIC);
-    scene.lab.ip(FABRIC, "link set g1-eth1 up");
-    scene.wait_for_gateways("a", &["up*", "up*"]);
+    node.lab.ip(FABRIC, "link set g1-eth1 down");
+    only(&node, G2_PUBLIC);
+    node.lab.ip(FABRIC, "link set g1-eth1 up");
+    node.wait_for_gateways("a", &["up*", "up*"]);
 
-    scene
-        .volume
+    node.volume
         .routes(&routes("failover", "10.116.0.5, 10.116.0.6"));
-    only(&scene, G1_PUBLIC);
-    scene.lab.ip(FABRIC, "link set g1-eth1 down");
-    only(&scene, G2_PUBLIC);
+    only(&node, G1_PUBLIC);
+    node.lab.ip(FABRIC, "link set g1-eth1 down");
+    only(&node, G2_PUBLIC);
 
-    scene.volume.routes(&routes("failover", "10.116.0.7"));
-    only(&scene, G3_PUBLIC);
-    assert_eq!(scene.lab.source("pod", "203.0.113.9"), POD);
+    node.volume.routes(&routes("failover", "10.116.0.7"));
+    only(&node, G3_PUBLIC);
+    assert_eq!(node.lab.source("pod", "203.0.113.9"), POD);
 }

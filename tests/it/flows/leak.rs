@@ -3,8 +3,9 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::scene::{CHECK, IpWrapper, LIMIT, Scene, list};
+use super::traffic::{CHECK, LIMIT, list};
 use crate::lab::{FABRIC, G1_PUBLIC, G1_PUBLIC6, G2_PUBLIC, G2_PUBLIC6, wait_until};
+use crate::lab::{Node, WrappedIp};
 
 const TO: [&str; 4] = ["203.0.113.1", "203.0.113.200", "198.51.100.7", "192.88.0.1"];
 const TO6: [&str; 2] = ["2001:db8:7::1", "2001:db8:8::1"];
@@ -24,20 +25,19 @@ fn some_nets() -> String {
 }
 
 /// Waits until everything is answered, by these sources.
-fn flows(scene: &Scene, v4: &str, v6: &str) {
+fn flows(node: &Node, v4: &str, v6: &str) {
     for (to, source) in TO
         .iter()
         .map(|to| (to, v4))
         .chain(TO6.iter().map(|to| (to, v6)))
     {
-        scene.wait_for_source(to, source);
+        node.wait_for_source(to, source);
     }
 }
 
-fn twins(scene: &Scene) -> usize {
+fn twins(node: &Node) -> usize {
     let of = |family: &str| {
-        scene
-            .lab
+        node.lab
             .ip("nd", &format!("{family} route show proto 230"))
             .matches("metric 4294967294")
             .count()
@@ -45,33 +45,32 @@ fn twins(scene: &Scene) -> usize {
     of("-4") + of("-6")
 }
 
-fn link(scene: &Scene, up: bool) {
+fn link(node: &Node, up: bool) {
     if up {
-        scene.lab.ip("nd", "link set eth1 up");
+        node.lab.ip("nd", "link set eth1 up");
         // The kernel drops it with the link; the program that configures the node restores it.
-        scene
-            .lab
+        node.lab
             .ip("nd", "addr replace fd00:116::2/64 dev eth1 nodad");
     } else {
-        scene.lab.ip("nd", "link set eth1 down");
+        node.lab.ip("nd", "link set eth1 down");
     }
 }
 
 fn nothing_leaves(when_down: &str, destinations: &str) {
     let (g1, g2) = ("10.116.0.5, fd00:116::5", "10.116.0.6, fd00:116::6");
-    let mut scene = Scene::new(&routes(g1, destinations, when_down));
-    let watch = scene.watch(5, &[&TO[..], &TO6[..]].concat());
+    let mut node = Node::new(&routes(g1, destinations, when_down));
+    let watch = node.watch(5, &[&TO[..], &TO6[..]].concat());
     // Its rules stay in the kernel when the value goes.
-    let public = scene.count("eth0", &NETS, &NETS6);
+    let public = node.count("eth0", &NETS, &NETS6);
     assert!(
         wait_until(LIMIT, || public.packets() > 0),
         "without routes they leave, and that is seen"
     );
-    let mut agent = scene.agent();
-    flows(&scene, G1_PUBLIC, G1_PUBLIC6);
+    let mut agent = node.agent_in_force(&[]);
+    flows(&node, G1_PUBLIC, G1_PUBLIC6);
     public.reset();
-    let seen = |scene: &Scene, during: &str| {
-        let said = scene.lab.must(
+    let seen = |node: &Node, during: &str| {
+        let said = node.lab.must(
             "nd",
             &["nft", "list", "counter", "inet", "count_eth0", "seen"],
         );
@@ -81,28 +80,28 @@ fn nothing_leaves(when_down: &str, destinations: &str) {
         );
     };
 
-    link(&scene, false);
+    link(&node, false);
     sleep(WHILE);
-    assert!(twins(&scene) >= 5, "the twins need no link");
-    seen(&scene, "link loss");
-    link(&scene, true);
-    flows(&scene, G1_PUBLIC, G1_PUBLIC6);
-    seen(&scene, "the link's return");
+    assert!(twins(&node) >= 5, "the twins need no link");
+    seen(&node, "link loss");
+    link(&node, true);
+    flows(&node, G1_PUBLIC, G1_PUBLIC6);
+    seen(&node, "the link's return");
 
-    scene.lab.ip(FABRIC, "link set nd-eth1 down");
+    node.lab.ip(FABRIC, "link set nd-eth1 down");
     sleep(WHILE);
-    scene.lab.ip(FABRIC, "link set nd-eth1 up");
-    flows(&scene, G1_PUBLIC, G1_PUBLIC6);
-    seen(&scene, "carrier loss");
+    node.lab.ip(FABRIC, "link set nd-eth1 up");
+    flows(&node, G1_PUBLIC, G1_PUBLIC6);
+    seen(&node, "carrier loss");
 
-    scene.volume.routes(&routes(g2, destinations, when_down));
-    flows(&scene, G2_PUBLIC, G2_PUBLIC6);
-    seen(&scene, "a change of gateways");
+    node.volume.routes(&routes(g2, destinations, when_down));
+    flows(&node, G2_PUBLIC, G2_PUBLIC6);
+    seen(&node, "a change of gateways");
     // A gateway that never answered would be held, as one whose probe is blocked.
-    scene.wait_for_gateways("a", &["up*"; 2]);
+    node.wait_for_gateways("a", &["up*"; 2]);
 
     // One that was never seen to answer would count as wrongly probed.
-    scene.wait_for_gateways("a", &["up*"; 2]);
+    node.wait_for_gateways("a", &["up*"; 2]);
     for (deaf, states) in [
         (
             true,
@@ -114,23 +113,23 @@ fn nothing_leaves(when_down: &str, destinations: &str) {
         ),
         (false, ["up*"; 2]),
     ] {
-        scene.deaf("g2", deaf);
-        scene.wait_for_gateways("a", &states);
+        node.deaf("g2", deaf);
+        node.wait_for_gateways("a", &states);
         sleep(WHILE);
-        seen(&scene, "all gateways dead, and back");
+        seen(&node, "all gateways dead, and back");
     }
 
     agent.kill();
     sleep(WHILE);
-    link(&scene, false);
+    link(&node, false);
     sleep(WHILE);
-    assert!(twins(&scene) >= 5, "the twins need no agent");
-    seen(&scene, "agent killed, link loss");
-    let _agent = scene.start_agent(None);
+    assert!(twins(&node) >= 5, "the twins need no agent");
+    seen(&node, "agent killed, link loss");
+    let _agent = node.agent(&[]);
     sleep(WHILE);
-    link(&scene, true);
-    flows(&scene, G2_PUBLIC, G2_PUBLIC6);
-    seen(&scene, "agent started while the link is down");
+    link(&node, true);
+    flows(&node, G2_PUBLIC, G2_PUBLIC6);
+    seen(&node, "agent started while the link is down");
 
     let said = watch.said();
     let answered_by = |source: &str| said.contains(&format!(" {source} after "));
@@ -169,12 +168,12 @@ fn twins_come_before_their_routes_and_go_after_them() {
         )
     };
     let (guarded, plain) = (set("leakGuard: true"), set("leakGuard: false"));
-    let mut scene = Scene::with_files(&[("routes.yaml", &guarded), ("l", &list)]);
-    let wrapper = IpWrapper::new("");
-    let agent = scene.agent_behind(Some(&wrapper));
+    let mut node = Node::with_files(&[("routes.yaml", &guarded), ("l", &list)]);
+    let wrapper = WrappedIp::new("cat");
+    let agent = node.agent_in_force_behind(&wrapper);
     let place =
         |lines: &[String], start: &str| lines.iter().position(|line| line.starts_with(start));
-    let written = wrapper.batches().concat();
+    let written = wrapper.lines();
     for prefix in list.lines() {
         let twin = place(&written, &format!("route add blackhole {prefix} ")).unwrap();
         assert!(
@@ -184,9 +183,9 @@ fn twins_come_before_their_routes_and_go_after_them() {
     }
     // The guard alone goes: no route is touched.
     wrapper.forget();
-    scene.volume.write(&[("routes.yaml", &plain), ("l", &list)]);
-    assert!(wait_until(LIMIT, || twins(&scene) == 0), "{}", agent.said());
-    let written = wrapper.batches().concat();
+    node.volume.write(&[("routes.yaml", &plain), ("l", &list)]);
+    assert!(wait_until(LIMIT, || twins(&node) == 0), "{}", agent.said());
+    let written = wrapper.lines();
     assert!(
         written
             .iter()
@@ -194,19 +193,18 @@ fn twins_come_before_their_routes_and_go_after_them() {
         "{:?}",
         &written[..10]
     );
-    scene
-        .volume
+    node.volume
         .write(&[("routes.yaml", &guarded), ("l", &list)]);
     assert!(
-        wait_until(LIMIT, || twins(&scene) == 1500),
+        wait_until(LIMIT, || twins(&node) == 1500),
         "{}",
         agent.said()
     );
     // Both go: the routes by the one command that removes their group.
     wrapper.forget();
-    scene.volume.routes("routes: []\n");
-    assert!(wait_until(LIMIT, || twins(&scene) == 0), "{}", agent.said());
-    let written = wrapper.batches().concat();
+    node.volume.routes("routes: []\n");
+    assert!(wait_until(LIMIT, || twins(&node) == 0), "{}", agent.said());
+    let written = wrapper.lines();
     let first_twin = place(&written, "route del blackhole ").unwrap();
     let last_route = written
         .iter()

@@ -5,8 +5,8 @@ use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::scene::{IpWrapper, Scene};
 use crate::lab::{FABRIC, Running};
+use crate::lab::{Node, WrappedIp};
 
 /// Processor time of the agent and of every `ip` that it ran.
 fn cpu_time(agent: &Running) -> Duration {
@@ -38,15 +38,14 @@ fn sixteen_gateways_in_fifty_sets_are_sixteen_probes_a_second_and_hardly_any_wor
             gateways.join(", ")
         );
     }
-    let scene = Scene::new(&routes);
+    let node = Node::new(&routes);
     for gateway in &gateways {
-        scene
-            .lab
+        node.lab
             .ip("g1", &format!("addr add {gateway}/24 dev eth1"));
     }
-    let agent = scene.agent();
-    scene.wait_for_gateways("set-49", &["up*"; GATEWAYS as usize]);
-    let probes = scene.count("eth1", &["10.116.0.50-10.116.0.65"], &[]);
+    let agent = node.agent_in_force(&[]);
+    node.wait_for_gateways("set-49", &["up*"; GATEWAYS as usize]);
+    let probes = node.count("eth1", &["10.116.0.50-10.116.0.65"], &[]);
     let (start, cpu) = (Instant::now(), cpu_time(&agent));
     probes.reset();
     sleep(SPAN); // the span that is measured
@@ -73,20 +72,20 @@ fn sixteen_gateways_in_fifty_sets_are_sixteen_probes_a_second_and_hardly_any_wor
 
 /// One of two gateways comes and goes; asserts that this costs few changes and few lines of log.
 fn flap(interval: Duration, half: Duration, flaps: u32) -> String {
-    let scene = Scene::new(&format!(
+    let node = Node::new(&format!(
         "routes:\n- name: a\n  gateways: [10.116.0.5, 10.116.0.6]\n  destinations: [203.0.113.0/24]\n  \
          healthCheck: {{interval: {0}ms, failures: 3}}\n",
         interval.as_millis()
     ));
-    let wrapper = IpWrapper::new("");
-    let agent = scene.agent_behind(Some(&wrapper));
-    scene.wait_for_gateways("a", &["up*", "up*"]);
+    let wrapper = WrappedIp::new("cat");
+    let agent = node.agent_in_force_behind(&wrapper);
+    node.wait_for_gateways("a", &["up*", "up*"]);
     wrapper.forget();
     let lines = || agent.said().lines().count();
     let before = lines();
     for _ in 0..flaps {
         for state in ["down", "up"] {
-            scene.lab.ip(FABRIC, &format!("link set g1-eth1 {state}"));
+            node.lab.ip(FABRIC, &format!("link set g1-eth1 {state}"));
             sleep(half); // a flapping gateway is one that does this
         }
     }

@@ -1,27 +1,28 @@
 //! No gateway is healthy: what `whenDown` makes of it, as the echo host and the node's interfaces see it.
 
-use super::scene::{CHECK, LIMIT, Scene};
+use super::traffic::{CHECK, LIMIT};
+use crate::lab::Node;
 use crate::lab::{ECHO_PORT, G1_PUBLIC, NODE_PUBLIC, wait_until};
 
 const HELD: &str = "203.0.113.1";
 const WITHDRAWN: &str = "203.0.113.2";
 const BLACKHOLED: &str = "203.0.113.3";
 
-fn three_sets() -> Scene {
+fn three_sets() -> Node {
     let sets = [("hold", HELD), ("withdraw", WITHDRAWN), ("blackhole", BLACKHOLED)]
         .map(|(when, to)| format!("- name: {when}\n  whenDown: {when}\n  gateways: [10.116.0.5]\n  destinations: [{to}]\n  {CHECK}\n"));
-    Scene::new(&format!("routes:\n{}", sets.concat()))
+    Node::new(&format!("routes:\n{}", sets.concat()))
 }
 
-fn all(scene: &Scene, states: &[&str; 3]) {
+fn all(node: &Node, states: &[&str; 3]) {
     for (set, state) in ["hold", "withdraw", "blackhole"].iter().zip(states) {
-        scene.wait_for_gateways(set, &[state]);
+        node.wait_for_gateways(set, &[state]);
     }
 }
 
 /// The error of a connection, and after how long at most it comes: a blackhole answers the node's own processes at once.
-fn is_refused_by_the_node(scene: &Scene, to: &str) {
-    let said = scene.lab.run("nd", &["ip", "route", "get", to]);
+fn is_refused_by_the_node(node: &Node, to: &str) {
+    let said = node.lab.run("nd", &["ip", "route", "get", to]);
     assert!(
         said.code == 2 && said.err.contains("Invalid argument"),
         "{said:?}"
@@ -30,30 +31,30 @@ fn is_refused_by_the_node(scene: &Scene, to: &str) {
 
 #[test]
 fn all_gateways_dead_holds_withdraws_or_blackholes() {
-    let scene = three_sets();
-    let agent = scene.agent();
-    all(&scene, &["up*", "up*", "up*"]);
+    let node = three_sets();
+    let agent = node.agent_in_force(&[]);
+    all(&node, &["up*", "up*", "up*"]);
     for _ in 0..2 {
         for to in [HELD, WITHDRAWN, BLACKHOLED] {
-            scene.wait_for_source(to, G1_PUBLIC);
+            node.wait_for_source(to, G1_PUBLIC);
         }
-        scene.deaf("g1", true);
-        all(&scene, &["down*", "down", "down"]);
+        node.deaf("g1", true);
+        all(&node, &["down*", "down", "down"]);
         assert_eq!(
-            scene.lab.source("nd", HELD),
+            node.lab.source("nd", HELD),
             G1_PUBLIC,
             "it still forwards, and the check may be what is wrong"
         );
-        assert_eq!(scene.lab.source("nd", WITHDRAWN), NODE_PUBLIC);
+        assert_eq!(node.lab.source("nd", WITHDRAWN), NODE_PUBLIC);
         let (public, private) = (
-            scene.count("eth0", &[BLACKHOLED], &[]),
-            scene.count("eth1", &[BLACKHOLED], &[]),
+            node.count("eth0", &[BLACKHOLED], &[]),
+            node.count("eth1", &[BLACKHOLED], &[]),
         );
-        assert_eq!(scene.lab.source("nd", BLACKHOLED), "-");
-        is_refused_by_the_node(&scene, BLACKHOLED);
+        assert_eq!(node.lab.source("nd", BLACKHOLED), "-");
+        is_refused_by_the_node(&node, BLACKHOLED);
         assert_eq!((public.packets(), private.packets()), (0, 0));
-        scene.lab.must("nd", &["nft", "flush", "ruleset"]);
-        let status = scene.status();
+        node.lab.must("nd", &["nft", "flush", "ruleset"]);
+        let status = node.status();
         assert_eq!(status["status"], "Degraded");
         let message = status["message"].as_str().unwrap();
         for words in [
@@ -64,9 +65,9 @@ fn all_gateways_dead_holds_withdraws_or_blackholes() {
         ] {
             assert!(message.contains(words), "{message}");
         }
-        scene.deaf("g1", false);
-        all(&scene, &["up*", "up*", "up*"]);
-        assert_eq!(scene.status()["status"], "Ready");
+        node.deaf("g1", false);
+        all(&node, &["up*", "up*", "up*"]);
+        assert_eq!(node.status()["status"], "Ready");
     }
     let said = agent.said();
     assert_eq!(
@@ -82,52 +83,52 @@ fn all_gateways_dead_holds_withdraws_or_blackholes() {
 
 #[test]
 fn gateways_that_are_no_longer_on_link_hold_withdraw_or_blackhole_as_dead_ones_do() {
-    let scene = three_sets();
-    let _agent = scene.agent();
-    all(&scene, &["up*", "up*", "up*"]);
+    let node = three_sets();
+    let _agent = node.agent_in_force(&[]);
+    all(&node, &["up*", "up*", "up*"]);
     // Another network on the same link, so that the kernel has no reason to drop routes by itself.
-    scene.lab.ip("nd", "addr add 10.117.0.2/24 dev eth1");
-    scene.lab.ip("nd", "addr del 10.116.0.2/24 dev eth1");
-    all(&scene, &["unusable", "unusable", "unusable"]);
-    assert_eq!(scene.lab.source("nd", WITHDRAWN), NODE_PUBLIC);
-    is_refused_by_the_node(&scene, BLACKHOLED);
+    node.lab.ip("nd", "addr add 10.117.0.2/24 dev eth1");
+    node.lab.ip("nd", "addr del 10.116.0.2/24 dev eth1");
+    all(&node, &["unusable", "unusable", "unusable"]);
+    assert_eq!(node.lab.source("nd", WITHDRAWN), NODE_PUBLIC);
+    is_refused_by_the_node(&node, BLACKHOLED);
     let (public, private) = (
-        scene.count("eth0", &[HELD], &[]),
-        scene.count("eth1", &[HELD], &[]),
+        node.count("eth0", &[HELD], &[]),
+        node.count("eth1", &[HELD], &[]),
     );
     assert_eq!(
-        scene.lab.source("nd", HELD),
+        node.lab.source("nd", HELD),
         "-",
         "the gateway does not take packets from there"
     );
     assert_eq!(public.packets(), 0);
-    assert!(private.packets() > 0, "{:#}", scene.status());
-    let message = scene.status()["message"].to_string();
+    assert!(private.packets() > 0, "{:#}", node.status());
+    let message = node.status()["message"].to_string();
     assert!(
         message
             .contains("none of its gateways is on-link here; the routes that are there are held"),
         "{message}"
     );
 
-    scene.lab.ip("nd", "addr add 10.116.0.2/24 dev eth1");
-    scene.lab.ip("nd", "addr del 10.117.0.2/24 dev eth1");
+    node.lab.ip("nd", "addr add 10.116.0.2/24 dev eth1");
+    node.lab.ip("nd", "addr del 10.117.0.2/24 dev eth1");
     for to in [HELD, WITHDRAWN, BLACKHOLED] {
-        scene.wait_for_source(to, G1_PUBLIC);
+        node.wait_for_source(to, G1_PUBLIC);
     }
 }
 
 #[test]
 fn a_probe_that_was_never_answered_is_the_likelier_fault_so_the_routes_stay_and_the_report_says_why()
  {
-    let scene = three_sets();
-    scene.deaf("g1", true);
-    let mut agent = scene.agent();
-    all(&scene, &["down*", "down*", "down*"]);
+    let node = three_sets();
+    node.deaf("g1", true);
+    let mut agent = node.agent_in_force(&[]);
+    all(&node, &["down*", "down*", "down*"]);
     let routes_stay = || {
         for to in [HELD, WITHDRAWN, BLACKHOLED] {
-            assert_eq!(scene.lab.source("nd", to), G1_PUBLIC);
+            assert_eq!(node.lab.source("nd", to), G1_PUBLIC);
         }
-        let status = scene.status();
+        let status = node.status();
         assert_eq!(status["status"], "Degraded");
         let message = status["message"].as_str().unwrap();
         assert!(message.contains("no gateway has answered a probe since the agent started, so the probe is probably blocked"), "{message}");
@@ -139,39 +140,39 @@ fn a_probe_that_was_never_answered_is_the_likelier_fault_so_the_routes_stay_and_
         agent.said()
     );
     agent.kill();
-    let _agent = scene.agent();
-    all(&scene, &["down*", "down*", "down*"]);
+    let _agent = node.agent_in_force(&[]);
+    all(&node, &["down*", "down*", "down*"]);
     routes_stay();
     // One success, and a failure is the gateway's.
-    scene.deaf("g1", false);
-    all(&scene, &["up*", "up*", "up*"]);
-    scene.deaf("g1", true);
-    all(&scene, &["down*", "down", "down"]);
-    assert_eq!(scene.lab.source("nd", WITHDRAWN), NODE_PUBLIC);
+    node.deaf("g1", false);
+    all(&node, &["up*", "up*", "up*"]);
+    node.deaf("g1", true);
+    all(&node, &["down*", "down", "down"]);
+    assert_eq!(node.lab.source("nd", WITHDRAWN), NODE_PUBLIC);
 }
 
 #[test]
 fn a_set_that_was_withdrawn_or_blackholed_stays_so_over_a_restart_of_the_agent() {
-    let scene = three_sets();
-    let mut agent = scene.agent();
-    all(&scene, &["up*", "up*", "up*"]);
-    scene.deaf("g1", true);
-    all(&scene, &["down*", "down", "down"]);
+    let node = three_sets();
+    let mut agent = node.agent_in_force(&[]);
+    all(&node, &["up*", "up*", "up*"]);
+    node.deaf("g1", true);
+    all(&node, &["down*", "down", "down"]);
     agent.kill();
-    let public = scene.count("eth0", &[BLACKHOLED], &[]);
-    let private = scene.count("eth1", &[WITHDRAWN, BLACKHOLED], &[]);
-    let watch = scene.watch(5, &[WITHDRAWN, BLACKHOLED]);
-    let agent = scene.agent();
-    all(&scene, &["down*", "down", "down"]);
+    let public = node.count("eth0", &[BLACKHOLED], &[]);
+    let private = node.count("eth1", &[WITHDRAWN, BLACKHOLED], &[]);
+    let watch = node.watch(5, &[WITHDRAWN, BLACKHOLED]);
+    let agent = node.agent_in_force(&[]);
+    all(&node, &["down*", "down", "down"]);
     watch.wait_for(&format!("{WITHDRAWN} {NODE_PUBLIC} after"), LIMIT);
     // Three failures later it still has not mistaken the loss for a blocked probe.
     assert!(
-        wait_until(LIMIT, || scene.status()["sets"][1]["gateways"][0]["reason"]
+        wait_until(LIMIT, || node.status()["sets"][1]["gateways"][0]["reason"]
             == "no answer within 800ms"),
         "{:#}",
-        scene.status()
+        node.status()
     );
-    all(&scene, &["down*", "down", "down"]);
+    all(&node, &["down*", "down", "down"]);
     assert_eq!(
         (public.packets(), private.packets()),
         (0, 0),
@@ -188,14 +189,14 @@ fn correcting_the_port_of_a_check_that_never_answered_takes_no_working_route_awa
              healthCheck: {{type: tcp, port: {port}, interval: 200ms, timeout: 800ms, failures: 3, successes: 5}}\n"
         )
     };
-    let mut scene = Scene::new(&routes(ECHO_PORT + 90));
-    let listening = scene.lab.echo_server("g1", &[]);
-    let agent = scene.agent();
-    scene.wait_for_gateways("withdraw", &["down*"]);
-    let watch = scene.watch(5, &[WITHDRAWN]);
+    let mut node = Node::new(&routes(ECHO_PORT + 90));
+    let listening = node.lab.echo_server("g1", &[]);
+    let agent = node.agent_in_force(&[]);
+    node.wait_for_gateways("withdraw", &["down*"]);
+    let watch = node.watch(5, &[WITHDRAWN]);
     watch.wait_for(&format!("{WITHDRAWN} {G1_PUBLIC}"), LIMIT);
-    scene.volume.routes(&routes(ECHO_PORT));
-    scene.wait_for_gateways("withdraw", &["up*"]);
+    node.volume.routes(&routes(ECHO_PORT));
+    node.wait_for_gateways("withdraw", &["up*"]);
     assert!(
         !watch.said().contains(NODE_PUBLIC),
         "packets left by the node's own address:\n{}\n{}",
@@ -204,6 +205,6 @@ fn correcting_the_port_of_a_check_that_never_answered_takes_no_working_route_awa
     );
     // From now on the check counts.
     drop(listening);
-    scene.wait_for_gateways("withdraw", &["down"]);
-    assert_eq!(scene.lab.source("nd", WITHDRAWN), NODE_PUBLIC);
+    node.wait_for_gateways("withdraw", &["down"]);
+    assert_eq!(node.lab.source("nd", WITHDRAWN), NODE_PUBLIC);
 }

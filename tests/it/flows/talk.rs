@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::scene::{LIMIT, Scene};
+use super::traffic::LIMIT;
+use crate::lab::Node;
 use crate::lab::{Running, wait_until};
 
 pub const CONNECTIONS: usize = 300;
@@ -14,22 +15,22 @@ pub struct Talk {
 }
 
 impl Talk {
-    pub fn start(scene: &Scene) -> Self {
+    pub fn start(node: &Node) -> Self {
         let addresses: Vec<String> = (0..CONNECTIONS)
             .map(|n| format!("198.18.{}.{}", n / 100, n % 100 + 1))
             .collect();
-        Self::to(scene, "nd", &addresses)
+        Self::to(node, "nd", &addresses)
     }
 
     /// One connection from a host to each of these addresses.
-    pub fn to(scene: &Scene, host: &str, addresses: &[String]) -> Self {
+    pub fn to(node: &Node, host: &str, addresses: &[String]) -> Self {
         let count = addresses.len();
         let addresses = addresses.iter().map(String::as_str);
         let args: Vec<&str> = ["hold", "2000", "7007"]
             .into_iter()
             .chain(addresses)
             .collect();
-        let program = scene.lab.echo(host, &args);
+        let program = node.lab.echo(host, &args);
         program.wait_for(&format!("held {count} of {count}"), LIMIT);
         Self { program, rounds: 0 }
     }

@@ -1,7 +1,8 @@
 //! A gateway that answers and yet does not forward.
 
-use super::scene::LIMIT;
-use super::scene::{CHECK, Scene};
+use super::traffic::CHECK;
+use super::traffic::LIMIT;
+use crate::lab::Node;
 use crate::lab::{G2_PUBLIC, wait_until};
 
 #[test]
@@ -9,17 +10,17 @@ fn a_gateway_that_answers_ping_but_drops_what_it_should_forward_is_taken_out_wit
  {
     let through = CHECK.replace('{', "{target: 192.0.2.1, ");
     let gateways = "gateways: [10.116.0.5, 10.116.0.6]";
-    let scene = Scene::new(&format!(
+    let node = Node::new(&format!(
         "routes:\n- name: through\n  {gateways}\n  destinations: [198.18.0.0/24]\n  {through}\n\
          - name: itself\n  {gateways}\n  destinations: [198.19.0.0/24]\n  {CHECK}\n"
     ));
-    let _agent = scene.agent();
-    scene.wait_for_gateways("through", &["up*", "up*"]);
-    scene.wait_for_gateways("itself", &["up*", "up*"]);
+    let _agent = node.agent_in_force(&[]);
+    node.wait_for_gateways("through", &["up*", "up*"]);
+    node.wait_for_gateways("itself", &["up*", "up*"]);
     let to = |net: &str| (1..=32).map(|n| format!("{net}.{n}")).collect::<Vec<_>>();
     let sources = |net: &str| -> Vec<String> {
         let to = to(net);
-        let answers = scene
+        let answers = node
             .lab
             .sources("nd", &to.iter().map(String::as_str).collect::<Vec<_>>());
         answers
@@ -27,11 +28,11 @@ fn a_gateway_that_answers_ping_but_drops_what_it_should_forward_is_taken_out_wit
             .map(|source| source.map_or("-".to_owned(), |source| source.to_string()))
             .collect()
     };
-    scene.lab.nft(
+    node.lab.nft(
         "g1",
         "table ip fault {\nchain forward {\ntype filter hook forward priority 0; policy drop\n}\n}",
     );
-    scene.wait_for_gateways("through", &["down", "up*"]);
+    node.wait_for_gateways("through", &["down", "up*"]);
     assert!(sources("198.18.0").iter().all(|source| source == G2_PUBLIC));
     let without = sources("198.19.0");
     println!(
@@ -44,11 +45,10 @@ fn a_gateway_that_answers_ping_but_drops_what_it_should_forward_is_taken_out_wit
             && without.iter().any(|source| source == G2_PUBLIC),
         "{without:?}"
     );
-    scene.wait_for_gateways("itself", &["up*", "up*"]);
+    node.wait_for_gateways("itself", &["up*", "up*"]);
 
-    scene
-        .lab
+    node.lab
         .must("g1", &["nft", "delete", "table", "ip", "fault"]);
-    scene.wait_for_gateways("through", &["up*", "up*"]);
+    node.wait_for_gateways("through", &["up*", "up*"]);
     assert!(wait_until(LIMIT, || !sources("198.19.0").contains(&"-".to_owned())));
 }

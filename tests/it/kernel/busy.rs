@@ -4,9 +4,9 @@ use super::*;
 
 /// A node whose agent reads the kernel only when it has a reason; how often it did is written down.
 fn watched(yaml: &str) -> (Node, WrappedIp, Running) {
-    let mut node = Node::new();
+    let mut node = node();
     node.volume.routes(yaml);
-    let ip = WrappedIp::new(node.path(), "cat");
+    let ip = WrappedIp::new("cat");
     let agent = node.agent_behind(&ip, &["--resync", "10m"]);
     in_force(&agent, 1);
     (node, ip, agent)
@@ -124,7 +124,7 @@ fn a_stray_that_somebody_adds_again_and_again_is_removed_only_so_often_and_the_r
 
 #[test]
 fn a_first_install_after_a_link_event_and_a_new_cut_are_not_called_a_repair_and_a_repair_is() {
-    let mut node = Node::new();
+    let mut node = node();
     node.volume
         .routes(&routes(&[set("a", "10.118.0.5", "20.0.0.0/8", "")]));
     let (api, agent) = node.agent_in_a_cluster(&["--resync", "10m", "--confirm", "0s"]);
@@ -170,7 +170,7 @@ fn a_first_install_after_a_link_event_and_a_new_cut_are_not_called_a_repair_and_
 #[test]
 fn addresses_of_services_need_no_hole_in_a_wide_destination_and_their_coming_writes_nothing() {
     const SERVICES: u32 = 3000;
-    let mut node = Node::new();
+    let mut node = node();
     // As kube-proxy has them in its IPVS mode, on an interface of their own.
     node.lab
         .ip("nd", "link add kube-ipvs0 type veth peer name unused");
@@ -180,7 +180,7 @@ fn addresses_of_services_need_no_hole_in_a_wide_destination_and_their_coming_wri
         .collect();
     node.volume
         .routes(&routes(&[set("a", G1, "198.51.100.0/24, 0.0.0.0/0", "")]));
-    let ip = WrappedIp::new(node.path(), "cat");
+    let ip = WrappedIp::new("cat");
     let agent = node.agent_behind(&ip, &["--resync", "10m"]);
     in_force(&agent, 1);
     let before = node.own();

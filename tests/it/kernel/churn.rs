@@ -26,7 +26,7 @@ fn while_other_ipv6_routes_come_and_go_no_route_of_ours_is_deleted_or_written_an
         .ok()
         .and_then(|n| n.parse().ok())
         .unwrap_or(6);
-    let mut node = Node::new();
+    let mut node = node();
     let wanted = prefixes6(2000);
     let yaml =
         |gateways: &str| routes(&[set("a", gateways, "", "    destinationFiles: [list.txt]\n")]);
@@ -89,7 +89,7 @@ fn while_other_ipv6_routes_come_and_go_no_route_of_ours_is_deleted_or_written_an
 #[test]
 fn a_removal_that_waits_for_quiet_is_reported_as_not_done_and_comes_soon_after_without_a_notification()
  {
-    let mut node = Node::new();
+    let mut node = node();
     let mut wanted = prefixes6(300);
     let version = |node: &mut Node, list: &BTreeSet<String>| {
         let gateways = format!("'{G1_V6}'");
@@ -105,13 +105,10 @@ fn a_removal_that_waits_for_quiet_is_reported_as_not_done_and_comes_soon_after_w
     version(&mut node, &wanted);
     // While the file is there, another route changes during each read, in a table whose changes nobody is notified of.
     let noise = node.path().join("noise");
-    let ip = WrappedIp::that(
-        node.path(),
-        &format!(
-            "case \" $* \" in *' -6 route save '*) [ ! -e {} ] || ip -6 route change 2a0e::/48 dev eth0 table 100 ;; esac",
-            noise.display()
-        ),
-    );
+    let ip = WrappedIp::that(&format!(
+        "case \" $* \" in *' -6 route save '*) [ ! -e {} ] || ip -6 route change 2a0e::/48 dev eth0 table 100 ;; esac",
+        noise.display()
+    ));
     node.lab
         .ip("nd", "-6 route add 2a0e::/48 dev eth0 table 100");
     let agent = node.agent_behind(&ip, &["--resync", "10m"]);
@@ -140,7 +137,7 @@ fn a_removal_that_waits_for_quiet_is_reported_as_not_done_and_comes_soon_after_w
 
 #[test]
 fn one_shot_commands_are_as_careful() {
-    let mut node = Node::new();
+    let mut node = node();
     let wanted = prefixes6(2000);
     let yaml = routes(&[set(
         "a",
@@ -150,19 +147,19 @@ fn one_shot_commands_are_as_careful() {
     )]);
     node.volume
         .write(&[("routes.yaml", yaml), ("list.txt", listed(&wanted))]);
-    let said = node.command("apply");
+    let said = node.command(&["apply"]);
     assert_eq!(said.code, 0, "{said:?}");
     node.owns(&wanted);
     let others = churn(&node, "0");
     for _ in 0..5 {
-        let said = node.command("diff");
+        let said = node.command(&["diff"]);
         let removed = said
             .out
             .lines()
             .filter(|line| line.starts_with('-'))
             .count();
         assert_eq!(removed, 0, "{said:?}");
-        let said = node.command("apply");
+        let said = node.command(&["apply"]);
         assert_eq!(said.code, 0, "{said:?}");
         assert!(!said.out.contains("2a00:"), "{said:?}");
     }

@@ -8,7 +8,7 @@ fn one() -> String {
 }
 
 fn with(yaml: &str) -> Node {
-    let mut node = Node::new();
+    let mut node = node();
     node.volume.routes(yaml);
     node
 }
@@ -108,12 +108,12 @@ fn a_route_that_another_operator_left_is_named_with_the_command_that_deletes_it(
         "nd",
         "route add 198.51.100.0/24 via 10.116.0.6 proto static",
     );
-    let diff = node.command("diff");
+    let diff = node.command(&["diff"]);
     let command = "ip route del 198.51.100.0/24 via 10.116.0.6 dev eth1 proto static metric 0";
     assert!(diff.err.contains(command), "{}", diff.err);
     let arguments: Vec<&str> = command.split(' ').skip(1).collect();
     node.lab.ip("nd", &arguments.join(" "));
-    assert!(!node.command("diff").err.contains("ip route del"));
+    assert!(!node.command(&["diff"]).err.contains("ip route del"));
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn an_ordinary_user_is_told_which_right_is_missing() {
 #[test]
 fn without_an_agent_status_shows_the_kernels_gateways_and_that_nobody_keeps_them_up() {
     let mut node = with(&one());
-    assert_eq!(node.command("apply").code, 0);
+    assert_eq!(node.command(&["apply"]).code, 0);
     node.volume.routes(&one().replace(G1, G2));
     let path = node.volume.path().to_str().unwrap().to_owned();
     let said = node

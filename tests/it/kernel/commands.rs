@@ -3,7 +3,7 @@
 use super::*;
 
 fn with(yaml: &str) -> Node {
-    let mut node = Node::new();
+    let mut node = node();
     node.volume.routes(yaml);
     node
 }
@@ -35,8 +35,8 @@ fn check_is_0_for_what_is_valid_1_for_what_is_refused_and_2_for_what_cannot_be_r
 #[test]
 fn diff_apply_status_and_cleanup_say_by_their_exit_code_how_it_stands() {
     let mut node = with(&good());
-    let codes = |node: &Node| ["diff", "status"].map(|command| node.command(command).code);
-    let diff = node.command("diff");
+    let codes = |node: &Node| ["diff", "status"].map(|command| node.command(&[command]).code);
+    let diff = node.command(&["diff"]);
     assert_eq!(
         (diff.code, diff.out.as_str()),
         (
@@ -46,7 +46,7 @@ fn diff_apply_status_and_cleanup_say_by_their_exit_code_how_it_stands() {
     );
     assert_eq!(codes(&node), [1, 1]);
     assert_eq!(node.own().len(), 0, "looking changes nothing");
-    let apply = node.command("apply");
+    let apply = node.command(&["apply"]);
     assert_eq!(apply.code, 0, "{apply:?}");
     assert!(
         apply.out.ends_with(
@@ -58,22 +58,22 @@ fn diff_apply_status_and_cleanup_say_by_their_exit_code_how_it_stands() {
     assert_eq!(codes(&node), [0, 1], "without an agent no node is Ready");
 
     node.volume.routes(&good().replace(G1, G2));
-    let diff = node.command("diff");
+    let diff = node.command(&["diff"]);
     let lines = "~ 198.51.100.0/24 via 10.116.0.6 (was via 10.116.0.5)\n~ 198.51.101.7/32 via 10.116.0.6 (was via 10.116.0.5)\n2 to change\n";
     assert_eq!((diff.code, diff.out.as_str()), (1, lines));
-    assert_eq!(node.command("apply").code, 0);
+    assert_eq!(node.command(&["apply"]).code, 0);
 
     // A foreign route with our prefix and metric keeps one of them out.
     node.lab.batch("nd", "route del 198.51.101.7 proto 230\nroute add 198.51.101.7 via 192.0.2.1 proto static metric 4242\n");
-    let apply = node.command("apply");
+    let apply = node.command(&["apply"]);
     assert_eq!(apply.code, 1, "{apply:?}");
     assert!(apply.err.contains("198.51.101.7"), "{}", apply.err);
-    assert_eq!(node.command("status").code, 1);
+    assert_eq!(node.command(&["status"]).code, 1);
     node.lab.ip("nd", "route del 198.51.101.7 proto static");
 
     node.volume.routes(BAD);
     assert_eq!(
-        ["diff", "apply", "status"].map(|command| node.command(command).code),
+        ["diff", "apply", "status"].map(|command| node.command(&[command]).code),
         [2, 1, 1]
     );
     assert_eq!(node.own().len(), 1, "refused: nothing was changed");
@@ -92,7 +92,7 @@ fn diff_apply_status_and_cleanup_say_by_their_exit_code_how_it_stands() {
 
     std::fs::remove_dir_all(node.volume.path()).unwrap();
     assert_eq!(
-        ["diff", "apply", "status"].map(|command| node.command(command).code),
+        ["diff", "apply", "status"].map(|command| node.command(&[command]).code),
         [2, 2, 2]
     );
 }
@@ -106,8 +106,8 @@ fn an_edit_between_two_runs_takes_no_gateway_for_one_that_an_agent_took_out() {
         &two,
         "    strategy: failover\n",
     ))]));
-    assert_eq!(node.command("apply").code, 0);
-    let via = |node: &Node| node.command("diff").out;
+    assert_eq!(node.command(&["apply"]).code, 0);
+    let via = |node: &Node| node.command(&["diff"]).out;
     let edits = [
         (
             partner(&two, "    strategy: balance\n"),
@@ -133,14 +133,14 @@ fn an_edit_between_two_runs_takes_no_gateway_for_one_that_an_agent_took_out() {
     for (set, words) in edits {
         node.volume.routes(&routes(&[probed(set)]));
         assert_eq!(via(&node), words);
-        let apply = node.command("apply");
+        let apply = node.command(&["apply"]);
         assert_eq!((apply.code, apply.err.as_str()), (0, ""));
         assert_eq!(
-            (via(&node).as_str(), node.command("diff").code),
+            (via(&node).as_str(), node.command(&["diff"]).code),
             ("nothing to change\n", 0)
         );
         let before = node.lab.ip("nd", "nexthop show");
-        assert_eq!(node.command("apply").code, 0);
+        assert_eq!(node.command(&["apply"]).code, 0);
         assert_eq!(
             node.lab.ip("nd", "nexthop show"),
             before,

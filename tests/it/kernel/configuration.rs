@@ -9,7 +9,7 @@ fn one(name: &str, destination: &str) -> String {
 
 #[test]
 fn three_swaps_in_a_row_are_all_seen() {
-    let mut node = Node::new();
+    let mut node = node();
     node.volume.routes(&one("a", "198.51.100.0/24"));
     let agent = node.agent_in_force(&[]);
     for round in 1..=3 {
@@ -24,7 +24,7 @@ fn three_swaps_in_a_row_are_all_seen() {
 
 #[test]
 fn a_storm_of_swaps_costs_few_applies_and_never_mixes_keys_of_two_versions() {
-    let mut node = Node::new();
+    let mut node = node();
     let version = |n: u32| {
         let keys = "    destinationFiles: [list.txt]\n";
         [
@@ -36,7 +36,7 @@ fn a_storm_of_swaps_costs_few_applies_and_never_mixes_keys_of_two_versions() {
         ]
     };
     node.volume.write(&version(0));
-    let ip = WrappedIp::new(node.path(), "cat");
+    let ip = WrappedIp::new("cat");
     let agent = node.agent_behind(&ip, &[]);
     in_force(&agent, 1);
     let start = Instant::now();
@@ -69,7 +69,7 @@ fn a_storm_of_swaps_costs_few_applies_and_never_mixes_keys_of_two_versions() {
 
 #[test]
 fn whatever_is_refused_missing_empty_or_unreadable_changes_nothing_and_is_reported() {
-    let mut node = Node::new();
+    let mut node = node();
     node.volume.routes(&one("a", "198.51.100.0/24"));
     let agent = node.agent_in_force(&[]);
     let good = node.everything();
@@ -141,7 +141,7 @@ fn whatever_is_refused_missing_empty_or_unreadable_changes_nothing_and_is_report
 
 #[test]
 fn without_a_first_good_configuration_the_kernel_stays_as_an_earlier_agent_left_it() {
-    let mut node = Node::new();
+    let mut node = node();
     node.volume.routes(&one("a", "198.51.100.0/24"));
     node.agent_in_force(&[]).kill();
     let before = node.everything();
@@ -156,7 +156,7 @@ fn without_a_first_good_configuration_the_kernel_stays_as_an_earlier_agent_left_
 
 #[test]
 fn plain_files_work_and_the_log_says_what_they_cannot_do() {
-    let node = Node::new();
+    let node = node();
     let routes_yaml = node.volume.path().join("routes.yaml");
     std::fs::write(&routes_yaml, one("a", "198.51.100.0/24")).unwrap();
     let agent = node.agent_in_force(&[]);
@@ -179,7 +179,7 @@ fn plain_files_work_and_the_log_says_what_they_cannot_do() {
 
 #[test]
 fn a_sub_path_mount_works_and_the_log_says_that_edits_never_arrive() {
-    let node = Node::new();
+    let node = node();
     let source = node.file("routes.yaml", &one("a", "198.51.100.0/24"));
     let target = node.volume.path().join("routes.yaml");
     std::fs::write(&target, "").unwrap();
@@ -205,7 +205,7 @@ const EXAMPLE_ONLY: [(&str, &str); 1] = [("routes.yaml.example", "routes: []\n")
 
 #[test]
 fn without_routes_yaml_a_bare_node_is_ready_and_says_that_it_is_not_configured() {
-    let mut node = Node::new();
+    let mut node = node();
     node.volume.write(&EXAMPLE_ONLY);
     let agent = node.agent(&[]);
     has_a_status(&node);
@@ -227,7 +227,7 @@ fn without_routes_yaml_a_bare_node_is_ready_and_says_that_it_is_not_configured()
 
 #[test]
 fn a_routes_yaml_that_vanished_changes_no_route_also_over_a_restart() {
-    let mut node = Node::new();
+    let mut node = node();
     node.volume.routes(&one("a", "198.51.100.0/24"));
     let mut agent = node.agent_in_force(&[]);
     let good = node.everything();

@@ -12,13 +12,10 @@ const DEATHS: usize = 4;
 fn dying(node: &Node) -> WrappedIp {
     let dir = node.path().display().to_string();
     // `$$` is the wrapper, whose end the agent sees.
-    WrappedIp::new(
-        node.path(),
-        &format!(
-            "{{ batch={dir}/batch.$$; cat >$batch; if grep -qE '^route (add|replace) ' $batch; then for death in {dir}/deaths/*; do \
+    WrappedIp::new(&format!(
+        "{{ batch={dir}/batch.$$; cat >$batch; if grep -qE '^route (add|replace) ' $batch; then for death in {dir}/deaths/*; do \
              if rm \"$death\" 2>/dev/null; then head -n {LINES} $batch | ip \"$@\"; kill -9 $$; fi; done; fi; cat $batch; }}"
-        ),
-    )
+    ))
 }
 
 /// The halves of a prefix /24, as `ip` writes them.
@@ -48,7 +45,7 @@ fn uncovered(said: &str, before: &BTreeSet<String>) -> Vec<String> {
 #[test]
 fn while_prefixes_are_replaced_by_their_halves_no_destination_is_without_a_route_however_often_ip_dies()
  {
-    let mut node = Node::new();
+    let mut node = node();
     let whole = prefixes(600);
     let in_halves: BTreeSet<String> = whole.iter().flat_map(|prefix| halves(prefix)).collect();
     let version = |node: &mut Node, list: &BTreeSet<String>| {

@@ -94,7 +94,7 @@ fn killed_while_it_writes_it_leaves_whole_lines_and_nothing_that_is_not_ours() {
         .ok()
         .and_then(|n| n.parse().ok())
         .unwrap_or(40);
-    let mut node = Node::new();
+    let mut node = node();
     let before = every_line(&node);
     let path = slow_ip(&node);
     let config = node.volume.path().to_str().unwrap().to_owned();

@@ -24,7 +24,7 @@ fn gateways_in_use(node: &Node) -> BTreeSet<String> {
 
 #[test]
 fn a_link_without_carrier_costs_only_its_own_gateway() {
-    let mut node = Node::new();
+    let mut node = node();
     with_second_link(&node);
     // The far end goes down: the near one stays up and loses its carrier.
     node.lab.ip("peer", "link set eth2 down");
@@ -66,7 +66,7 @@ fn a_link_without_carrier_costs_only_its_own_gateway() {
 fn a_blackholed_set_leaks_no_longer_than_the_notification_takes_when_its_link_loses_the_carrier() {
     // Neither the next probe nor the next resync can be what closes it.
     for check in ["type: none", "type: icmp, interval: 1m"] {
-        let mut node = Node::new();
+        let mut node = node();
         with_second_link(&node);
         node.volume.routes(&format!(
             "routes:\n- name: a\n  gateways: [10.117.0.5]\n  whenDown: blackhole\n  destinations: [198.51.100.0/24]\n  healthCheck: {{ {check} }}\n"

@@ -4,7 +4,7 @@ use super::*;
 
 /// Installs the files as one set's, then switches it to the second gateway under a stream of lookups.
 fn installs_and_switches(files: &[(String, String)]) {
-    let mut node = Node::new();
+    let mut node = node();
     let names = files
         .iter()
         .map(|(name, _)| name.as_str())
@@ -26,7 +26,7 @@ fn installs_and_switches(files: &[(String, String)]) {
         node.volume.write(&keys);
     };
     write(&mut node, G1);
-    let ip = WrappedIp::new(node.path(), "cat");
+    let ip = WrappedIp::new("cat");
     let agent = node.agent_behind(&ip, &[]);
     in_force(&agent, 1);
     let before = node.status();
@@ -115,7 +115,7 @@ fn thousands_of_prefixes_are_installed_and_switched_by_one_edit_in_one_batch_wit
 
 /// `apply`, again, `diff`, `cleanup`, with tables compared.
 fn comes_and_goes(files: &[(String, String)]) -> u64 {
-    let mut node = Node::new();
+    let mut node = node();
     let names = files
         .iter()
         .map(|(name, _)| name.as_str())
@@ -136,19 +136,19 @@ fn comes_and_goes(files: &[(String, String)]) -> u64 {
     node.volume.write(&keys);
     let before = node.everything();
     let start = Instant::now();
-    let said = node.command("apply");
+    let said = node.command(&["apply"]);
     assert_eq!(said.code, 0, "{}{}", said.out, said.err);
     println!("apply took {:?}: {}", start.elapsed(), said.out);
     let during = node.everything();
     let count = node.own().len() as u64;
-    let diff = node.command("diff");
+    let diff = node.command(&["diff"]);
     assert_eq!(
         (diff.code, diff.out.as_str()),
         (0, "nothing to change\n"),
         "{}",
         diff.err
     );
-    let ip = WrappedIp::new(node.path(), "cat");
+    let ip = WrappedIp::new("cat");
     let again = [
         AGENT,
         "apply",

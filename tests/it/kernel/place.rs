@@ -108,7 +108,7 @@ fn only_root_may_ask_the_agent() {
     if !several_users() {
         return;
     }
-    let mut node = Node::new();
+    let mut node = node();
     node.volume
         .routes(&routes(&[set("a", G1, "198.51.100.0/24", "")]));
     let _agent = node.agent_in_force(&[]);
@@ -132,7 +132,7 @@ fn only_root_may_ask_the_agent() {
 
 #[test]
 fn the_agent_of_another_container_makes_this_one_neither_ready_nor_dead() {
-    let mut node = Node::new();
+    let mut node = node();
     node.volume
         .routes(&routes(&[set("a", G1, "198.51.100.0/24", "")]));
     let agent = node.agent_in_force(&[]);
@@ -165,7 +165,7 @@ fn the_agent_of_another_container_makes_this_one_neither_ready_nor_dead() {
 
 #[test]
 fn a_foreign_process_on_the_port_leaves_the_agent_alive_and_ready() {
-    let mut node = Node::new();
+    let mut node = node();
     node.volume
         .routes(&routes(&[set("a", G1, "198.51.100.0/24", "")]));
     let stranger = node.lab.spawn("nd", &["perl", "-MIO::Socket::INET", "-e", "my $s = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => 9465, Listen => 5); print STDERR \"holding\\n\"; sleep 600"]);
@@ -184,7 +184,7 @@ fn a_foreign_process_on_the_port_leaves_the_agent_alive_and_ready() {
 
 #[test]
 fn a_public_address_is_not_listened_on_unless_a_flag_allows_it() {
-    let mut node = Node::new();
+    let mut node = node();
     node.volume
         .routes(&routes(&[set("a", G1, "198.51.100.0/24", "")]));
     node.lab.ip("nd", "addr add 8.8.8.8/32 dev lo");

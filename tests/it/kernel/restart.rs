@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_restart_with_an_unchanged_configuration_writes_nothing() {
-    let mut node = Node::new();
+    let mut node = node();
     let list = listed(&prefixes(300)) + &listed(&prefixes6(20));
     let keys = "    leakGuard: true\n    destinationFiles: [list.txt]\n";
     let yaml = routes(&[
@@ -24,7 +24,7 @@ fn a_restart_with_an_unchanged_configuration_writes_nothing() {
     );
 
     let monitor = node.lab.spawn("nd", &["ip", "monitor", "route", "nexthop"]);
-    let ip = WrappedIp::new(node.path(), "cat");
+    let ip = WrappedIp::new("cat");
     let second = node.agent_behind(&ip, &["--resync", "500ms"]);
     in_force(&second, 1);
     let reads = ip.reads();
@@ -47,7 +47,7 @@ fn killed_at_random_moments_of_an_apply_each_restart_ends_in_exactly_the_wanted_
         .ok()
         .and_then(|n| n.parse().ok())
         .unwrap_or(20);
-    let mut node = Node::new();
+    let mut node = node();
     let foreign = node.foreign();
     // One of three tables after the other: shared prefixes, other gateways, other sets.
     let all: Vec<String> = prefixes(4500).into_iter().collect();
@@ -112,7 +112,7 @@ fn killed_at_random_moments_of_an_apply_each_restart_ends_in_exactly_the_wanted_
 
 #[test]
 fn a_second_agent_waits_for_the_first_and_takes_over_when_that_is_killed() {
-    let mut node = Node::new();
+    let mut node = node();
     node.volume
         .routes(&routes(&[set("a", G1, "198.51.100.0/24", "")]));
     let mut first = node.agent_in_force(&[]);

@@ -28,7 +28,7 @@ fn node_with(more: &str, top: &str) -> (Node, Asking) {
     let mut node = with_pods();
     node.volume
         .routes(&format!("{}{top}", routes(&[a_set(more)])));
-    let ip = WrappedIp::new(node.path(), "cat");
+    let ip = WrappedIp::new("cat");
     let running = node.agent_behind(&ip, RESYNC);
     in_force(&running, 1);
     node.becomes("Ready");

@@ -4,7 +4,7 @@ use super::*;
 
 /// A node with an agent that keeps 2,000 routes of both families.
 fn kept() -> (Node, Running, BTreeSet<String>) {
-    let mut node = Node::new();
+    let mut node = node();
     let wanted: BTreeSet<String> = prefixes(1500).into_iter().chain(prefixes6(500)).collect();
     let yaml = routes(&[set(
         "a",
@@ -105,14 +105,13 @@ fn a_stray_of_our_protocol_is_removed_and_the_right_route_stays() {
 
 #[test]
 fn what_comes_between_the_read_and_the_write_is_decided_on_in_the_next_pass() {
-    let mut node = Node::new();
+    let mut node = node();
     node.volume.routes(&routes(&[
         set("a", G1, "20.0.0.0/24", ""),
         set("b", "10.118.0.5", "20.0.1.0/24", ""),
     ]));
     // The subnet of `b`'s gateway comes with the first batch: the read before it has no such subnet, the read after it has.
     let ip = WrappedIp::that(
-        node.path(),
         "case \"$*\" in *-batch*) ip addr add 10.118.0.2/24 dev eth1 2>/dev/null ;; esac",
     );
     let agent = node.agent_behind(&ip, &["--resync", "10m"]);
@@ -201,7 +200,7 @@ fn a_fight_over_our_routes_is_bounded_and_named_once() {
 
 #[test]
 fn a_kernel_without_resilient_groups_gets_plain_ones_and_one_warning() {
-    let mut node = Node::new();
+    let mut node = node();
     node.volume.routes(&routes(&[set(
         "a",
         &format!("{G1}, {G2}"),
@@ -209,10 +208,7 @@ fn a_kernel_without_resilient_groups_gets_plain_ones_and_one_warning() {
         "",
     )]));
     // A group of a nexthop that does not exist: the kernel refuses the line, as an old one would.
-    let ip = WrappedIp::new(
-        node.path(),
-        "sed 's#group [0-9/]* type resilient.*#group 999999999 proto 230#'",
-    );
+    let ip = WrappedIp::new("sed 's#group [0-9/]* type resilient.*#group 999999999 proto 230#'");
     let agent = node.agent_behind(&ip, &[]);
     in_force(&agent, 1);
     node.volume.routes(&routes(&[

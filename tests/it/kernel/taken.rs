@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn a_foreign_route_that_comes_between_the_read_and_the_write_is_not_overwritten_and_ours_comes_when_it_goes()
  {
-    let mut node = Node::new();
+    let mut node = node();
     node.volume
         .routes(&routes(&[set("a", G1, "203.0.113.0/26", "")]));
     let theirs = [
@@ -21,14 +21,11 @@ fn a_foreign_route_that_comes_between_the_read_and_the_write_is_not_overwritten_
         .collect();
     let once = node.path().join("once");
     let batch = node.path().join("batch");
-    let ip = WrappedIp::new(
-        node.path(),
-        &format!(
-            "{{ cat >{batch}; if [ ! -e {once} ] && grep -q 198.51.100.0/24 {batch}; then : >{once}\n{add}fi; cat {batch}; }}",
-            batch = batch.display(),
-            once = once.display()
-        ),
-    );
+    let ip = WrappedIp::new(&format!(
+        "{{ cat >{batch}; if [ ! -e {once} ] && grep -q 198.51.100.0/24 {batch}; then : >{once}\n{add}fi; cat {batch}; }}",
+        batch = batch.display(),
+        once = once.display()
+    ));
     let agent = node.agent_behind(&ip, &["--resync", "1s"]);
     in_force(&agent, 1);
     let mut wanted = BTreeSet::from(["203.0.113.0/26".to_owned()]);

@@ -4,7 +4,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::thread::sleep;
 
-use super::{Duration, Lab, Node, SOON, fs, numbered, wait_until};
+use super::{Duration, Lab, Numbered, SOON, fs, numbered, wait_until};
 
 /// Replaces `routes.yaml` by something else; gets its path.
 type Break = fn(&Path);
@@ -47,12 +47,12 @@ const AS_IN_THE_POD: [&str; 2] = ["setpriv", "--bounding-set=-all,+net_admin,+ne
 #[test]
 fn whatever_stands_in_place_of_the_configuration_changes_no_route_and_is_named_until_a_good_one_is_there()
  {
-    let mut node = Node::new(Lab::new());
+    let mut node = Numbered::new(Lab::new());
     let path = node.dir.path().join("plain/routes.yaml");
     let directory = path.parent().unwrap().to_owned();
     fs::create_dir(&directory).unwrap();
     fs::write(&path, numbered(1)).unwrap();
-    node.volume = crate::lab::Volume::new(&directory);
+    node.node.volume = crate::lab::Volume::new(&directory);
     let agent = node.agent_by(&AS_IN_THE_POD, &["--resync", "1s"]);
     node.is_well(&agent);
     for (words, break_it) in FAULTS {
@@ -88,10 +88,10 @@ fn reads(pid: u32) -> u64 {
 
 #[test]
 fn a_plain_directory_is_read_when_it_changes_and_reading_it_is_no_change() {
-    let mut node = Node::new(Lab::new());
+    let mut node = Numbered::new(Lab::new());
     let directory = node.dir.path().join("plain");
     fs::create_dir(&directory).unwrap();
-    node.volume = crate::lab::Volume::new(&directory);
+    node.node.volume = crate::lab::Volume::new(&directory);
     fs::write(directory.join("routes.yaml"), numbered(1)).unwrap();
     let agent = node.agent(&["--resync", "10m"]);
     node.is_well(&agent);
@@ -115,7 +115,7 @@ fn a_plain_directory_is_read_when_it_changes_and_reading_it_is_no_change() {
 
 #[test]
 fn a_directory_that_vanishes_and_comes_back_changes_no_route_and_is_followed_again() {
-    let mut node = Node::new(Lab::new());
+    let mut node = Numbered::new(Lab::new());
     let agent = node.agent(&["--resync", "1s"]);
     node.is_well(&agent);
     let routes = node.routes();
@@ -124,7 +124,7 @@ fn a_directory_that_vanishes_and_comes_back_changes_no_route_and_is_followed_aga
     node.reports("Invalid", "is not there", &agent);
     assert_eq!(node.routes(), routes);
     fs::create_dir(&directory).unwrap();
-    node.volume = crate::lab::Volume::new(&directory);
+    node.node.volume = crate::lab::Volume::new(&directory);
     node.edit();
     node.is_well(&agent);
     // And is watched again, not only polled: this one is there well before the next poll.
@@ -136,7 +136,7 @@ fn a_directory_that_vanishes_and_comes_back_changes_no_route_and_is_followed_aga
 
 #[test]
 fn a_read_only_root_and_configuration_are_all_the_agent_needs() {
-    let node = Node::new(Lab::new());
+    let node = Numbered::new(Lab::new());
     let config = node.volume.path().to_str().unwrap();
     let script = format!(
         "mount --bind {config} {config} && mount -o remount,bind,ro {config} && mount -o remount,bind,ro / && exec \"$@\""

@@ -1,6 +1,6 @@
 //! Faults of the program `ip`.
 
-use super::{Duration, Lab, NODE, Node, Running, SOON, fs, http_get, wait_until};
+use super::{Duration, Lab, NODE, Numbered, Running, SOON, fs, http_get, wait_until};
 
 /// What `ip` does, and what the report has about it.
 type Fault = (&'static str, &'static str);
@@ -50,7 +50,7 @@ const WRITES: [Fault; 3] = [
 ];
 
 /// The routes stay through a fault and an edit during it; it is reported; the edit is in force once it is over.
-fn is_survived(node: &mut Node, agent: &Running, (script, words): Fault) {
+fn is_survived(node: &mut Numbered, agent: &Running, (script, words): Fault) {
     let routes = node.routes();
     let failures = node.metric("egress_routes_ip_failures_total");
     node.ip_does(script);
@@ -73,7 +73,7 @@ fn is_survived(node: &mut Node, agent: &Running, (script, words): Fault) {
 #[test]
 fn an_ip_that_talks_rubbish_dies_or_is_another_program_changes_no_route_and_is_reported_until_it_is_well_again()
  {
-    let mut node = Node::new(Lab::new());
+    let mut node = Numbered::new(Lab::new());
     let agent = node.agent(&["--resync", "1s"]);
     node.is_well(&agent);
     for fault in READS {
@@ -83,7 +83,7 @@ fn an_ip_that_talks_rubbish_dies_or_is_another_program_changes_no_route_and_is_r
 
 #[test]
 fn a_batch_that_is_killed_or_fails_is_reported_and_tried_again_until_all_is_in() {
-    let mut node = Node::new(Lab::new());
+    let mut node = Numbered::new(Lab::new());
     let agent = node.agent(&["--resync", "1s"]);
     node.is_well(&agent);
     for fault in WRITES {
@@ -93,7 +93,7 @@ fn a_batch_that_is_killed_or_fails_is_reported_and_tried_again_until_all_is_in()
 
 #[test]
 fn an_ip_that_hangs_is_killed_after_ten_seconds_and_leaves_no_process_behind() {
-    let mut node = Node::new(Lab::new());
+    let mut node = Numbered::new(Lab::new());
     let agent = node.agent(&["--resync", "1s"]);
     node.is_well(&agent);
     is_survived(
@@ -108,7 +108,7 @@ fn an_ip_that_hangs_is_killed_after_ten_seconds_and_leaves_no_process_behind() {
 
 #[test]
 fn a_missing_ip_changes_no_route_and_an_endless_answer_does_not_fill_the_memory() {
-    let mut node = Node::new(Lab::new());
+    let mut node = Numbered::new(Lab::new());
     let agent = node.agent(&["--resync", "1s"]);
     node.is_well(&agent);
     let routes = node.routes();
@@ -136,7 +136,7 @@ fn a_missing_ip_changes_no_route_and_an_endless_answer_does_not_fill_the_memory(
 
 #[test]
 fn an_ip_that_runs_out_of_memory_changes_no_route() {
-    let mut node = Node::new(Lab::new());
+    let mut node = Numbered::new(Lab::new());
     let agent = node.agent(&["--resync", "1s"]);
     node.is_well(&agent);
     // Too little for the loader to map its libraries: as the kernel's own refusal, it ends before main.
@@ -145,7 +145,7 @@ fn an_ip_that_runs_out_of_memory_changes_no_route() {
 
 #[test]
 fn an_agent_that_starts_with_a_broken_ip_says_so_and_begins_its_work_when_ip_is_well() {
-    let node = Node::new(Lab::new());
+    let node = Numbered::new(Lab::new());
     for (script, words) in [
         (
             "case \"$*\" in -V) echo 'ip utility, iproute2-ss180129'; exit 0;; esac; exit 255",
@@ -180,7 +180,7 @@ fn an_agent_that_starts_with_a_broken_ip_says_so_and_begins_its_work_when_ip_is_
 
 #[test]
 fn two_agents_take_turns_and_nothing_changes_when_the_second_takes_over() {
-    let node = Node::new(Lab::new());
+    let node = Numbered::new(Lab::new());
     let mut first = node.agent(&["--resync", "1s"]);
     node.is_well(&first);
     let mut second = node.agent(&["--resync", "1s"]);
@@ -200,7 +200,7 @@ fn two_agents_take_turns_and_nothing_changes_when_the_second_takes_over() {
 
 #[test]
 fn a_resync_reads_no_routes_by_ip_until_something_is_another() {
-    let node = Node::new(Lab::new());
+    let node = Numbered::new(Lab::new());
     let lines = "nexthop add id 7 via 10.116.0.5 dev eth1\n\
                  route add 203.0.113.128/25 nhid 7 proto static\n\
                  route add 192.0.2.0/24 via 10.116.0.5 table 100\nroute add blackhole 192.0.2.0/25\n\

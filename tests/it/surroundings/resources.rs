@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::guard::http_get;
 
-use super::{Duration, Lab, NODE, Node, SOON, fs, wait_until};
+use super::{Duration, Lab, NODE, Numbered, SOON, fs, wait_until};
 
 /// Leaves a process as many descriptors more than it has.
 fn leave_files(pid: u32, more: usize) {
@@ -26,7 +26,7 @@ fn leave_files(pid: u32, more: usize) {
 
 #[test]
 fn an_agent_out_of_file_descriptors_changes_no_route_and_goes_on_when_there_are_some() {
-    let mut node = Node::new(Lab::new());
+    let mut node = Numbered::new(Lab::new());
     let agent = node.agent(&["--resync", "1s"]);
     node.is_well(&agent);
     let routes = node.routes();
@@ -49,7 +49,7 @@ fn an_agent_out_of_file_descriptors_changes_no_route_and_goes_on_when_there_are_
 
 #[test]
 fn without_inotify_the_configuration_is_polled_and_the_watch_is_taken_up_when_there_is_room() {
-    let mut node = Node::new(Lab::unprivileged());
+    let mut node = Numbered::new(Lab::unprivileged());
     let instances = |count: &str| {
         node.lab.must(
             NODE,
@@ -90,7 +90,7 @@ fn lost_notifications(pid: u32) -> u64 {
 
 #[test]
 fn a_flood_of_other_routes_overruns_the_socket_and_a_loss_in_it_is_repaired_all_the_same() {
-    let node = Node::new(Lab::new());
+    let node = Numbered::new(Lab::new());
     // No resync within this test: what is repaired is repaired because of the notifications, or of their loss.
     let agent = node.agent(&["--resync", "10m"]);
     node.is_well(&agent);
@@ -127,7 +127,7 @@ fn a_flood_of_other_routes_overruns_the_socket_and_a_loss_in_it_is_repaired_all_
 
 #[test]
 fn an_agent_that_was_stopped_for_a_while_goes_on_where_it_was() {
-    let mut node = Node::new(Lab::new());
+    let mut node = Numbered::new(Lab::new());
     let agent = node.agent(&["--resync", "1s"]);
     node.is_well(&agent);
     agent.signal("STOP");
@@ -139,7 +139,7 @@ fn an_agent_that_was_stopped_for_a_while_goes_on_where_it_was() {
 }
 
 /// A thousand connections to the HTTP port, each with a few words and then open for as long as the scan.
-fn scan(node: &Node, words: &str) {
+fn scan(node: &Numbered, words: &str) {
     let script = format!(
         "trap '' PIPE; exec 2>/dev/null\n\
          for ((n = 0; n < 1000; n++)); do exec {{fd}}<>/dev/tcp/127.0.0.1/9465 && printf '{words}' >&$fd; done\n\
@@ -156,7 +156,7 @@ fn scan(node: &Node, words: &str) {
 
 #[test]
 fn a_scan_of_the_http_port_takes_no_memory_and_no_probe_goes_unanswered() {
-    let node = Node::new(Lab::new());
+    let node = Numbered::new(Lab::new());
     let agent = node.agent(&[]);
     node.is_well(&agent);
     let oversized = format!(
@@ -188,7 +188,7 @@ fn a_scan_of_the_http_port_takes_no_memory_and_no_probe_goes_unanswered() {
 
 #[test]
 fn slow_readers_of_a_large_status_share_one_copy_of_it() {
-    let mut node = Node::new(Lab::new());
+    let mut node = Numbered::new(Lab::new());
     let mut routes = String::from("routes:\n");
     for set in 0..50 {
         // Loopback: each is skipped, and the status lists it with a reason.
@@ -201,7 +201,7 @@ fn slow_readers_of_a_large_status_share_one_copy_of_it() {
         }
         routes += "]\n";
     }
-    node.volume.routes(&routes);
+    node.node.volume.routes(&routes);
     let agent = node.agent(&[]);
     agent.wait_for("Configuration in force", SOON);
     let size = http_get(&node.lab, NODE, "/status").len() as u64;

@@ -1,34 +1,35 @@
 //! A drain that outlives its agent, one in a group of an earlier version, and one of IPv6.
 
 use super::{Case, FAILOVER, addresses, agent, on_it, pod, report, start};
-use crate::flows::scene::{CHECK, LIMIT, Scene};
 use crate::flows::talk::Talk;
+use crate::flows::traffic::{CHECK, LIMIT};
+use crate::lab::Node;
 use crate::lab::{G1, G1_PUBLIC, G1_V6, G2_PUBLIC, G2_V6, wait_until};
 
 /// Drains while all talk, kills the agent in the middle, and lets another one finish.
-fn drains_over_a_kill(case: &Case, before: impl FnOnce(&Scene)) {
-    let mut scene = Scene::new(&case.routes(case.before));
-    pod(&scene);
-    before(&scene);
-    let mut first = agent(&scene);
-    let mut busy = Talk::to(&scene, "pod", &addresses("198.18")[..100]);
-    scene.volume.routes(&case.routes(case.drained));
-    busy.until(|| report(&scene, G1).0 == "draining");
+fn drains_over_a_kill(case: &Case, before: impl FnOnce(&Node)) {
+    let mut node = Node::new(&case.routes(case.before));
+    pod(&node);
+    before(&node);
+    let mut first = agent(&node);
+    let mut busy = Talk::to(&node, "pod", &addresses("198.18")[..100]);
+    node.volume.routes(&case.routes(case.drained));
+    busy.until(|| report(&node, G1).0 == "draining");
     first.kill();
     busy.round();
-    let second = agent(&scene);
+    let second = agent(&node);
     let (mut counts, mut rounds) = (Vec::new(), 0);
     busy.until(|| {
         rounds += 1;
-        counts.extend(report(&scene, G1).1);
+        counts.extend(report(&node, G1).1);
         rounds > 20
     });
     assert_eq!(busy.broken().len(), 0, "{}", second.said());
     assert!(counts.iter().any(|n| *n >= 90), "{counts:?}");
     drop(busy);
-    let done = || report(&scene, G1) == ("draining".to_owned(), Some(0));
-    assert!(wait_until(LIMIT, done), "{:#}", scene.status());
-    assert_eq!(on_it(&scene, &addresses("198.19"), G1_PUBLIC).len(), 0);
+    let done = || report(&node, G1) == ("draining".to_owned(), Some(0));
+    assert!(wait_until(LIMIT, done), "{:#}", node.status());
+    assert_eq!(on_it(&node, &addresses("198.19"), G1_PUBLIC).len(), 0);
 }
 
 #[test]
@@ -44,12 +45,12 @@ fn a_group_of_an_earlier_version_keeps_its_512_buckets_and_drains_all_the_same()
         GROUP,
         egress_routes::net::nexthop_id::group("a", egress_routes::net::prefix::Family::V4)
     );
-    let buckets = |scene: &Scene| {
-        let groups = scene.lab.json("nd", &format!("nexthop show id {GROUP}"));
+    let buckets = |node: &Node| {
+        let groups = node.lab.json("nd", &format!("nexthop show id {GROUP}"));
         groups[0]["resilient_args"]["buckets"].as_u64()
     };
-    drains_over_a_kill(&FAILOVER, |scene| {
-        scene.lab.batch(
+    drains_over_a_kill(&FAILOVER, |node| {
+        node.lab.batch(
             "nd",
             &format!(
                 "nexthop add id 536870900 via {G1} dev eth1 proto 230\n\
@@ -57,39 +58,38 @@ fn a_group_of_an_earlier_version_keeps_its_512_buckets_and_drains_all_the_same()
                  route add 198.18.0.0/15 nhid {GROUP} proto 230 metric 4242\n"
             ),
         );
-        assert_eq!(buckets(scene), Some(512));
+        assert_eq!(buckets(node), Some(512));
     });
 }
 
 #[test]
 fn a_refused_configuration_and_a_new_agent_do_not_bring_a_drained_gateway_back() {
-    let (mut scene, mut first) = start(&FAILOVER.routes("10.116.0.6, 10.116.0.7, 10.116.0.5"));
+    let (mut node, mut first) = start(&FAILOVER.routes("10.116.0.6, 10.116.0.7, 10.116.0.5"));
     let balance = |first: &str| {
         FAILOVER
             .routes(&format!("{first}, 10.116.0.6, 10.116.0.7"))
             .replace("strategy: failover", "strategy: balance")
     };
-    scene
-        .volume
+    node.volume
         .routes(&balance("{address: 10.116.0.5, drain: true}"));
-    let left = || report(&scene, G1) == ("draining".to_owned(), Some(0));
-    assert!(wait_until(LIMIT, left), "{:#}", scene.status());
+    let left = || report(&node, G1) == ("draining".to_owned(), Some(0));
+    assert!(wait_until(LIMIT, left), "{:#}", node.status());
     first.wait_for("Configuration in force", LIMIT);
-    scene.volume.routes("routes: [\n");
+    node.volume.routes("routes: [\n");
     first.wait_for("refused", LIMIT);
     first.kill();
-    let second = scene.start_agent_with(&[("EGRESS_ROUTES_RESYNC", "1s")]);
+    let second = node.agent(&["--resync", "1s"]);
     assert!(
-        wait_until(LIMIT, || scene.status()["sets"][0]["installed"] == 1),
+        wait_until(LIMIT, || node.status()["sets"][0]["installed"] == 1),
         "{:#}\n{}",
-        scene.status(),
+        node.status(),
         second.said()
     );
     for _ in 0..5 {
         let all = addresses("198.18");
-        assert_eq!(on_it(&scene, &all, G1_PUBLIC).len(), 0, "{}", second.said());
+        assert_eq!(on_it(&node, &all, G1_PUBLIC).len(), 0, "{}", second.said());
     }
-    assert!(!on_it(&scene, &addresses("198.18"), G2_PUBLIC).is_empty());
+    assert!(!on_it(&node, &addresses("198.18"), G2_PUBLIC).is_empty());
 }
 
 #[test]
@@ -100,16 +100,16 @@ fn connections_of_ipv6_stay_as_well() {
              destinations: ['2001:db8:18::/48']\n  {CHECK}\n"
         )
     };
-    let (mut scene, agent) = start(&routes(&format!("'{G1_V6}'")));
+    let (mut node, agent) = start(&routes(&format!("'{G1_V6}'")));
     let all: Vec<String> = (1..=50).map(|n| format!("2001:db8:18::{n:x}")).collect();
-    let mut busy = Talk::to(&scene, "pod", &all);
+    let mut busy = Talk::to(&node, "pod", &all);
     let drained = format!("{{address: '{G1_V6}', drain: true}}");
-    scene.volume.routes(&routes(&drained));
-    busy.until(|| report(&scene, G1_V6).0 == "draining");
+    node.volume.routes(&routes(&drained));
+    busy.until(|| report(&node, G1_V6).0 == "draining");
     (0..5).for_each(|_| busy.round());
     assert_eq!(busy.broken().len(), 0, "{}", agent.said());
-    assert!(report(&scene, G1_V6).1.is_some_and(|n| n >= 40));
+    assert!(report(&node, G1_V6).1.is_some_and(|n| n >= 40));
     drop(busy);
-    let done = || report(&scene, G1_V6).1 == Some(0);
-    assert!(wait_until(LIMIT, done), "{:#}", scene.status());
+    let done = || report(&node, G1_V6).1 == Some(0);
+    assert!(wait_until(LIMIT, done), "{:#}", node.status());
 }

@@ -2,8 +2,8 @@
 
 use super::{addresses, on_it, report, start};
 use crate::flows::drain::falling;
-use crate::flows::scene::{CHECK, LIMIT};
 use crate::flows::talk::{CONNECTIONS, Talk};
+use crate::flows::traffic::{CHECK, LIMIT};
 use crate::lab::{FABRIC, G1, G1_PUBLIC, G2, G2_PUBLIC, wait_until};
 
 /// What became of the backup's connections.
@@ -14,20 +14,20 @@ struct Seen {
 }
 
 fn first_returns(failback: &str) -> Seen {
-    let (scene, agent) = start(&format!(
+    let (node, agent) = start(&format!(
         "routes:\n- name: a\n  strategy: failover\n  failback: {failback}\n  gateways: [{G1}, {G2}]\n  drainTimeout: 80s\n  \
          destinations: [198.18.0.0/15]\n  {CHECK}\n"
     ));
-    let states = || scene.gateways("a").into_values().collect::<Vec<_>>();
-    scene.lab.ip(FABRIC, "link set g1-eth1 down");
-    scene.wait_for_gateways("a", &["down", "up*"]);
+    let states = || node.gateways("a").into_values().collect::<Vec<_>>();
+    node.lab.ip(FABRIC, "link set g1-eth1 down");
+    node.wait_for_gateways("a", &["down", "up*"]);
     let all = addresses("198.18");
     let (busy, silent) = all.split_at(CONNECTIONS / 2);
-    let mut busy = Talk::to(&scene, "pod", busy);
-    let silent = Talk::to(&scene, "pod", silent);
-    assert_eq!(on_it(&scene, &all[..20], G2_PUBLIC).len(), 20);
+    let mut busy = Talk::to(&node, "pod", busy);
+    let silent = Talk::to(&node, "pod", silent);
+    assert_eq!(on_it(&node, &all[..20], G2_PUBLIC).len(), 20);
 
-    scene.lab.ip(FABRIC, "link set g1-eth1 up");
+    node.lab.ip(FABRIC, "link set g1-eth1 up");
     busy.until(|| states() == ["up*", "up"]);
     drop(silent);
     let mut counts = Vec::new();
@@ -36,26 +36,26 @@ fn first_returns(failback: &str) -> Seen {
             if let Some(talk) = talk {
                 talk.round();
             }
-            let buckets = report(&scene, G2).1;
+            let buckets = report(&node, G2).1;
             counts.extend(buckets);
             buckets.unwrap_or(0) <= most
         });
-        assert!(fell, "{counts:?} {:#}\n{}", scene.status(), agent.said());
+        assert!(fell, "{counts:?} {:#}\n{}", node.status(), agent.said());
     };
     let most = u64::try_from(CONNECTIONS / 2).unwrap();
     let mut busy = Some(busy);
     fell_to(most, &mut busy);
     let broken = busy.as_ref().map_or(0, |talk| talk.broken().len());
     let new = addresses("198.19");
-    let new_on_the_first = on_it(&scene, &new, G1_PUBLIC).len();
+    let new_on_the_first = on_it(&node, &new, G1_PUBLIC).len();
     drop(busy);
     fell_to(0, &mut None);
     println!(
         "  failback: {failback}: buckets of the backup in use {}",
         falling(&counts)
     );
-    let mut opened = Talk::to(&scene, "pod", &new);
-    scene.lab.ip(FABRIC, "link set g2-eth1 down");
+    let mut opened = Talk::to(&node, "pod", &new);
+    node.lab.ip(FABRIC, "link set g2-eth1 down");
     opened.until(|| states() == ["up*", "down"]);
     Seen {
         broken,

@@ -2,54 +2,81 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-pub(super) struct WrappedIp {
-    dir: PathBuf,
+use tempfile::TempDir;
+
+pub struct WrappedIp {
+    dir: TempDir,
 }
 
 impl WrappedIp {
     /// `change` is a shell filter for a batch, such as `cat`.
-    pub(super) fn new(dir: &Path, change: &str) -> Self {
-        Self::with(dir, "", change)
+    pub fn new(change: &str) -> Self {
+        Self::with("", change)
     }
 
     /// `first` is shell that runs before each call, in which `ip` is the real one; what it prints is not the agent's to read.
-    pub(super) fn that(dir: &Path, first: &str) -> Self {
-        Self::with(dir, &format!("{{\n{first}\n}} >&2"), "cat")
+    pub fn that(first: &str) -> Self {
+        Self::with(&format!("{{\n{first}\n}} >&2"), "cat")
     }
 
-    fn with(dir: &Path, first: &str, change: &str) -> Self {
-        let dir = dir.join("ip-log");
-        fs::create_dir(&dir).unwrap();
-        let (path, log) = (std::env::var("PATH").unwrap(), dir.display());
+    fn with(first: &str, change: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, log) = (std::env::var("PATH").unwrap(), dir.path().display());
         let script = format!(
             "#!/bin/sh\nPATH='{path}:/usr/sbin:/sbin'\nexport PATH\necho \"$*\" >> '{log}/argv'\n{first}\ncase \" $* \" in *' -batch '*)\n\
              batch='{log}/batch.'$(date +%s%N).$$\n{change} > \"$batch.part\"\nmv \"$batch.part\" \"$batch\"\nexec ip \"$@\" < \"$batch\"\nesac\n\
              exec ip \"$@\"\n"
         );
-        fs::write(dir.join("ip"), script).unwrap();
-        fs::set_permissions(dir.join("ip"), fs::Permissions::from_mode(0o755)).unwrap();
+        let ip = dir.path().join("ip");
+        fs::write(&ip, script).unwrap();
+        fs::set_permissions(ip, fs::Permissions::from_mode(0o755)).unwrap();
         Self { dir }
     }
 
     /// For the environment of the program that runs it.
-    pub(super) fn path(&self) -> String {
+    pub fn path(&self) -> String {
         format!(
             "{}:{}:/usr/sbin:/sbin",
-            self.dir.display(),
+            self.dir.path().display(),
             std::env::var("PATH").unwrap()
         )
     }
 
+    /// Reading routes fails from [`WrappedIp::fail`] on.
+    pub fn unable_to_read() -> Self {
+        Self::that("case \"$*\" in *'route save'*) [ ! -e \"$0.fails\" ] || exit 1 ;; esac")
+    }
+
+    /// Whether reading routes fails.
+    pub fn fail(&self, fails: bool) {
+        let flag = self.dir.path().join("ip.fails");
+        if fails {
+            fs::write(flag, "").unwrap();
+        } else {
+            fs::remove_file(flag).unwrap();
+        }
+    }
+
+    /// All lines of the batches that write.
+    pub fn lines(&self) -> Vec<String> {
+        let batches = self.batches();
+        batches
+            .iter()
+            .flat_map(|batch| batch.lines())
+            .map(str::to_owned)
+            .collect()
+    }
+
     /// What each batch that writes contained, in order; those that only look up are left out.
-    pub(super) fn batches(&self) -> Vec<String> {
+    pub fn batches(&self) -> Vec<String> {
         let all = self.all();
         all.into_iter().filter(|batch| !is_lookup(batch)).collect()
     }
 
     /// How many batches that only look up have begun.
-    pub(super) fn lookups(&self) -> usize {
+    pub fn lookups(&self) -> usize {
         self.all().iter().filter(|batch| is_lookup(batch)).count()
     }
 
@@ -64,20 +91,20 @@ impl WrappedIp {
     }
 
     /// How often the kernel was read; a read that only compares has its routes from a socket.
-    pub(super) fn reads(&self) -> usize {
-        let argv = fs::read_to_string(self.dir.join("argv")).unwrap_or_default();
+    pub fn reads(&self) -> usize {
+        let argv = fs::read_to_string(self.dir.path().join("argv")).unwrap_or_default();
         argv.lines()
             .filter(|line| line.contains("-j -N nexthop show"))
             .count()
     }
 
     /// Forgets what it wrote down.
-    pub(super) fn forget(&self) {
+    pub fn forget(&self) {
         self.files().for_each(|path| fs::remove_file(path).unwrap());
     }
 
     fn files(&self) -> impl Iterator<Item = PathBuf> {
-        let entries = fs::read_dir(&self.dir)
+        let entries = fs::read_dir(self.dir.path())
             .unwrap()
             .map(|entry| entry.unwrap().path());
         entries.filter(|path| {
