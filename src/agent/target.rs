@@ -229,11 +229,7 @@ mod tests {
 
     #[test]
     fn what_was_wanted_and_what_the_kernel_has_of_it_leave_one_footprint() {
-        let ownership = Ownership {
-            protocol: 230,
-            metric: 4242,
-            table: 254,
-        };
+        let ownership = Ownership::DEFAULT;
         let gateway: IpAddr = "10.116.0.5".parse().unwrap();
         let route = OwnRoute {
             key: ownership.key("203.0.113.0/24".parse().unwrap()),

@@ -164,13 +164,13 @@ pub enum Output {
 #[derive(Clone, Copy, Debug, Args)]
 pub struct KernelArgs {
     /// Routing table
-    #[arg(long, env = "EGRESS_ROUTES_TABLE", default_value_t = 254, value_parser = values::table, value_name = "N")]
+    #[arg(long, env = "EGRESS_ROUTES_TABLE", default_value_t = Ownership::DEFAULT.table, value_parser = values::table, value_name = "N")]
     pub table: u32,
     /// Route protocol number of routes and nexthops: only what carries it is ever changed or deleted
-    #[arg(long, env = "EGRESS_ROUTES_PROTOCOL", default_value_t = 230, value_parser = values::protocol, value_name = "N")]
+    #[arg(long, env = "EGRESS_ROUTES_PROTOCOL", default_value_t = Ownership::DEFAULT.protocol, value_parser = values::protocol, value_name = "N")]
     pub protocol: u8,
     /// Metric of every route; another route of the same prefix with a lower metric wins
-    #[arg(long, env = "EGRESS_ROUTES_METRIC", default_value_t = 4242, value_parser = values::metric, value_name = "N")]
+    #[arg(long, env = "EGRESS_ROUTES_METRIC", default_value_t = Ownership::DEFAULT.metric, value_parser = values::metric, value_name = "N")]
     pub metric: u32,
 }
 

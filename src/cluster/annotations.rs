@@ -339,11 +339,6 @@ impl Reported {
         }
     }
 
-    /// Another trace of an earlier agent shows that this gateway is down.
-    pub fn add_down(&mut self, gateway: IpAddr) {
-        self.down.insert(gateway);
-    }
-
     /// It is up now: whatever comes next is news.
     pub fn forget(&mut self, gateway: IpAddr) {
         self.down.remove(&gateway);

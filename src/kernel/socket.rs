@@ -126,11 +126,7 @@ mod tests {
     use super::*;
     use crate::routing::state::Kernel;
 
-    const OURS: Ownership = Ownership {
-        protocol: 230,
-        metric: 4242,
-        table: 254,
-    };
+    const OURS: Ownership = Ownership::DEFAULT;
 
     fn message(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
         let length = u32::try_from(HEADER + body.len()).unwrap();

@@ -77,16 +77,6 @@ impl Ranges {
         &spans[from..from + len]
     }
 
-    /// Addresses in either.
-    #[must_use]
-    pub fn union(&self, other: &Self) -> Self {
-        let both = |family| merged([self.spans(family), other.spans(family)].concat());
-        Self {
-            v4: both(Family::V4),
-            v6: both(Family::V6),
-        }
-    }
-
     /// Addresses in this one and not in the other.
     #[must_use]
     pub fn subtract(&self, other: &Self) -> Self {

@@ -34,6 +34,13 @@ pub struct Ownership {
 pub const LEAK_GUARD_METRIC: u32 = 4_294_967_294;
 
 impl Ownership {
+    /// Where no flag changes it.
+    pub const DEFAULT: Self = Self {
+        protocol: 230,
+        metric: 4242,
+        table: MAIN_TABLE,
+    };
+
     /// The key of the route for a prefix.
     pub const fn key(&self, prefix: Prefix) -> RouteKey {
         RouteKey {
@@ -188,11 +195,7 @@ impl Line<'_> {
 mod tests {
     use super::*;
 
-    const OURS: Ownership = Ownership {
-        protocol: 230,
-        metric: 4242,
-        table: 254,
-    };
+    const OURS: Ownership = Ownership::DEFAULT;
 
     #[test]
     fn every_line_says_all_there_is_to_say() {

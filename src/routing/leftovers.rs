@@ -77,18 +77,10 @@ mod tests {
 
     #[test]
     fn a_route_of_another_operator_is_named_with_the_command_that_deletes_it() {
-        let ownership = Ownership {
-            protocol: 230,
-            metric: 4242,
-            table: 254,
-        };
+        let ownership = Ownership::DEFAULT;
         let foreign = |prefix: &str, metric, protocol| ForeignRoute {
-            key: key(prefix, metric),
             protocol,
-            dev: Some("eth1".into()),
-            gatewayed: true,
-            gateway: Some("10.116.0.9".parse().unwrap()),
-            unicast: true,
+            ..ForeignRoute::via(prefix.parse().unwrap(), metric, "10.116.0.9", "eth1")
         };
         let kernel = Kernel {
             foreign: vec![

@@ -81,26 +81,15 @@ pub fn overridden(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routing::state::RouteKey;
 
     fn p(text: &str) -> Prefix {
         text.parse().unwrap()
     }
 
     fn route(prefix: &str, metric: u32, table: u32) -> ForeignRoute {
-        ForeignRoute {
-            key: RouteKey {
-                prefix: p(prefix),
-                metric,
-                table,
-                tos: 0,
-            },
-            protocol: 4,
-            dev: Some("eth0".into()),
-            gatewayed: true,
-            gateway: Some("192.0.2.1".parse().unwrap()),
-            unicast: true,
-        }
+        let mut route = ForeignRoute::via(p(prefix), metric, "192.0.2.1", "eth0");
+        route.key.table = table;
+        route
     }
 
     #[test]

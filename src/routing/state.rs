@@ -312,3 +312,57 @@ impl Link {
             .find(|a| Family::of(*a) == family)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests write addresses that are right")]
+mod of_tests {
+    use super::{ForeignRoute, IpAddr, Link, Prefix, RouteKey};
+
+    impl ForeignRoute {
+        /// A route of the main table to a link, as the kernel makes it of an address.
+        pub(crate) fn to_link(prefix: Prefix, dev: &str) -> Self {
+            Self {
+                key: RouteKey {
+                    prefix,
+                    metric: 0,
+                    table: 254,
+                    tos: 0,
+                },
+                protocol: 2,
+                dev: Some(dev.into()),
+                gatewayed: false,
+                gateway: None,
+                unicast: true,
+            }
+        }
+
+        /// A route that a person added.
+        pub(crate) fn via(prefix: Prefix, metric: u32, gateway: &str, dev: &str) -> Self {
+            let mut route = Self::to_link(prefix, dev);
+            route.key.metric = metric;
+            Self {
+                protocol: 4,
+                gatewayed: true,
+                gateway: Some(gateway.parse().unwrap()),
+                ..route
+            }
+        }
+    }
+
+    impl Link {
+        /// A link that is up, with addresses.
+        pub(crate) fn with(name: &str, addresses: &[(&str, u8)]) -> Self {
+            let address = |(address, len): &(&str, u8)| (address.parse().unwrap(), *len);
+            let addresses: Vec<(IpAddr, u8)> = addresses.iter().map(address).collect();
+            Self {
+                name: name.into(),
+                index: 1,
+                up: true,
+                carrier: true,
+                loopback: name == "lo",
+                addresses,
+                broadcasts: Vec::new(),
+            }
+        }
+    }
+}

@@ -18,11 +18,7 @@ use crate::lab::Lab;
 mod kernel;
 use kernel::Model;
 
-const OURS: Ownership = Ownership {
-    protocol: 230,
-    metric: 4242,
-    table: 254,
-};
+const OURS: Ownership = Ownership::DEFAULT;
 const LINKS: [&str; 2] = ["eth1", "eth2"];
 /// Histories; PROPTEST_CASES makes it more.
 const HISTORIES: u32 = 40;

@@ -45,11 +45,7 @@ fn node() -> Lab {
 }
 
 fn kernel(lab: &Lab) -> Kernel {
-    let ownership = Ownership {
-        protocol: 230,
-        metric: 4242,
-        table: 254,
-    };
+    let ownership = Ownership::DEFAULT;
     lab.kernel("nd", &ownership)
 }
 

@@ -14,11 +14,7 @@ use crate::routing::state::{Kernel, OwnRoute, Target as RouteTarget};
 mod restart;
 mod routes;
 
-const OURS: Ownership = Ownership {
-    protocol: 230,
-    metric: 4242,
-    table: 254,
-};
+const OURS: Ownership = Ownership::DEFAULT;
 const CONFIRM: Duration = Duration::from_secs(20);
 const A: &str = "aaaaaaaaaaaa";
 const B: &str = "bbbbbbbbbbbb";

@@ -12,11 +12,7 @@ use crate::kernel::model::Model;
 use crate::routing::batch::Ownership;
 use crate::routing::node_facts::{Facts, NodeFacts};
 
-pub(super) const OURS: Ownership = Ownership {
-    protocol: 230,
-    metric: 4242,
-    table: 254,
-};
+pub(super) const OURS: Ownership = Ownership::DEFAULT;
 /// An address of the API server that the agent knows.
 const API: IpAddr = v4(198, 51, 100, 10);
 /// And one that its packets need too, and that no agent can know: of a proxy, or a load balancer.

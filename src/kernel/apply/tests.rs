@@ -15,11 +15,7 @@ use crate::routing::diff::{Conflict, WantedGroup, WantedNexthop};
 use crate::routing::state::{Member, Nexthop, OwnRoute};
 use table::{Fault, Table};
 
-const OURS: Ownership = Ownership {
-    protocol: 230,
-    metric: 4242,
-    table: 254,
-};
+const OURS: Ownership = Ownership::DEFAULT;
 
 /// The kernel in memory never waits.
 fn now<T>(future: impl Future<Output = T>) -> T {

@@ -1,10 +1,6 @@
 use super::*;
 
-const OURS: Ownership = Ownership {
-    protocol: 230,
-    metric: 4242,
-    table: 254,
-};
+const OURS: Ownership = Ownership::DEFAULT;
 
 /// A message as the kernel makes it.
 struct Message {

@@ -3,11 +3,7 @@
 use super::*;
 use crate::routing::state::{Member, Nexthop, Resilient};
 
-const OURS: Ownership = Ownership {
-    protocol: 230,
-    metric: 4242,
-    table: 254,
-};
+const OURS: Ownership = Ownership::DEFAULT;
 const A: u32 = 0x1000_0005;
 const B: u32 = 0x1000_0006;
 const C: u32 = 0x1000_0007;

@@ -7,11 +7,7 @@ use crate::kernel::model::Model;
 use crate::net::prefix::Prefix;
 use crate::routing::state::Target;
 
-const OURS: Ownership = Ownership {
-    protocol: 230,
-    metric: 4242,
-    table: 254,
-};
+const OURS: Ownership = Ownership::DEFAULT;
 
 fn prefix(text: &str) -> Prefix {
     text.parse().unwrap()

@@ -31,19 +31,7 @@ fn protected(prefixes: impl IntoIterator<Item = Prefix>) -> Protected {
 }
 
 fn foreign(prefix: Prefix, metric: u32) -> ForeignRoute {
-    ForeignRoute {
-        key: RouteKey {
-            prefix,
-            metric,
-            table: 254,
-            tos: 0,
-        },
-        protocol: 4,
-        dev: Some("eth0".into()),
-        gatewayed: true,
-        gateway: Some("192.0.2.1".parse().unwrap()),
-        unicast: true,
-    }
+    ForeignRoute::via(prefix, metric, "192.0.2.1", "eth0")
 }
 
 /// A node with `protected` and `foreign`, ready to select sets.

@@ -7,23 +7,9 @@ use crate::routing::overridden::Overridden;
 use crate::routing::rule::Selector;
 use crate::routing::state::{Elsewhere, Link, OwnRoute, Target};
 
-const OURS: Ownership = Ownership {
-    protocol: 230,
-    metric: 4242,
-    table: 254,
-};
+const OURS: Ownership = Ownership::DEFAULT;
 
 /// A link without a name.
-pub(crate) fn link() -> Link {
-    let mut kernel = Kernel::default();
-    crate::kernel::dump::read_links(
-        br#"[{"ifname":"x","flags":["UP","LOWER_UP"]}]"#,
-        &mut kernel,
-    )
-    .unwrap();
-    kernel.links.remove(0)
-}
-
 fn view(name: &str, group: u32) -> SetView {
     SetView {
         name: name.into(),
@@ -84,7 +70,7 @@ impl Scene {
             wanted,
             sets: vec![view("a", 1), view("b", 2)],
             kernel: Kernel {
-                links: vec![link()],
+                links: vec![Link::with("x", &[])],
                 ..Kernel::default()
             },
             rules: RulesOfBoth {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::{HealthCheck, Probe, RouteSet, Strategy, WhenDown};
 use crate::routing::node_facts::NodeFacts;
-use crate::routing::state::{Link, Nexthop, NexthopKind, RouteKey};
+use crate::routing::state::{Link, Nexthop, NexthopKind};
 
 fn p(text: &str) -> Prefix {
     text.parse().unwrap()
@@ -11,47 +11,27 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn link(name: &str, addresses: &[(&str, u8)]) -> Link {
-    let addresses: Vec<(IpAddr, u8)> = addresses.iter().map(|(a, len)| (ip(a), *len)).collect();
-    Link {
-        name: name.into(),
-        index: 1,
-        up: true,
-        carrier: true,
-        loopback: name == "lo",
-        addresses,
-        broadcasts: vec![],
-    }
-}
-
 /// `via` in `how` makes it gatewayed, a type word in place of a device makes it drop.
 fn route(prefix: &str, how: &str, protocol: u8) -> ForeignRoute {
     let (unicast, dev) = match how.trim_start_matches("via ") {
         "blackhole" | "unreachable" | "prohibit" | "throw" => (false, None),
         dev => (true, Some(dev.into())),
     };
-    let key = RouteKey {
-        prefix: p(prefix),
-        metric: 0,
-        table: crate::routing::batch::MAIN_TABLE,
-        tos: 0,
-    };
     ForeignRoute {
-        key,
         protocol,
         dev,
         gatewayed: how.starts_with("via "),
-        gateway: None,
         unicast,
+        ..ForeignRoute::to_link(p(prefix), "")
     }
 }
 
 fn node() -> Kernel {
     let mut kernel = Kernel {
         links: vec![
-            link("lo", &[("127.0.0.1", 8), ("::1", 128), ("10.9.9.9", 32)]),
-            link("eth0", &[("203.0.113.20", 24), ("2001:db8:5::20", 64)]),
-            link(
+            Link::with("lo", &[("127.0.0.1", 8), ("::1", 128), ("10.9.9.9", 32)]),
+            Link::with("eth0", &[("203.0.113.20", 24), ("2001:db8:5::20", 64)]),
+            Link::with(
                 "eth1",
                 &[
                     ("10.116.0.20", 24),
@@ -199,7 +179,7 @@ fn an_address_with_length_zero_protects_only_itself() {
     let mut kernel = node();
     kernel
         .links
-        .push(link("tun0", &[("10.50.0.1", 0), ("fd00:50::1", 0)]));
+        .push(Link::with("tun0", &[("10.50.0.1", 0), ("fd00:50::1", 0)]));
     let said = |d: &str| forbidden(&kernel, &Facts::NoCluster, &config(&[], &[]), d);
     assert_eq!(
         said("10.50.0.1"),
@@ -214,7 +194,7 @@ fn an_address_with_length_zero_protects_only_itself() {
 #[test]
 fn the_peer_of_a_point_to_point_link_is_on_link() {
     let mut kernel = node();
-    kernel.links.push(link("ppp0", &[("10.51.0.1", 32)]));
+    kernel.links.push(Link::with("ppp0", &[("10.51.0.1", 32)]));
     kernel.foreign.push(route("10.51.0.2/32", "ppp0", 2));
     let said = |d: &str| forbidden(&kernel, &Facts::NoCluster, &config(&[], &[]), d);
     assert_eq!(
@@ -379,8 +359,8 @@ fn a_link_that_is_down_is_the_reason_even_after_its_routes_vanished() {
 fn links_of_two_or_one_addresses_have_no_network_or_broadcast_address() {
     let mut kernel = node();
     kernel.links.extend([
-        link("p31", &[("10.70.0.0", 31), ("fd00:70::", 127)]),
-        link("p32", &[("10.71.0.1", 32)]),
+        Link::with("p31", &[("10.70.0.0", 31), ("fd00:70::", 127)]),
+        Link::with("p32", &[("10.71.0.1", 32)]),
     ]);
     kernel.foreign.extend([
         route("10.70.0.0/31", "p31", 2),
@@ -431,7 +411,7 @@ fn a_link_local_gateway_on_several_links_is_refused() {
 fn a_device_whose_name_would_break_a_batch_is_refused() {
     for name in ["a b", "a#b", "a\"b", "a'b", "a\\b", "a\u{fffd}"] {
         let mut kernel = node();
-        kernel.links.push(link(name, &[("10.80.0.1", 24)]));
+        kernel.links.push(Link::with(name, &[("10.80.0.1", 24)]));
         kernel.foreign.push(route("10.80.0.0/24", name, 2));
         let said = next_hop(ip("10.80.0.5"), &kernel).unwrap_err();
         assert!(

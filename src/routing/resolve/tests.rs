@@ -20,49 +20,21 @@ use crate::routing::diff::diff;
 use crate::routing::node_facts::NodeFacts;
 use crate::routing::state::{ForeignRoute, Link};
 
-const OURS: Ownership = Ownership {
-    protocol: 230,
-    metric: 4242,
-    table: 254,
-};
+const OURS: Ownership = Ownership::DEFAULT;
 
 /// What [`Case::apply`] writes is of this one.
 const REVISION: &str = "0123456789ab";
 
 /// A node whose `eth1` is `10.116.0.2/24` and `fd00:116::2/64`; a gateway of 10.117.0.0/24 is off-link.
 fn node() -> Kernel {
-    let foreign = |prefix: &str, protocol, dev: &str, gatewayed| ForeignRoute {
-        key: crate::routing::state::RouteKey {
-            prefix: prefix.parse().unwrap(),
-            metric: 0,
-            table: 254,
-            tos: 0,
-        },
-        protocol,
-        dev: Some(dev.into()),
-        gatewayed,
-        gateway: None,
-        unicast: true,
-    };
-    let addresses = vec![
-        ("10.116.0.2".parse().unwrap(), 24),
-        ("fd00:116::2".parse().unwrap(), 64),
-    ];
+    let default = ForeignRoute::via("0.0.0.0/0".parse().unwrap(), 0, "192.0.2.1", "eth0");
+    let subnet = |prefix: &str| ForeignRoute::to_link(prefix.parse().unwrap(), "eth1");
     Kernel {
-        links: vec![Link {
-            name: "eth1".into(),
-            index: 3,
-            up: true,
-            carrier: true,
-            loopback: false,
-            addresses,
-            broadcasts: Vec::new(),
-        }],
-        foreign: vec![
-            foreign("0.0.0.0/0", 3, "eth0", true),
-            foreign("10.116.0.0/24", 2, "eth1", false),
-            foreign("fd00:116::/64", 2, "eth1", false),
-        ],
+        links: vec![Link::with(
+            "eth1",
+            &[("10.116.0.2", 24), ("fd00:116::2", 64)],
+        )],
+        foreign: vec![default, subnet("10.116.0.0/24"), subnet("fd00:116::/64")],
         ..Kernel::default()
     }
 }

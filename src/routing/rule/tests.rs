@@ -1,5 +1,5 @@
 use super::*;
-use crate::routing::state::{ForeignRoute, Kernel, Link, RouteKey};
+use crate::routing::state::{ForeignRoute, Kernel, Link};
 
 fn p(text: &str) -> Prefix {
     text.parse().unwrap()
@@ -9,44 +9,19 @@ fn a(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn link(name: &str, address: &str, len: u8) -> Link {
-    Link {
-        name: name.into(),
-        up: true,
-        addresses: vec![(a(address), len)],
-        ..crate::routing::lookup::tests::link()
-    }
-}
-
-fn route(prefix: &str, dev: &str) -> ForeignRoute {
-    ForeignRoute {
-        key: RouteKey {
-            prefix: p(prefix),
-            metric: 0,
-            table: MAIN_TABLE,
-            tos: 0,
-        },
-        protocol: 2,
-        dev: Some(dev.into()),
-        gatewayed: false,
-        gateway: None,
-        unicast: true,
-    }
-}
-
 /// A node with pods behind `cni0`, one of them with a route of its own as Calico and AWS make them.
 fn node() -> Kernel {
     Kernel {
         links: vec![
-            link("eth0", "192.0.2.2", 24),
-            link("cni0", "10.244.0.1", 24),
-            link("cali7", "169.254.1.1", 32),
+            Link::with("eth0", &[("192.0.2.2", 24)]),
+            Link::with("cni0", &[("10.244.0.1", 24)]),
+            Link::with("cali7", &[("169.254.1.1", 32)]),
         ],
         foreign: vec![
-            route("0.0.0.0/0", "eth0"),
-            route("192.0.2.0/24", "eth0"),
-            route("10.244.0.0/24", "cni0"),
-            route("10.244.0.7/32", "cali7"),
+            ForeignRoute::to_link(p("0.0.0.0/0"), "eth0"),
+            ForeignRoute::to_link(p("192.0.2.0/24"), "eth0"),
+            ForeignRoute::to_link(p("10.244.0.0/24"), "cni0"),
+            ForeignRoute::to_link(p("10.244.0.7/32"), "cali7"),
         ],
         ..Kernel::default()
     }
