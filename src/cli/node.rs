@@ -25,6 +25,7 @@ use crate::report::metrics::Metrics;
 use crate::report::status::{Problem, ProblemKind};
 use crate::routing::batch::Ownership;
 use crate::routing::diff::{diff, records_to};
+use crate::routing::exclude::Clash;
 use crate::routing::leftovers;
 use crate::routing::node_facts::Facts;
 use crate::routing::resolve::{Inputs, Resolution, problems, resolve, taken_out_before};
@@ -348,11 +349,9 @@ pub(super) async fn look(
         health: &HealthView::new(),
         ownership: &ownership,
     };
-    let health = taken_out_before(&before, &checked.revision.to_string())
-        .into_iter()
-        .map(|key| (key, taken_out()))
-        .collect();
     let revision = checked.revision.to_string();
+    let down = taken_out_before(&before, &revision).into_iter();
+    let health = down.map(|key| (key, taken_out())).collect();
     match resolve(&Inputs {
         health: &health,
         ..before
@@ -363,22 +362,21 @@ pub(super) async fn look(
             kernel,
             applier,
         })),
-        Err(clashes) => {
-            let lines: Vec<String> = clashes
-                .iter()
-                .take(SHOWN)
-                .map(ToString::to_string)
-                .collect();
-            Ok(Err(Refused {
-                revision,
-                why: lines.first().cloned().unwrap_or_default(),
-                entries: lines
-                    .iter()
-                    .map(|line| ProblemEntry::of_node(line))
-                    .collect(),
-                pictures: lines,
-            }))
-        }
+        Err(clashes) => Ok(Err(of_clashes(revision, &clashes))),
+    }
+}
+
+fn of_clashes(revision: String, clashes: &[Clash]) -> Refused {
+    let lines = clashes.iter().take(SHOWN).map(ToString::to_string);
+    let lines: Vec<String> = lines.collect();
+    Refused {
+        revision,
+        why: lines.first().cloned().unwrap_or_default(),
+        entries: lines
+            .iter()
+            .map(|line| ProblemEntry::of_node(line))
+            .collect(),
+        pictures: lines,
     }
 }
 

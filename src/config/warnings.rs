@@ -73,11 +73,11 @@ pub enum WarningKind {
 }
 
 impl Warning {
-    fn of_set(kind: WarningKind, set: &RouteSet, message: String) -> Self {
+    fn of_set(kind: WarningKind, set: &RouteSet, message: &str) -> Self {
         Self {
             kind,
             set: Some(set.name.clone()),
-            message,
+            message: format!("set {}: {message}", quoted(&set.name)),
         }
     }
 }
@@ -199,6 +199,18 @@ impl Tally {
         };
         format!("{}{more}", self.examples.join(", "))
     }
+
+    /// The warning that there are such things in a set, if there are any.
+    fn warning(
+        &self,
+        kind: WarningKind,
+        set: &RouteSet,
+        what: &str,
+        about: &str,
+    ) -> Option<Warning> {
+        let message = || format!("{} {about}: {}", self.counted(what), self.list());
+        (self.count > 0).then(|| Warning::of_set(kind, set, &message()))
+    }
 }
 
 fn of_all<T>(items: impl IntoIterator<Item = T>, show: impl Fn(&T) -> String) -> Tally {
@@ -273,16 +285,12 @@ fn gateways_inside(set: &RouteSet) -> Option<Warning> {
     let tally = of_all(inside, |(gateway, cover)| {
         format!("`{gateway}` in `{cover}`")
     });
-    (tally.count > 0).then(|| Warning {
-        kind: WarningKind::GatewayInside,
-        set: Some(set.name.clone()),
-        message: format!(
-            "set {}: {} inside its own destinations; each is left out of them on every node: {}",
-            quoted(&set.name),
-            tally.counted("gateway"),
-            tally.list()
-        ),
-    })
+    tally.warning(
+        WarningKind::GatewayInside,
+        set,
+        "gateway",
+        "inside its own destinations; each is left out of them on every node",
+    )
 }
 
 /// RFC 1918, shared address space of carriers, and unique local IPv6.
@@ -304,25 +312,18 @@ fn private(set: &RouteSet) -> Option<Warning> {
         .iter()
         .filter(|prefix| ranges.iter().any(|range| range.covers(**prefix)));
     let tally = of_all(inside, |prefix| format!("`{prefix}`"));
-    (tally.count > 0).then(|| Warning {
-        kind: WarningKind::Private,
-        set: Some(set.name.clone()),
-        message: format!(
-            "set {}: {} with private addresses; make sure that no pod, Service or VPC network is among them: {}",
-            quoted(&set.name),
-            tally.counted("destination"),
-            tally.list()
-        ),
-    })
+    tally.warning(
+        WarningKind::Private,
+        set,
+        "destination",
+        "with private addresses; make sure that no pod, Service or VPC network is among them",
+    )
 }
 
 /// The guard's blackhole routes outlive what is withdrawn.
 fn idle_withdraw(set: &RouteSet) -> Option<Warning> {
     (set.leak_guard && set.when_down == WhenDown::Withdraw).then(|| {
-        let message = format!(
-            "set {}: with `leakGuard: true` withdrawn traffic is dropped, as with `whenDown: blackhole`; remove one of the two if it should leave by another path",
-            quoted(&set.name)
-        );
+        let message = "with `leakGuard: true` withdrawn traffic is dropped, as with `whenDown: blackhole`; remove one of the two if it should leave by another path";
         Warning::of_set(WarningKind::NoEffect, set, message)
     })
 }
@@ -357,9 +358,7 @@ fn idle_when_down(set: &RouteSet) -> Option<Warning> {
         (WhenDown::Hold, Strategy::Failover { .. }) => "`strategy: failover` never fails over",
         _ => "`whenDown` has no effect",
     };
-    let message = format!(
-        "set {}: {idle} with `healthCheck.type: none`, because no gateway ever counts as down",
-        quoted(&set.name)
-    );
-    Some(Warning::of_set(WarningKind::NoEffect, set, message))
+    let message =
+        format!("{idle} with `healthCheck.type: none`, because no gateway ever counts as down");
+    Some(Warning::of_set(WarningKind::NoEffect, set, &message))
 }

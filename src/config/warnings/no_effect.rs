@@ -55,11 +55,8 @@ fn nothing_left(set: &RouteSet, protected: &[Prefix]) -> Option<Warning> {
     } else {
         return None;
     };
-    let message = format!(
-        "set {}: {by} all of its destinations, so that it routes nothing",
-        quoted(&set.name)
-    );
-    Some(Warning::of_set(WarningKind::NothingLeft, set, message))
+    let message = format!("{by} all of its destinations, so that it routes nothing");
+    Some(Warning::of_set(WarningKind::NothingLeft, set, &message))
 }
 
 fn skipped(set: &RouteSet) -> Option<Warning> {
@@ -72,15 +69,12 @@ fn skipped(set: &RouteSet) -> Option<Warning> {
         .filter(|prefix| !is_zero(prefix))
         .filter_map(|prefix| Some((prefix, of(prefix)?.1)));
     let tally = of_all(inside, |(prefix, what)| format!("`{prefix}` ({what})"));
-    (tally.count > 0).then(|| {
-        let message = format!(
-            "set {}: {} that every node skips: {}",
-            quoted(&set.name),
-            tally.counted("destination"),
-            tally.list()
-        );
-        Warning::of_set(WarningKind::Skipped, set, message)
-    })
+    tally.warning(
+        WarningKind::Skipped,
+        set,
+        "destination",
+        "that every node skips",
+    )
 }
 
 /// Next hops are neighbours: nearly always private, and never the link-local address of a cloud's metadata service.
@@ -96,15 +90,13 @@ fn odd_gateways(set: &RouteSet) -> Vec<Warning> {
     let found = set.gateways.iter().filter_map(|gateway| {
         let message = match odd(&gateway)? {
             "public" => format!(
-                "set {}: gateway `{gateway}` has a public address; a next hop is a neighbour in the nodes' own subnet, usually with a private one, not the address that partners see",
-                quoted(&set.name)
+                "gateway `{gateway}` has a public address; a next hop is a neighbour in the nodes' own subnet, usually with a private one, not the address that partners see"
             ),
             _ => format!(
-                "set {}: gateway `{gateway}` is link-local; that works only where every node has that neighbour",
-                quoted(&set.name)
+                "gateway `{gateway}` is link-local; that works only where every node has that neighbour"
             ),
         };
-        Some(Warning::of_set(WarningKind::OddGateway, set, message))
+        Some(Warning::of_set(WarningKind::OddGateway, set, &message))
     });
     found.collect()
 }
@@ -116,13 +108,11 @@ fn idle_gateways(set: &RouteSet) -> Option<Warning> {
         .iter()
         .filter(|gateway| !has(Family::of(**gateway)));
     let tally = of_all(idle, |gateway| format!("`{gateway}`"));
-    (tally.count > 0 && !set.destinations.is_empty()).then(|| {
-        let message = format!(
-            "set {}: {} of a family without destinations: {}",
-            quoted(&set.name),
-            tally.counted("gateway"),
-            tally.list()
-        );
-        Warning::of_set(WarningKind::IdleGateway, set, message)
-    })
+    let warning = tally.warning(
+        WarningKind::IdleGateway,
+        set,
+        "gateway",
+        "of a family without destinations",
+    );
+    warning.filter(|_| !set.destinations.is_empty())
 }

@@ -131,19 +131,10 @@ pub(super) fn idle_except(set: &RouteSet) -> Option<Warning> {
         .zip(used.iter().skip(1))
         .filter(|(_, used)| !**used);
     let tally = of_all(idle, |(prefix, _)| format!("`{prefix}`"));
-    (tally.count > 0).then(|| Warning {
-        kind: WarningKind::IdleExcept,
-        set: Some(set.name.clone()),
-        message: format!(
-            "set {}: {} of `except` that {} no destination: {}",
-            quoted(&set.name),
-            tally.counted("entry").replace("entrys", "entries"),
-            if tally.count == 1 {
-                "overlaps"
-            } else {
-                "overlap"
-            },
-            tally.list()
-        ),
-    })
+    let (what, verb) = match tally.count {
+        1 => ("entry", "overlaps"),
+        _ => ("entrie", "overlap"), // `counted` appends an s
+    };
+    let about = format!("of `except` that {verb} no destination");
+    tally.warning(WarningKind::IdleExcept, set, what, &about)
 }
