@@ -51,16 +51,20 @@ def machine(binary):
 
 
 def cell(values, unit="s"):
-    """Median and spread."""
+    """Median and spread, each on one line: a page breaks neither at the blank nor at the dash."""
     if not values:
         return "–"
     middle, least, most = (number(value, unit) for value in (median(values), min(values), max(values)))
     if len(values) == 1:
-        return middle
+        return unbroken(middle)
     shared = middle.partition(" ")[2]
     if least.endswith(f" {shared}") and most.endswith(f" {shared}"):
         least, most = least.removesuffix(f" {shared}"), most.removesuffix(f" {shared}")
-    return f"{middle} ({least}–{most})"
+    return f"{unbroken(middle)} ({unbroken(least)}\u2060–\u2060{unbroken(most)})"
+
+
+def unbroken(text):
+    return text.replace(" ", "\u00a0")
 
 
 def table(head, rows):
@@ -109,13 +113,14 @@ def changes(results, size):
         "A dash: this method cannot make the change, does not notice it, or was not measured (shell loop and operator at 50,000).",
         "",
     )
-    head = ("", *CHANGES.values())
-    rows = [(name, *(cell(results.of(who, what, size)) for what in CHANGES)) for who, name in NAMES.items()]
-    yield from table(head, rows)
+    compared = [what for what in CHANGES if what != "repair"]  # the others do not repair: see `growth`
+    rows = [(name, *(cell(results.of(who, what, size)) for what in compared)) for who, name in NAMES.items()]
+    yield from table(("", *(CHANGES[what] for what in compared)), rows)
     yield "Processor time of all processes together; the agent's includes reading back and its lookups until it rests."
     yield ""
-    rows = [(name, *(cell(results.of(who, what, size, "cpu")) for what in CHANGES if what != "cleanup")) for who, name in NAMES.items()]
-    yield from table(head[:-1], rows)
+    counted = [what for what in CHANGES if what != "cleanup"]
+    rows = [(name, *(cell(results.of(who, what, size, "cpu")) for what in counted)) for who, name in NAMES.items()]
+    yield from table(("", *(CHANGES[what] for what in counted)), rows)
 
 
 def growth(results, sizes):
