@@ -49,6 +49,7 @@ impl<O: Outside> Engine<O> {
                 pod_cidrs,
                 expected: &loaded.config.expected_rules,
                 ownership: &ownership,
+                now: self.now(),
             };
             let table = self.applier.table.clone();
             match lookup::check(&table, view, &mut self.lookups.rotation).await {

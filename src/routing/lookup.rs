@@ -9,12 +9,13 @@ mod questions;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::net::prefix::{Family, Prefix};
 use crate::net::prefix_set::Nest;
 use crate::report::status::{Problem, ProblemKind, SKIPPED_SHOWN, Taken};
-use crate::routing::batch::{MAIN_TABLE, Ownership};
-use crate::routing::diff::{Wanted, WantedNexthop};
+use crate::routing::batch::{IDLE_TIMER, MAIN_TABLE, Ownership};
+use crate::routing::diff::{Wanted, WantedGroup, WantedNexthop};
 use crate::routing::origins::Origins;
 use crate::routing::resolve::SetView;
 use crate::routing::rule::{Action, Packet, Rule, Rules};
@@ -23,6 +24,10 @@ use crate::routing::state::Kernel;
 
 /// Destinations that are looked up each time, as the node and as each pod range.
 pub const SAMPLE: usize = 256;
+/// The same for a set that a gateway has joined. To the kernel a lookup is use of a bucket, and only idle ones go to that gateway.
+pub const SAMPLE_WHILE_JOINED: usize = 8;
+/// For how long that is so: by then, what is idle has moved.
+const JOINED: Duration = Duration::from_secs(2 * IDLE_TIMER as u64);
 /// Lookups that rules with a selector of their own get each time, all rules together.
 pub const RULE_LOOKUPS: usize = 1024;
 /// Of these, what they share beyond one for each: a node may have a rule for each of hundreds of pods.
@@ -47,6 +52,8 @@ pub struct View<'a> {
     pub expected: &'a [u32],
     /// What is ours.
     pub ownership: &'a Ownership,
+    /// The time since some moment.
+    pub now: Duration,
 }
 
 /// The policy rules of both families.
@@ -232,6 +239,36 @@ pub struct Rotation {
     round: u64,
     /// What was found last.
     again: Vec<(Packet, Prefix)>,
+    /// By group: its gateways, and until when one has just joined.
+    joined: BTreeMap<u32, (BTreeSet<IpAddr>, Option<Duration>)>,
+}
+
+impl Rotation {
+    /// Takes note of the gateways of each group; the groups that one has just joined.
+    fn note_joined(&mut self, view: View<'_>) -> BTreeSet<u32> {
+        let wanted = view.wanted;
+        let gateways = |group: &WantedGroup| {
+            let members = group.members.iter();
+            members
+                .filter(|member| !share::is_leaving(**member, &group.members))
+                .filter_map(|member| wanted.nexthops.get(&member.id)?.gateway())
+                .collect::<BTreeSet<IpAddr>>()
+        };
+        let groups = wanted.groups.iter().map(|(id, group)| {
+            let now = gateways(group);
+            let until = match self.joined.get(id) {
+                Some((before, _)) if now.len() > 1 && !now.is_subset(before) => {
+                    Some(view.now + JOINED)
+                }
+                Some((_, until)) => until.filter(|until| *until > view.now),
+                None => None,
+            };
+            (*id, (now, until))
+        });
+        self.joined = groups.collect();
+        let joined = self.joined.iter().filter(|(_, (_, until))| until.is_some());
+        joined.map(|(id, _)| *id).collect()
+    }
 }
 
 /// What a check is made of: asks, then judges.

@@ -5,8 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::{Check, MOST_HINTS, PER_RULE, Question, RULE_LOOKUPS, RULES_SHARE, Rotation, SAMPLE};
+use super::{
+    Check, MOST_HINTS, PER_RULE, Question, RULE_LOOKUPS, RULES_SHARE, Rotation, SAMPLE,
+    SAMPLE_WHILE_JOINED,
+};
 use crate::net::prefix::{Family, Prefix};
+use crate::routing::resolve::SetView;
 use crate::routing::rule::{Action, Packet, Rule, common, nth};
 use crate::routing::state::{Elsewhere, Target};
 
@@ -30,7 +34,8 @@ impl Check<'_> {
             }
         }
         let found_before = questions.len();
-        let sample = self.sample(round);
+        let joined = rotation.note_joined(self.view);
+        let sample = self.sample(round, &joined);
         for target in &sample {
             let to = self.address_of(target.prefix, round);
             questions.extend(
@@ -70,12 +75,17 @@ impl Check<'_> {
     }
 
     /// A part of each set's prefixes, another one each round; all of small sets.
-    fn sample(&self, round: u64) -> Vec<Probe> {
+    fn sample(&self, round: u64, joined: &BTreeSet<u32>) -> Vec<Probe> {
         let mut counts: BTreeMap<Option<usize>, usize> = BTreeMap::new();
         for target in self.targets() {
             *counts.entry(target.set).or_default() += 1;
         }
-        let quota = (SAMPLE / counts.len().max(1)).max(1);
+        let share = (SAMPLE / counts.len().max(1)).max(1);
+        let is_joined = |set: &SetView| set.groups.values().any(|id| joined.contains(id));
+        let quota = |set: Option<usize>| match set.and_then(|set| self.view.sets.get(set)) {
+            Some(set) if is_joined(set) => share.min(SAMPLE_WHILE_JOINED),
+            _ => share,
+        };
         // More sets than lookups: some of the sets each time.
         let turns = counts.len().div_ceil(SAMPLE).max(1) as u64;
         let mut seen: BTreeMap<Option<usize>, usize> = BTreeMap::new();
@@ -85,6 +95,7 @@ impl Check<'_> {
             let at = *n;
             *n += 1;
             let count = counts[&target.set];
+            let quota = quota(target.set);
             let parts = count.div_ceil(quota).max(1) as u64;
             let part = usize::try_from((round / turns) % parts).unwrap_or(0);
             let is_due = target

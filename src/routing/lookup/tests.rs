@@ -36,6 +36,7 @@ struct Scene {
     rules: RulesOfBoth,
     expected: Vec<u32>,
     ownership: Ownership,
+    now: Duration,
 }
 
 impl Scene {
@@ -79,6 +80,7 @@ impl Scene {
             },
             expected: Vec::new(),
             ownership: OURS,
+            now: Duration::ZERO,
         }
     }
 
@@ -100,6 +102,7 @@ impl Scene {
             pod_cidrs: &[],
             expected: &self.expected,
             ownership: &self.ownership,
+            now: self.now,
         };
         let mut check = Check::new(view, &self.rules);
         let questions = check.questions(rotation);
@@ -135,6 +138,33 @@ fn by_mark(n: u32) -> Rule {
         action: Action::Table(1000 + n),
         ..Rule::default()
     }
+}
+
+#[test]
+fn a_set_that_a_gateway_has_joined_is_hardly_looked_up_until_idle_buckets_have_moved() {
+    let mut scene = Scene::new(100);
+    let mut rotation = Rotation::default();
+    let ask = |scene: &Scene, rotation: &mut Rotation| {
+        let (questions, _) = scene.round(rotation, by_gateway);
+        questions.iter().filter(|q| q.set == Some(0)).count()
+    };
+    let all = ask(&scene, &mut rotation);
+    assert!(all >= 100, "{all}");
+    let second = WantedNexthop::Via("10.116.0.6".parse().unwrap(), "eth1".into());
+    scene.wanted.nexthops.insert(11, second);
+    scene
+        .wanted
+        .groups
+        .insert(1, WantedGroup::equal(vec![10, 11]));
+    let few = ask(&scene, &mut rotation);
+    assert!((1..=SAMPLE_WHILE_JOINED).contains(&few), "{few}");
+    scene.now = JOINED * 9 / 10;
+    assert_eq!(ask(&scene, &mut rotation), few);
+    scene.now = JOINED;
+    assert_eq!(ask(&scene, &mut rotation), all);
+    // A gateway that leaves takes nothing.
+    scene.wanted.groups.insert(1, WantedGroup::equal(vec![11]));
+    assert_eq!(ask(&scene, &mut rotation), all);
 }
 
 #[test]
