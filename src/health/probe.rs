@@ -6,7 +6,7 @@
 //!
 //! - [`echo`]: ICMP echo to the gateway;
 //! - [`connect`]: TCP connect to the gateway;
-//! - [`through`]: either of them to a `target` beyond the gateway, whatever the routing table says.
+//! - [`through`]: either of them to a `target` beyond the gateway, regardless of the routing table.
 //!
 //! A probe that could not be sent for a local reason (permission, descriptors, buffers, a link that is
 //! down) is no evidence about the gateway: it is reported, and is neither a success nor a failure.

@@ -1,6 +1,6 @@
 //! A laboratory of network namespaces, private to one test.
 //!
-//! [`Lab::new`] starts a *holder*: a process with a mount and a network namespace of its own (and a user namespace, for whoever is not
+//! [`Lab::new`] starts a *holder*: a process with a mount and a network namespace of its own (and a user namespace, for a user who is not
 //! root) and a fresh tmpfs on `/run`, so that `ip netns` in it is nobody else's. The holder lives on a pipe from the test: however the
 //! test ends, `kill -9` included, the pipe closes, the holder ends and every host, link, route and mount of the laboratory is gone.
 //! Programs started in it die with the test by `PR_SET_PDEATHSIG`. Nothing needs cleaning up and nothing is shared with other tests.

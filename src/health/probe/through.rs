@@ -1,4 +1,4 @@
-//! Probes of a target beyond the gateway, *through* the gateway, whatever the routing table says.
+//! Probes of a target beyond the gateway, *through* the gateway, regardless of the routing table.
 //!
 //! A gateway that answers but no longer forwards or translates is found like this. Several
 //! gateways may share one target, so the routing table cannot choose between them: the probe is an
