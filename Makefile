@@ -61,6 +61,10 @@ simulate: ## random histories of everything that can happen, against the engine;
 	  $(if $(HISTORIES)$(REPLAY),,SECONDS=$(or $(SECONDS),60)) \
 	  cargo test --locked --release --target-dir target/nightly --lib -- --nocapture random_histories
 
+.PHONY: mutants
+mutants: ## old behaviour put back, one after the other, for the simulation to find; MOST=20000 histories each (docs/simulation.md)
+	hack/mutants $(or $(MOST),20000)
+
 .PHONY: scale
 scale: tools ## what thousands of agents (NODES=5000) cost an API server, from KUBEBUILDER_ASSETS
 	ulimit -n 100000 2>/dev/null || ulimit -n $$(ulimit -Hn); \

@@ -316,6 +316,12 @@ impl Rollout {
         }
     }
 
+    /// The newest configuration, if it is good and not rejected.
+    fn newest_to_follow(&self) -> Option<Source> {
+        let loaded = self.newest_config()?;
+        (!self.is_rejected(&loaded.revision)).then_some(Source::Config(loaded))
+    }
+
     /// This source, with what is known of the node now.
     fn here(&self, source: Source) -> Target {
         Target {
@@ -355,15 +361,9 @@ impl Rollout {
     /// The newest that may be followed: the newest good configuration, unless it is rejected or clashes; with the newest facts,
     /// unless what is in force clashes with them.
     fn candidate(&self) -> Option<Target> {
-        let newest = match &self.newest {
-            Newest::Good(loaded) if !self.is_rejected(&loaded.revision) => {
-                Some(Source::Config(loaded.clone()))
-            }
-            _ => None,
-        };
         let fits = |target: &Target| !self.misfits.iter().any(|misfit| misfit.target == *target);
         let in_force = self.confirmed.as_ref().map(|c| &c.target);
-        newest
+        self.newest_to_follow()
             .map(|source| self.here(source))
             .filter(fits)
             .or_else(|| in_force.map(|t| self.here(t.source.clone())).filter(fits))

@@ -65,6 +65,8 @@ pub enum Stage {
     Settled,
     /// A change is being made.
     Changing,
+    /// A change is being made that nothing guards; after a rollback the one that was not the cause.
+    Reapplying,
     /// A change waits for an answer of the API server.
     Confirming,
     /// A change is being reverted.
@@ -368,7 +370,7 @@ fn of_rollout(before: &Report, after: &Report, all: &mut Vec<Transition>) {
             Level::Info,
             format!("Change confirmed: the API server answers (revision {revision})"),
         )),
-        (Stage::RolledBack, Stage::Changing) => all.push(line(
+        (Stage::RolledBack, Stage::Reapplying) => all.push(line(
             Level::Warn,
             "The API server is still unreachable after the rollback, so the change is not the cause; re-applying it".to_owned(),
         )),

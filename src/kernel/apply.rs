@@ -262,7 +262,9 @@ impl<T: RouteTable> Applier<T> {
             }
             deleted += outcome.changed.deleted;
             let uncertain = uncertain || outcome.kernel.uncertain_v6;
-            if !uncertain || tries == REMOVAL_TRIES {
+            // A batch that died leaves some of them.
+            let is_done = !uncertain && outcome.left.unused.is_empty();
+            if is_done || tries == REMOVAL_TRIES {
                 outcome.changed.deleted = deleted;
                 if uncertain {
                     outcome.complain(CHURN.to_owned());

@@ -18,7 +18,9 @@ impl Rollout {
         };
         match self.phase {
             Phase::Starting => return Vec::new(),
+            Phase::Inherited { .. } if self.is_rejected(&loaded.revision) => return Vec::new(),
             Phase::Inherited { .. } => {
+                self.rejected = None;
                 // What the earlier agent left was not made from this one, which is not to be blamed for it.
                 self.unsettled = true;
                 return self.begin_edit(now);
@@ -55,15 +57,20 @@ impl Rollout {
 
     /// The edit was taken back by hand: what was confirmed before needs no new verdict.
     pub(super) fn return_to_confirmed(&mut self) -> Vec<Effect> {
-        self.target = self
-            .confirmed
-            .as_ref()
-            .map(|confirmed| confirmed.target.clone());
-        self.follow_source();
         self.unsettled |= self.may_be_cause();
-        self.phase = Phase::Writing { guarded: None };
+        self.put_back();
+        self.follow_source();
         // Labels may have changed with it.
         vec![Effect::AskForNode, Effect::Pass]
+    }
+
+    /// Goes back to what is confirmed. Whatever else a link brings meanwhile is a change.
+    pub(super) fn put_back(&mut self) {
+        self.target = Some(self.before());
+        self.phase = match self.confirmed {
+            Some(_) => Phase::Settled,
+            None => Phase::Writing { guarded: None },
+        };
     }
 
     /// An adopted target whose configuration has come to be known is that configuration.
@@ -101,9 +108,7 @@ impl Rollout {
                 .candidate()
                 .filter(|target| self.is_other_source(target));
             if new.is_none() && self.unsettled {
-                self.target = Some(self.before());
-                self.phase = Phase::Writing { guarded: None };
-                return;
+                return self.put_back();
             }
             self.target = new.or_else(|| self.candidate()).or(self.target.take());
         }
@@ -175,7 +180,9 @@ impl Rollout {
 
     pub(super) fn reject(&mut self, change: &Change) {
         if self.is_edit(change) {
-            self.rejected = change.target.revision().map(str::to_owned);
+            // What an earlier agent left and nobody has the configuration of cannot come again.
+            let revision = change.target.config().map(|loaded| loaded.revision.clone());
+            self.rejected = revision.or(self.rejected.take());
         } else {
             self.held = Some(change.target.facts.clone());
         }
@@ -217,7 +224,7 @@ impl Rollout {
                 self.phase = Phase::Writing { guarded: None };
             }
             Phase::Inherited { found, alone, .. } => {
-                let newest = self.newest_config().map(Source::Config);
+                let newest = self.newest_to_follow();
                 let change = Change {
                     target: self.here(newest.unwrap_or(Source::Adopted(found))),
                     footprint: Footprint::default(),

@@ -93,11 +93,21 @@ impl Rollout {
         }
     }
 
+    /// Whether all of this counts as confirmed, for the simulation to ask.
+    #[cfg(test)]
+    pub fn has_confirmed(&self, there: &super::super::target::Footprint) -> bool {
+        let confirmed = self.confirmed.as_ref().map(|c| c.footprint.as_ref());
+        confirmed.is_some_and(|all| all.is_none_or(|all| !there.exceeds(all)))
+    }
+
     /// Where it is.
     pub const fn stage(&self) -> Stage {
         match self.phase {
             Phase::Starting => Stage::Starting,
+            // What was confirmed is being put back.
+            Phase::Settled if self.unsettled => Stage::Changing,
             Phase::Settled => Stage::Settled,
+            Phase::Writing { guarded: None } => Stage::Reapplying,
             Phase::Asking { .. } | Phase::Writing { .. } => Stage::Changing,
             Phase::Confirming { .. } => Stage::Confirming,
             Phase::RollingBack { .. } => Stage::RollingBack,
@@ -113,6 +123,7 @@ impl Rollout {
         };
         let in_force = self.confirmed.as_ref().and_then(|c| c.target.revision());
         matches!(self.phase, Phase::Settled)
+            && !self.unsettled
             && in_force == Some(loaded.revision.as_str())
             && self.misfits.is_empty()
             && !self.holds_routes()

@@ -48,16 +48,19 @@ impl Rollout {
         let revision = newest.as_ref().and_then(Target::revision);
         let has = |record: fn(&str) -> u32| revision.is_some_and(|r| records.contains(&record(r)));
         let of_newest = has(nexthop_id::unconfirmed);
-        let unconfirmed = records.iter().filter(|id| nexthop_id::is_unconfirmed(**id));
-        let unconfirmed = if self.is_guarded() {
-            unconfirmed.count()
-        } else {
-            0
-        };
-        if has(nexthop_id::rejected) && self.is_guarded() {
+        let is_rejected = has(nexthop_id::rejected) && self.is_guarded();
+        // The newest has both once it is out of the kernel and nobody has answered yet.
+        let of_changes = |id: &&u32| nexthop_id::is_unconfirmed(**id);
+        let there = records.iter().filter(of_changes).count();
+        let there = there - usize::from(is_rejected && of_newest);
+        let unconfirmed = if self.is_guarded() { there } else { 0 };
+        if is_rejected && unconfirmed == 0 {
             return self.stay_rolled_back(newest, of_newest, found, now);
         }
-        if unconfirmed > 0 && (of_newest || newest.is_none()) {
+        if is_rejected {
+            self.rejected = revision.map(str::to_owned);
+        }
+        if unconfirmed > 0 && (of_newest || is_rejected || newest.is_none()) {
             self.phase = Phase::Inherited {
                 until: now + self.within,
                 found,
@@ -116,8 +119,8 @@ impl Rollout {
 
     /// The API server answers with what an earlier agent left: it is good as far as it is there.
     pub(super) fn inherit(&mut self, found: Arc<Adopted>) -> Vec<Effect> {
-        if let Some(loaded) = self.newest_config() {
-            self.target = Some(self.here(Source::Config(loaded)));
+        if let Some(source) = self.newest_to_follow() {
+            self.target = Some(self.here(source));
             self.phase = Phase::Writing {
                 guarded: Some(Baseline::Answered),
             };
@@ -146,14 +149,15 @@ impl Rollout {
             self.confirm_adopted(found);
         }
         self.misfits.push(Misfit { target, why });
+        if takes_back {
+            self.put_back();
+            return vec![Effect::Pass];
+        }
         self.target = match &self.phase {
             Phase::Confirming { change, .. } => Some(change.target.clone()),
-            _ if takes_back => Some(self.before()),
             _ => self.candidate(),
         };
-        if takes_back {
-            self.phase = Phase::Writing { guarded: None };
-        } else if is_next {
+        if is_next {
             self.phase = Phase::Settled;
         }
         vec![Effect::Pass]

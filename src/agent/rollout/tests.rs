@@ -284,7 +284,7 @@ fn silence_takes_an_edit_back_and_an_answer_then_rejects_it_until_another_comes(
 fn silence_without_the_edit_too_shows_that_it_was_not_the_cause() {
     let mut scene = confirming();
     scene.silence().pass(ONE).silence();
-    assert_eq!((scene.stage(), scene.revision()), (Stage::Changing, B));
+    assert_eq!((scene.stage(), scene.revision()), (Stage::Reapplying, B));
     scene.pass(TWO);
     assert_eq!(
         (scene.stage(), scene.rollout.deadline()),

@@ -40,12 +40,23 @@ impl Rollout {
             .as_ref()
             .and_then(|confirmed| confirmed.footprint.clone());
         let exceeded = limit.as_ref().is_some_and(|limit| planned.exceeds(limit));
-        match self.phase {
+        let cuts_off = self.cut_off.contains(&planned.fingerprint());
+        match &self.phase {
             Phase::RollingBack { .. } | Phase::RolledBack { .. } | Phase::Asking { .. } => {
                 (limit.filter(|_| exceeded), Vec::new())
             }
+            // Others were asked about than a link has made of them meanwhile.
+            Phase::Writing { guarded: Some(_) } if cuts_off && !self.is_new_source() => {
+                self.phase = Phase::Settled;
+                self.held = Some(self.facts.clone());
+                (limit, Vec::new())
+            }
+            // It grows by what was taken back before.
+            Phase::Confirming { change, .. } if cuts_off && !self.is_new_source() => {
+                (Some(change.footprint.clone()), Vec::new())
+            }
             Phase::Settled if exceeded && self.is_guarded() => {
-                if self.cut_off.contains(&planned.fingerprint()) {
+                if cuts_off {
                     let facts = &self.facts;
                     self.held.get_or_insert_with(|| facts.clone());
                     return (limit, Vec::new());
@@ -100,10 +111,11 @@ impl Rollout {
 
     /// Whether [`records`](Self::records) are all that the kernel should hold, also before the next batch.
     pub const fn records_are_final(&self) -> bool {
-        matches!(
+        let is_decided = matches!(
             self.phase,
             Phase::Settled | Phase::Writing { guarded: None }
-        )
+        );
+        is_decided && !self.unsettled
     }
 
     /// Whether health may re-point groups: they are the target's, and nothing holds them back.
@@ -164,7 +176,10 @@ impl Rollout {
                 answered,
                 ..
             } => {
-                (change.target, change.footprint) = (target, planned);
+                change.target = target;
+                if !self.cut_off.contains(&planned.fingerprint()) {
+                    change.footprint = planned;
+                }
                 if answered && !changed && !left {
                     self.accept(change.target, change.footprint);
                     return vec![Effect::StopAsking];

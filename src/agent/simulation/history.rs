@@ -42,13 +42,29 @@ pub(super) enum Action {
     Kill,
     /// The agent starts.
     Start,
+    /// The agent ends because it is uninstalled.
+    Uninstall,
 }
 
 impl Action {
     /// What kind it is, for counting.
-    pub(super) const KINDS: [&'static str; 15] = [
-        "wait", "edit", "labels", "link", "carrier", "address", "foreign", "vanish", "object",
-        "gateway", "api", "fault", "kill", "start", "full",
+    pub(super) const KINDS: [&'static str; 16] = [
+        "wait",
+        "edit",
+        "labels",
+        "link",
+        "carrier",
+        "address",
+        "foreign",
+        "vanish",
+        "object",
+        "gateway",
+        "api",
+        "fault",
+        "kill",
+        "start",
+        "full",
+        "uninstall",
     ];
 
     /// Smaller ones of its kind, to shorten a history that breaks a rule.
@@ -80,6 +96,7 @@ impl Action {
             Self::Kill => 12,
             Self::Start => 13,
             Self::Full(_) => 14,
+            Self::Uninstall => 15,
         }
     }
 }
@@ -153,7 +170,7 @@ fn directory(random: &mut Random) -> Directory {
 
 fn action(random: &mut Random, pool: &[Directory]) -> Action {
     const FOR: [u32; 6] = [30, 700, 3_000, 15_000, 60_000, FOR_EVER];
-    match random.below(49) {
+    match random.below(50) {
         0..=10 => Action::Wait(random.one_of(&[5, 50, 200, 1_000, 3_000, 8_000, 21_000, 45_000])),
         11..=16 => Action::Edit(random.one_of(pool)),
         17..=19 => Action::Labels(random.below(4)),
@@ -171,6 +188,7 @@ fn action(random: &mut Random, pool: &[Directory]) -> Action {
         32..=34 => Action::Api(random.one_of(&[100, 1_000, 2_500, 8_000, 30_000, 90_000])),
         35..=40 => Action::Fault(fault(random)),
         41 | 42 => Action::Kill,
+        44 => Action::Uninstall,
         43 => Action::Full(random.one_of(&[700, 3_000, 15_000])),
         _ => Action::Start,
     }
@@ -228,6 +246,7 @@ impl fmt::Display for Action {
             },
             Self::Kill => f.write_str("kill"),
             Self::Start => f.write_str("start"),
+            Self::Uninstall => f.write_str("uninstall"),
         }
     }
 }
@@ -279,6 +298,7 @@ impl FromStr for Action {
             "flaps" => Self::Fault(Fault::Flaps(small(0)?, small(1)?)),
             "kill" => Self::Kill,
             "start" => Self::Start,
+            "uninstall" => Self::Uninstall,
             _ => return Err(format!("{text}: no such event")),
         })
     }

@@ -3,9 +3,11 @@
 //!
 //! A history is a list of events, made from a seed. One that breaks a rule is shortened, and printed so that it replays.
 
+mod clock;
 mod history;
 mod node;
 mod outside;
+mod quiet;
 mod rules;
 mod table;
 mod world;

@@ -3,25 +3,21 @@
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::rollout::{Clock, Newest};
-use super::super::target::{Footprint, Loaded, Source, Target};
+use super::super::target::{Footprint, Source, Target};
 use super::super::transitions::Stage;
+use super::clock::CONFIRM;
 use super::history::Action;
 use super::node::{API_ADDRESSES, Directory, OURS, facts, node, read};
-use super::outside::ModelOutside;
-use super::world::{CONFIRM, World};
-use crate::agent::engine::Engine;
+use super::world::World;
 use crate::health::HealthView;
-use crate::report::status::{GatewayState, Overall, Status};
-use crate::routing::diff::{Wanted, diff};
+use crate::routing::diff::Wanted;
 use crate::routing::node_facts::Facts;
 use crate::routing::node_selector;
-use crate::routing::resolve::{Inputs, Resolution, resolve};
-use crate::routing::state::{OwnRoute, Target as RouteTarget};
-use crate::serve::page::readiness;
+use crate::routing::resolve::{Inputs, resolve};
+use crate::routing::state::{Kernel, OwnRoute};
 
 /// How long after `--confirm` a change that cut off the API server may be in force: questions, passes and their pauses.
 const BOUND: Duration = Duration::from_secs(8);
@@ -31,12 +27,6 @@ const PER_FAILURE: Duration = Duration::from_secs(45);
 const BLIP: Duration = Duration::from_millis(900);
 /// How soon labels follow where an edit goes back to what is in force: an answer, and a pass.
 const FOLLOWS: Duration = Duration::from_secs(1);
-/// How long the end of a history may take to become quiet: a gateway that flapped has to answer for five minutes.
-const QUIET: Duration = Duration::from_mins(20);
-/// What is watched once it is quiet: the first for what is swept, the second for writes.
-const STILL: Duration = Duration::from_secs(65);
-/// Requests, batches and reported events for each thing that happens, and in each minute.
-const MOST_EACH: usize = 60;
 
 pub(super) type Verdict = Result<(), String>;
 
@@ -46,27 +36,35 @@ pub(super) struct Rules {
     /// Since when the server is away, or its way.
     away_since: Option<Clock>,
     /// It was away, or a failure of its way may be taken for a change's, since it was last reachable with nothing undecided.
-    excused: bool,
+    pub(super) excused: bool,
     /// What cuts it off and was put in force while it was away: nothing answered before that change, so it has no guard, and its
-    /// routes may come back with a link (`design.md`). Another target, even the same revision with other labels, is guarded.
-    in_force_unguarded: Option<Target>,
+    /// routes may come back with a link (`design.md`) as long as they count as confirmed.
+    in_force_unguarded: Option<Footprint>,
+    /// The agent has heard the server since it started. A change that was made before that is tried once more.
+    pub(super) heard: bool,
+    /// All labels that the node had so far.
+    had: BTreeSet<u8>,
+    /// The configuration that the guarded sets are those of.
+    promised: Option<Directory>,
     /// The newest configuration may have been rejected although it is harmless now.
-    blameable: bool,
+    pub(super) blameable: bool,
     /// The edit went back to what is confirmed, and nothing has happened since that could bring other routes: it needs no verdict.
     returned: bool,
     /// Since when a route of ours takes its packets, and how many failures there had been.
     blocked: Option<(Clock, usize)>,
     /// The revision that was taken back; it is not tried again until another one is read.
     rejected: Option<String>,
-    /// Our routes and gateways, as this agent took them back under the newest configuration.
+    /// What the last pass made of a change that is not confirmed.
+    made: Option<Footprint>,
+    /// What this agent made and took back under the newest configuration.
     taken_back: Vec<Footprint>,
     /// The revision that was confirmed last.
-    in_force: Option<String>,
+    pub(super) in_force: Option<String>,
     /// The labels since the last edit.
     labels: BTreeSet<u8>,
     /// The edit is decided with its labels in the sight of the API server; from when on they show.
     fresh: Option<Clock>,
-    actions: usize,
+    pub(super) actions: usize,
 }
 
 impl World {
@@ -81,8 +79,15 @@ impl World {
             Action::Kill | Action::Start | Action::Fault(_) | Action::Full(_) => {
                 self.rules.blocked = None;
             }
+            Action::Uninstall => {
+                let rules = &mut self.rules;
+                (rules.rejected, rules.in_force, rules.returned) = (None, None, false);
+                rules.blocked = None;
+                self.state.borrow_mut().guard(Vec::new());
+            }
             Action::Labels(labels) => {
                 self.rules.labels.insert(labels);
+                self.rules.had.insert(labels);
                 // A revision that was rejected stays so until it changes, whatever the labels are then (the contract).
                 self.rules.blameable |= is_harmful(self.directory, labels);
                 self.routes_may_change();
@@ -101,9 +106,14 @@ impl World {
         let known = rollout.and_then(|r| r.change_revision()).map(str::to_owned);
         let target = rollout.and_then(|rollout| rollout.target());
         let has_labels = target.is_none_or(|target| target.facts == facts(self.labels));
+        let cut_off = !self.is_reachable();
         let rules = &mut self.rules;
         rules.returned = revision.is_some() && revision == rules.in_force && has_labels;
-        rules.blameable = is_harmful(new, self.labels) || rules.excused && !rules.returned;
+        // An agent that is cut off decides with labels from before.
+        let mut had = rules.had.iter().chain([&0]).filter(|_| cut_off);
+        rules.blameable = is_harmful(new, self.labels)
+            || had.any(|labels| is_harmful(new, *labels))
+            || rules.excused && !rules.returned;
         rules.labels = BTreeSet::from([self.labels]);
         rules.fresh = if revision.is_none() || revision == known {
             None
@@ -128,6 +138,7 @@ impl World {
         self.rules.fresh = None;
         self.rules.returned = false;
         self.rules.taken_back.clear();
+        self.rules.made = None;
     }
 
     // --- after each step ---
@@ -144,10 +155,12 @@ impl World {
         let now = self.now();
         let (has_way, blocked) = (self.has_own_way(), self.is_blocked());
         let rollout = self.agent.as_ref().map(|agent| &agent.engine.rollout);
-        let settled = rollout
-            .filter(|rollout| rollout.stage() == Stage::Settled)
-            .and_then(|rollout| rollout.target())
-            .cloned();
+        let settled = rollout.is_some_and(|rollout| rollout.stage() == Stage::Settled);
+        let harm = if settled && blocked {
+            self.harm()
+        } else {
+            Footprint::default()
+        };
         let rules = &mut self.rules;
         if has_way {
             rules.away_since = None;
@@ -156,21 +169,15 @@ impl World {
             if now >= since + BLIP {
                 rules.excused = true;
                 // A change that it was taken back for may not have been the cause, and is made after all.
-                rules.rejected = rules.rejected.take().filter(|_| settled.is_some());
+                rules.rejected = rules.rejected.take().filter(|_| settled);
             }
         }
-        if let Some(target) = settled {
+        if settled {
             if blocked && rules.excused {
-                rules.in_force_unguarded = Some(target);
+                rules.in_force_unguarded = Some(harm);
             } else if has_way && !blocked {
-                // The first facts do not take out what was confirmed without them.
-                let same = |other: &mut Target| {
-                    if matches!(other.facts, Facts::NotYet { .. }) {
-                        other.facts = target.facts.clone();
-                    }
-                    *other == target
-                };
-                if !rules.in_force_unguarded.as_mut().is_some_and(same) {
+                let counts = |harm: &Footprint| rollout.is_some_and(|r| r.has_confirmed(harm));
+                if !rules.in_force_unguarded.as_ref().is_some_and(counts) {
                     rules.in_force_unguarded = None;
                     rules.excused = false;
                 }
@@ -178,6 +185,20 @@ impl World {
         }
         rules.fresh = rules.fresh.filter(|_| has_way && !blocked);
         rules.blameable |= rules.excused && !rules.returned;
+    }
+
+    /// Our routes that take its packets.
+    fn harm(&self) -> Footprint {
+        let own = super::table::own(&self.state.borrow().model);
+        let takes = |route: &OwnRoute| {
+            let mut addresses = API_ADDRESSES.into_iter();
+            addresses.any(|address| route.key.prefix.contains(address))
+        };
+        let kernel = Kernel {
+            own: own.into_iter().filter(takes).collect(),
+            ..Kernel::default()
+        };
+        Footprint::found(&kernel, &OURS)
     }
 
     /// A change that cuts off the API server is taken back in time, and not tried again.
@@ -211,17 +232,6 @@ impl World {
                 "revision {revision:?} was taken back, and its routes cut off the API server again"
             ));
         }
-        let is_going = matches!(
-            engine.rollout.stage(),
-            Stage::RollingBack | Stage::RolledBack
-        );
-        if is_going || self.rules.taken_back.is_empty() {
-            return Ok(());
-        }
-        let there = Footprint::found(&self.state.borrow().model.dump(&OURS), &OURS);
-        if self.rules.taken_back.contains(&there) {
-            return Err("routes that were taken back cut off the API server again".to_owned());
-        }
         Ok(())
     }
 
@@ -237,14 +247,12 @@ impl World {
         {
             self.state.borrow_mut().guard(Vec::new());
         }
-        if self.rules.excused || !self.is_blocked() {
+        if self.rules.excused || !self.rules.heard || !self.is_blocked() {
             return;
         }
         // What it made, all of it, cut off the API server.
-        if agent.engine.last.complete {
-            let there = Footprint::found(&self.state.borrow().model.dump(&OURS), &OURS);
-            self.rules.taken_back.push(there);
-        }
+        let made = self.rules.made.take();
+        self.rules.taken_back.extend(made);
     }
 
     /// No route that is wanted was deleted by the pass.
@@ -266,7 +274,7 @@ impl World {
     }
 
     /// What the agent's own target makes of the kernel as it is.
-    fn wanted_by_agent(&self) -> Option<Wanted> {
+    pub(super) fn wanted_by_agent(&self) -> Option<Wanted> {
         let engine = &self.agent.as_ref()?.engine;
         let kernel = self.state.borrow().model.dump(&OURS);
         engine.wanted_of(&kernel)
@@ -280,10 +288,20 @@ impl World {
             return Ok(());
         };
         let engine = &agent.engine;
+        let is_made =
+            engine.rollout.stage() == Stage::Confirming && engine.last.complete && !failed;
+        let made = self.wanted_by_agent().filter(|_| is_made);
+        if let Some(made) = made.as_ref().map(Footprint::of) {
+            if self.is_blocked() && !self.rules.excused && self.rules.taken_back.contains(&made) {
+                return Err("routes that were taken back cut off the API server again".to_owned());
+            }
+            self.rules.made = Some(made);
+        }
         // Once its routes are out and nothing failed meanwhile, a revision that was taken back is recorded as that.
         let is_out = engine.rollout.stage() == Stage::RolledBack
             && !failed
             && !self.rules.excused
+            && self.rules.heard
             && !self.is_blocked()
             // Of several nobody knows which was in the kernel; the newest is tried once more (`design.md`).
             && self.count_of_unconfirmed() < 2;
@@ -307,7 +325,8 @@ impl World {
         }
         if engine.last.ended == Some(engine.now()) && !failed && target.facts == facts(self.labels)
         {
-            let guarded = self.guarded();
+            self.rules.promised = Some(self.directory);
+            let guarded = self.guarded(self.directory);
             self.state.borrow_mut().guard(guarded);
         }
         Ok(())
@@ -321,8 +340,9 @@ impl World {
 
     /// What changes is promised no more.
     pub(super) fn narrow(&mut self) {
-        if let Newest::Good(_) = read(self.directory) {
-            let now = self.guarded();
+        let newest = Some(self.directory).filter(|d| matches!(read(*d), Newest::Good(_)));
+        for directory in self.rules.promised.into_iter().chain(newest) {
+            let now = self.guarded(directory);
             let mut state = self.state.borrow_mut();
             let kept = state.guarded().iter().filter(|a| now.contains(a));
             let kept = kept.copied().collect();
@@ -331,9 +351,8 @@ impl World {
     }
 
     /// An address of each destination of the guarded sets that apply with the node's labels.
-    fn guarded(&self) -> Vec<(IpAddr, u8)> {
-        let (Newest::Good(loaded), Facts::Known(known)) =
-            (read(self.directory), facts(self.labels))
+    fn guarded(&self, directory: Directory) -> Vec<(IpAddr, u8)> {
+        let (Newest::Good(loaded), Facts::Known(known)) = (read(directory), facts(self.labels))
         else {
             return Vec::new();
         };
@@ -352,202 +371,6 @@ impl World {
             })
             .collect()
     }
-
-    // --- once all is quiet ---
-
-    pub(super) fn check_end(&mut self) -> Verdict {
-        let deadline = self.now() + QUIET;
-        while !self.is_quiet() {
-            if self.now() > deadline {
-                return Err("it does not become quiet".to_owned());
-            }
-            self.wait(Duration::from_secs(5))?;
-        }
-        self.wait(STILL)?;
-        self.check_truth()?;
-        self.check_still()?;
-        self.check_bounds()
-    }
-
-    /// The kernel is what the newest configuration makes of this node, or what is in force where that one is refused, and the report is
-    /// true.
-    fn check_truth(&self) -> Verdict {
-        let Some(agent) = &self.agent else {
-            return Err("there is no agent".to_owned());
-        };
-        let engine = &agent.engine;
-        let kernel = self.state.borrow().model.dump(&OURS);
-        let Some(status) = engine.status.borrow().clone() else {
-            return Err("there is no status".to_owned());
-        };
-        let newest = read(self.directory);
-        let expected = match &newest {
-            Newest::Good(loaded) => Some(self.truth(engine, loaded)),
-            Newest::Refused { .. } | Newest::Unknown => None,
-        };
-        let words = || status.message.clone().unwrap_or_default();
-        match (&newest, expected) {
-            (Newest::Good(loaded), Some(Ok(resolution))) => {
-                let harmful = cuts_off(&resolution.wanted);
-                let in_force = engine.rollout.is_at_newest();
-                if in_force && harmful && !self.rules.excused {
-                    return Err("what cuts off the API server is in force".to_owned());
-                }
-                if !in_force && !harmful && !self.rules.blameable {
-                    return Err(format!("what is harmless is not in force: {}", words()));
-                }
-                // An agent that is cut off, with an excuse, does not know the labels.
-                if in_force && self.is_reachable() {
-                    self.check_kernel(&resolution.wanted)?;
-                    if status.status != Overall::Ready && !is_untested(&status) {
-                        return Err(format!("all is in force, and not Ready: {}", words()));
-                    }
-                    if status.revision != loaded.revision {
-                        return Err("another revision than the newest is reported".to_owned());
-                    }
-                } else if !in_force && status.status != Overall::RolledBack {
-                    return Err(format!(
-                        "not in force, and {:?}: {}",
-                        status.status,
-                        words()
-                    ));
-                }
-            }
-            (Newest::Good(_), Some(Err(clash))) => {
-                if status.status == Overall::Ready {
-                    return Err(format!("{clash}, and the status is Ready"));
-                }
-            }
-            _ => {
-                let nothing = kernel.own.is_empty();
-                let absent = matches!(newest, Newest::Refused { absent: true, .. });
-                let right = if nothing && absent && status.revision.is_empty() {
-                    Overall::Ready
-                } else {
-                    Overall::Invalid
-                };
-                if status.status != right {
-                    return Err(format!("refused, and {:?}: {}", status.status, words()));
-                }
-            }
-        }
-        if let Some(wanted) = self.wanted_by_agent() {
-            self.check_kernel(&wanted)?;
-        }
-        let rollout = &engine.rollout;
-        let follows = !rollout.holds_routes() && rollout.clash().is_none() && self.is_reachable();
-        if follows
-            && rollout
-                .target()
-                .is_some_and(|t| t.facts != facts(self.labels))
-        {
-            return Err("what is in force does not follow the node's labels".to_owned());
-        }
-        self.check_report(&status)
-    }
-
-    /// What the newest configuration makes of this node.
-    fn truth(
-        &self,
-        engine: &Engine<ModelOutside>,
-        loaded: &Arc<Loaded>,
-    ) -> Result<Resolution, String> {
-        let kernel = self.state.borrow().model.dump(&OURS);
-        let inputs = Inputs {
-            config: &loaded.config,
-            kernel: &kernel,
-            facts: &facts(self.labels),
-            health: &engine.health.borrow().clone(),
-            ownership: &OURS,
-        };
-        resolve(&inputs).map_err(|clashes| clashes[0].to_string())
-    }
-
-    fn check_kernel(&self, wanted: &Wanted) -> Verdict {
-        let kernel = self.state.borrow().model.dump(&OURS);
-        let plan = diff(wanted, &kernel, &OURS, true);
-        if !plan.is_empty() {
-            let words: Vec<String> = plan.describe(wanted, &kernel).take(3).collect();
-            return Err(format!(
-                "the kernel is not the target: {}",
-                words.join("; ")
-            ));
-        }
-        let unused = plan.unused.iter();
-        let unused: Vec<&u32> = unused
-            .filter(|id| !crate::net::nexthop_id::is_revision(**id))
-            .collect();
-        if !unused.is_empty() {
-            return Err(format!("nexthop objects are left over: {unused:?}"));
-        }
-        Ok(())
-    }
-
-    fn check_report(&self, status: &Status) -> Verdict {
-        let kernel = self.state.borrow().model.dump(&OURS);
-        let through = |route: &&OwnRoute| matches!(route.target, RouteTarget::Nexthop(_));
-        let there = kernel.own.iter().filter(through).count();
-        let installed: usize = status.sets.iter().map(|set| set.installed).sum();
-        if there != installed {
-            return Err(format!(
-                "{installed} routes are reported, and there are {there}"
-            ));
-        }
-        if there > 0 && self.rules.in_force.is_some() && status.revision.is_empty() {
-            return Err("routes are in force, and no revision is reported".to_owned());
-        }
-        let gateways = status.sets.iter().flat_map(|set| &set.gateways);
-        for gateway in gateways.filter(|g| g.state == GatewayState::Down) {
-            if !status.sets.iter().any(|set| set.name == "wrong") {
-                return Err(format!("{} is reported down", gateway.address));
-            }
-        }
-        if let Err(why) = readiness(Some(status))
-            && there > 0
-        {
-            return Err(format!("not ready: {why}"));
-        }
-        Ok(())
-    }
-
-    /// Nothing to do: nothing is written and nothing is reported.
-    fn check_still(&mut self) -> Verdict {
-        let before = (self.state.borrow().batches, self.reported);
-        let (requests, lines) = (self.requests, super::lines());
-        self.wait(STILL)?;
-        let after = (self.state.borrow().batches, self.reported);
-        if after != before {
-            return Err("with nothing to do something was written or reported".to_owned());
-        }
-        let most = if self.is_reachable() { 2 } else { 100 };
-        if self.requests > requests + most || super::lines() > lines {
-            return Err("with nothing to do the server was asked or something logged".to_owned());
-        }
-        Ok(())
-    }
-
-    fn check_bounds(&self) -> Verdict {
-        let minutes = usize::try_from(self.now().as_secs() / 60).unwrap_or(usize::MAX);
-        let most = MOST_EACH * (self.rules.actions + minutes + 5);
-        let batches = self.state.borrow().batches;
-        for (what, count) in [
-            ("batches", batches),
-            ("requests", self.requests / 5),
-            ("Events", self.reported),
-            ("log lines", super::lines()),
-        ] {
-            if count > most {
-                return Err(format!("{count} {what} for {} events", self.rules.actions));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A set whose only check can never be answered is not Ready, nor is one that has nowhere to drain to.
-fn is_untested(status: &Status) -> bool {
-    let mut sets = status.sets.iter();
-    sets.any(|set| set.name == "wrong" || set.name == "drained")
 }
 
 thread_local! {
@@ -573,7 +396,7 @@ fn is_harmful(directory: Directory, labels: u8) -> bool {
 }
 
 /// Whether routes take the packets of the API server.
-fn cuts_off(wanted: &Wanted) -> bool {
+pub(super) fn cuts_off(wanted: &Wanted) -> bool {
     let covers = |address| {
         let mut routes = wanted.routes.iter();
         routes.any(|route| route.key.prefix.contains(address))

@@ -16,7 +16,7 @@ use crate::net::prefix::{Family, Prefix};
 use crate::routing::batch::MAIN_TABLE;
 use crate::routing::lookup::{Answer, Match, RulesOfBoth};
 use crate::routing::rule::{Action, Packet, Rule, Rules};
-use crate::routing::state::{Kernel, OwnRoute, RouteKey};
+use crate::routing::state::{Kernel, OwnRoute, RouteKey, Target as RouteTarget};
 
 /// A run of `ip` that hangs is killed after this time.
 const HANGS: Duration = Duration::from_secs(10);
@@ -183,28 +183,77 @@ impl State {
         if self.is_full && line.starts_with("route") && !line.starts_with("route del") {
             return Err(Refusal::Kernel("Cannot allocate memory"));
         }
-        self.seen = None;
-        let deletes = line.starts_with("route del");
-        let before = if deletes {
-            own(&self.model)
-        } else {
-            Vec::new()
-        };
+        // A line of a route changes the ways of the addresses in its prefix only.
+        let prefix: Option<Prefix> = line
+            .starts_with("route")
+            .then(|| line.split(' ').find_map(|word| word.parse().ok()))
+            .flatten();
+        let before = prefix.filter(|_| line.starts_with("route del"));
+        let before = before.map(|prefix| self.own_at(prefix));
         let result = self.model.run(family, line);
-        if deletes {
-            let after = own(&self.model);
+        if let (Some(prefix), Some(before)) = (prefix, before) {
+            let after = self.own_at(prefix);
             self.deleted
                 .extend(before.into_iter().filter(|route| !after.contains(route)));
         }
         if self.broken.is_none() {
+            if prefix.is_none_or(|prefix| self.is_watched(prefix)) {
+                self.seen = None;
+            }
             let leak = self.seen().leak;
             self.broken = leak.map(|leak| format!("{leak} after `{line}`"));
         }
-        let foreign = self.foreign.iter().map(|(key, entry)| (key, entry));
-        if self.broken.is_none() && !self.foreign().eq(foreign) {
+        if self.broken.is_none() && !self.is_foreign_kept(prefix) {
             self.broken = Some(format!("what is not ours was changed by `{line}`"));
         }
         result
+    }
+
+    /// Whether what is not ours is as it was, of this prefix only where there is one.
+    fn is_foreign_kept(&self, prefix: Option<Prefix>) -> bool {
+        let before = self.foreign.iter().map(|(key, entry)| (key, entry));
+        let Some(prefix) = prefix else {
+            return self.foreign().eq(before);
+        };
+        let is_foreign = |(_, entry): &(&RouteKey, &Entry)| entry.protocol != OURS.protocol;
+        let now = self.at(prefix).filter(is_foreign);
+        now.eq(before.filter(|(key, _)| key.prefix == prefix))
+    }
+
+    /// Whether the way of an address that is looked at may lead through this prefix.
+    fn is_watched(&self, prefix: Prefix) -> bool {
+        let guarded = self.guarded.iter().map(|(address, _)| *address);
+        let mut watched = API_ADDRESSES.into_iter().chain(guarded);
+        prefix.len() == 0 || watched.any(|address| prefix.contains(address))
+    }
+
+    /// All routes of this prefix.
+    fn at(&self, prefix: Prefix) -> impl Iterator<Item = (&RouteKey, &Entry)> {
+        let key = |n: u32, tos| RouteKey {
+            prefix,
+            metric: n,
+            table: n,
+            tos,
+        };
+        let there = self.model.routes.range(key(0, 0)..=key(u32::MAX, u8::MAX));
+        there.flat_map(|(key, there)| there.iter().map(move |entry| (key, entry)))
+    }
+
+    /// Our routes of this prefix.
+    fn own_at(&self, prefix: Prefix) -> Vec<OwnRoute> {
+        let ours = self
+            .at(prefix)
+            .filter(|(_, entry)| entry.protocol == OURS.protocol);
+        ours.filter_map(|(key, entry)| {
+            let target = match entry.to {
+                To::Object(id) => RouteTarget::Nexthop(id),
+                To::Blackhole => RouteTarget::Blackhole,
+                // Somebody else's with our protocol.
+                To::Link(..) | To::Several(..) => return None,
+            };
+            Some(OwnRoute { key: *key, target })
+        })
+        .collect()
     }
 
     fn flap(&mut self, link: u8) {

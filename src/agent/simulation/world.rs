@@ -2,47 +2,38 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures::FutureExt as _;
 use tokio::sync::{broadcast, watch};
 
-use super::super::engine::{Engine, Question};
+use super::super::engine::Engine;
 use super::super::lookups::Lookups;
 use super::super::pass::LastPass;
 use super::super::repair_limit::RepairLimit;
 use super::super::rollout::{Clock, Event, Rollout};
 use super::super::transitions::Report;
 use super::super::triggers::Causes;
+use super::clock::{BEAT, CONFIRM, FACTS_AGAIN, PROBES, RESYNC, at_once};
 use super::history::{Action, FOR_EVER};
 use super::node::{
-    Directory, FOREIGN, GATEWAYS, LINKS, OURS, add_default_routes, facts, no_facts_yet, node, read,
+    Directory, FOREIGN, GATEWAYS, LINKS, OURS, add_default_routes, no_facts_yet, node, read,
 };
-use super::outside::{ASK_AGAIN, ModelOutside, SILENT_AGAIN};
+use super::outside::ModelOutside;
 use super::rules::{Rules, Verdict};
 use super::table::{Seen, State, Table};
 use crate::cluster::events::{Dated, EVENTS_KEPT};
 use crate::kernel::apply::Applier;
 use crate::kernel::model::Model;
 use crate::kernel::monitor::Notification;
-use crate::net::prefix::Family;
 use crate::report::metrics::Metrics;
 
-pub(super) const CONFIRM: Duration = Duration::from_secs(20);
-pub(super) const RESYNC: Duration = Duration::from_secs(30);
-const PROBES: Duration = Duration::from_secs(1);
-const BEAT: Duration = Duration::from_secs(20);
-/// How often the node's facts are read, and again after a failure.
-const FACTS: Duration = Duration::from_mins(1);
-const FACTS_AGAIN: Duration = Duration::from_secs(10);
 /// How long an agent waits for the first facts.
 const FIRST_FACTS: Duration = Duration::from_secs(3);
 
 /// What comes back by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Back {
+pub(super) enum Back {
     Link(u8),
     Carrier(u8),
     Address(u8, u8),
@@ -55,13 +46,13 @@ enum Back {
 pub(super) struct Agent {
     pub(super) engine: Engine<ModelOutside>,
     pub(super) started: Clock,
-    events: broadcast::Receiver<Dated>,
+    pub(super) events: broadcast::Receiver<Dated>,
     /// Until then it waits for the first facts.
-    starting: Option<Clock>,
-    resync_at: Clock,
-    probe_at: Clock,
-    facts_at: Clock,
-    beat_at: Clock,
+    pub(super) starting: Option<Clock>,
+    pub(super) resync_at: Clock,
+    pub(super) probe_at: Clock,
+    pub(super) facts_at: Clock,
+    pub(super) beat_at: Clock,
 }
 
 pub(super) struct World {
@@ -71,32 +62,12 @@ pub(super) struct World {
     pub(super) directory: Directory,
     pub(super) labels: u8,
     pub(super) away: bool,
-    alive: [bool; GATEWAYS.len()],
+    pub(super) alive: [bool; GATEWAYS.len()],
     addresses: BTreeSet<(u8, u8)>,
-    scheduled: Vec<(Clock, Back)>,
+    pub(super) scheduled: Vec<(Clock, Back)>,
     pub(super) requests: usize,
     pub(super) reported: usize,
     pub(super) rules: Rules,
-}
-
-/// What is due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Due {
-    Back(usize),
-    Start,
-    Health,
-    Answer,
-    Deadline,
-    Probes,
-    Facts,
-    Resync,
-    Pass,
-    Beat,
-}
-
-/// The result of a future that never waits, because nothing in the model does.
-fn at_once<T>(future: impl Future<Output = T>) -> T {
-    future.now_or_never().expect("the model never waits")
 }
 
 /// All addresses, by the place of their link and their own.
@@ -212,6 +183,7 @@ impl World {
             Action::Fault(fault) => self.state.borrow_mut().faults.push(fault),
             Action::Kill => self.agent = None,
             Action::Start => self.start(),
+            Action::Uninstall => return self.uninstall(),
         }
         Ok(())
     }
@@ -224,7 +196,7 @@ impl World {
         }
     }
 
-    fn comes_back(&mut self, back: Back) {
+    pub(super) fn comes_back(&mut self, back: Back) {
         if !matches!(back, Back::Gateway(_) | Back::Api) {
             self.routes_may_change();
         }
@@ -273,7 +245,7 @@ impl World {
         self.agent.as_mut().filter(|agent| agent.starting.is_none())
     }
 
-    fn notified(&mut self, notification: Notification) {
+    pub(super) fn notified(&mut self, notification: Notification) {
         if let Some(agent) = self.running() {
             agent.engine.notified(notification);
         }
@@ -310,7 +282,26 @@ impl World {
         self.notified(Notification::Ours);
     }
 
-    fn start(&mut self) {
+    /// SIGTERM where the DaemonSet is gone.
+    fn uninstall(&mut self) -> Verdict {
+        let Some(agent) = self.running() else {
+            return Ok(());
+        };
+        let result = at_once(agent.engine.applier.remove_all());
+        self.returned()?;
+        self.agent = None;
+        self.state.borrow_mut().deleted.clear();
+        let ours = self.model(|model| model.dump(&OURS));
+        let is_clean = ours.own.is_empty() && ours.records(&OURS).is_empty();
+        match result {
+            Ok(outcome) if outcome.is_settled() && !is_clean => {
+                Err("something of ours is left after an uninstall".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn start(&mut self) {
         if self.agent.is_some() {
             return;
         }
@@ -351,185 +342,6 @@ impl World {
             beat_at: now + BEAT,
         });
         self.expect_start();
-    }
-
-    // --- time ---
-
-    pub(super) fn wait(&mut self, time: Duration) -> Verdict {
-        let end = self.now() + time;
-        let mut quick = 0;
-        while let Some((at, due)) = self.next().filter(|(at, _)| *at <= end) {
-            quick = if at > self.now() { 0 } else { quick + 1 };
-            if quick > 100 {
-                return Err("the agent turns in a circle".to_owned());
-            }
-            let now = self.now().max(at);
-            self.state.borrow_mut().now = now;
-            self.one_thing(due)?;
-            self.check()?;
-        }
-        let now = self.now().max(end);
-        self.state.borrow_mut().now = now;
-        Ok(())
-    }
-
-    /// What is due first.
-    fn next(&self) -> Option<(Clock, Due)> {
-        let back = self
-            .scheduled
-            .iter()
-            .enumerate()
-            .map(|(n, (at, _))| (*at, Due::Back(n)))
-            .min_by_key(|(at, _)| *at);
-        let Some(agent) = &self.agent else {
-            return back;
-        };
-        if let Some(at) = agent.starting {
-            return back
-                .into_iter()
-                .chain([(at, Due::Start)])
-                .min_by_key(|(at, _)| *at);
-        }
-        let engine = &agent.engine;
-        let of = |at: Option<Clock>, due| at.map(|at| (agent.started + at, due));
-        let changed = engine.health.has_changed().unwrap_or(false);
-        let all = [
-            back,
-            changed.then(|| (self.now(), Due::Health)),
-            of(engine.outside.asking.map(|asking| asking.at), Due::Answer),
-            of(engine.rollout.deadline(), Due::Deadline),
-            Some((agent.probe_at, Due::Probes)),
-            Some((agent.facts_at, Due::Facts)),
-            Some((agent.resync_at, Due::Resync)),
-            of(engine.causes.due(), Due::Pass),
-            Some((agent.beat_at, Due::Beat)),
-        ];
-        all.into_iter().flatten().min_by_key(|(at, _)| *at)
-    }
-
-    /// Does what is due.
-    fn one_thing(&mut self, due: Due) -> Verdict {
-        if let Due::Back(n) = due {
-            let (_, back) = self.scheduled.swap_remove(n);
-            self.comes_back(back);
-            return Ok(());
-        }
-        let reachable = self.is_reachable();
-        let now = self.now();
-        let (directory, labels) = (self.directory, self.labels);
-        let answering = if due == Due::Probes {
-            self.answering()
-        } else {
-            self.alive
-        };
-        let Some(agent) = &mut self.agent else {
-            return Ok(());
-        };
-        let engine = &mut agent.engine;
-        match due {
-            Due::Back(_) => {}
-            Due::Start => {
-                agent.starting = None;
-                agent.facts_at = now + if reachable { FACTS } else { FACTS_AGAIN };
-                let facts = if reachable {
-                    facts(labels)
-                } else {
-                    no_facts_yet()
-                };
-                engine.step(Event::Facts(facts));
-                engine.step(Event::Read(read(directory)));
-                engine.causes.again(engine.now());
-            }
-            Due::Health => at_once(engine.health_changed()),
-            Due::Answer => {
-                self.requests += 1;
-                let Some(mut asking) = engine.outside.asking.take() else {
-                    return Ok(());
-                };
-                if reachable {
-                    if asking.question == Question::Node {
-                        engine.step(Event::Facts(facts(labels)));
-                    }
-                    engine.step(Event::Answered);
-                } else {
-                    // A server that is away refuses at once; packets that a route takes elsewhere are waited for.
-                    asking.at = engine.now() + if self.away { ASK_AGAIN } else { SILENT_AGAIN };
-                    engine.outside.asking = Some(asking);
-                }
-            }
-            Due::Deadline => engine.step(Event::Tick),
-            Due::Probes => {
-                agent.probe_at = now + PROBES;
-                let gateways = GATEWAYS.iter().zip(answering);
-                engine
-                    .outside
-                    .probe_all(|of| gateways.clone().any(|((g, _), up)| up && *g == of));
-            }
-            Due::Facts => {
-                self.requests += 1;
-                agent.facts_at = now + if reachable { FACTS } else { FACTS_AGAIN };
-                if reachable {
-                    engine.step(Event::Facts(facts(labels)));
-                }
-            }
-            Due::Resync => {
-                agent.resync_at = now + RESYNC;
-                engine.resync_is_due();
-            }
-            Due::Pass => return self.pass(),
-            Due::Beat => {
-                agent.beat_at = now + BEAT;
-                engine.refresh();
-            }
-        }
-        self.returned()
-    }
-
-    /// A call to the engine is over.
-    fn returned(&mut self) -> Verdict {
-        let mut state = self.state.borrow_mut();
-        if let Some(broken) = state.broken.take() {
-            return Err(broken);
-        }
-        if state.dead {
-            self.agent = None;
-        }
-        let flapped = std::mem::take(&mut state.flapped);
-        drop(state);
-        if flapped {
-            self.notified(Notification::Link);
-        }
-        if let Some(agent) = &mut self.agent {
-            while agent.events.try_recv().is_ok() {
-                self.reported += 1;
-            }
-        }
-        Ok(())
-    }
-
-    fn pass(&mut self) -> Verdict {
-        self.before_pass();
-        let failed = self.state.borrow().failed;
-        if let Some(agent) = &mut self.agent {
-            at_once(agent.engine.pass());
-        }
-        self.returned()?;
-        self.check_deleted()?;
-        let failed = self.state.borrow().failed > failed;
-        self.promise(failed)
-    }
-
-    /// Whether each gateway answers a probe.
-    fn answering(&self) -> [bool; GATEWAYS.len()] {
-        let state = self.state.borrow();
-        let mut all = self.alive;
-        for (answers, (gateway, name)) in all.iter_mut().zip(GATEWAYS) {
-            *answers &= state.model.link(name).is_some_and(|link| {
-                let same = |(a, _): &(IpAddr, u8)| Family::of(*a) == Family::of(gateway);
-                link.up && link.carrier && link.addresses.iter().any(same)
-            });
-        }
-        all
     }
 
     // --- the API server ---
@@ -594,7 +406,8 @@ impl World {
         };
         agent.starting.is_none()
             && !engine.rollout.is_undecided()
-            && engine.outside.asking.is_none()
+            // What cuts it off may be in force, with an excuse; then the labels are asked for in vain.
+            && (engine.outside.asking.is_none() || !self.is_reachable())
             && engine.health.borrow().iter().all(|(k, h)| up(k, h))
             && engine.causes.due().is_none()
             && !engine.health.has_changed().unwrap_or(false)

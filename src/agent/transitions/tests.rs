@@ -174,7 +174,10 @@ fn each_turn_of_a_guarded_change_has_its_line() {
             .starts_with("Error New routes of revision b reverted")
     );
     assert_eq!(words(&back, &asked), "");
-    assert!(words(&asked, &at(Stage::Changing, Some("b"), true)).contains("re-applying it"));
+    assert!(words(&asked, &at(Stage::Reapplying, Some("b"), true)).contains("re-applying it"));
+    // An edit, or one that is taken back by hand.
+    assert_eq!(words(&asked, &at(Stage::Changing, None, true)), "");
+    assert_eq!(words(&confirming, &at(Stage::Changing, None, true)), "");
     assert!(
         words(&asked, &at(Stage::Settled, Some("b"), true)).contains("is confirmed as the cause")
     );

@@ -173,7 +173,7 @@ fn an_agent_killed_between_rolling_back_and_the_answer_does_not_try_the_change_a
         .silence();
     assert_eq!(
         (alone.stage(), alone.revision()),
-        (Stage::Changing, B),
+        (Stage::Reapplying, B),
         "still silent: not the cause"
     );
 }
@@ -221,4 +221,19 @@ fn an_edit_is_not_blamed_for_what_an_earlier_agent_left() {
     assert_eq!((scene.stage(), scene.revision()), (Stage::Confirming, C));
     scene.answered();
     assert_eq!((scene.stage(), scene.revision()), (Stage::Settled, C));
+}
+
+#[test]
+fn an_unconfirmed_change_of_the_revision_before_a_rejected_one_is_neither_kept_nor_blamed_on_it() {
+    let mut scene = Scene::new(facts("web"));
+    let records = [
+        nexthop_id::rejected(B),
+        nexthop_id::unconfirmed(B),
+        nexthop_id::unconfirmed(A),
+    ];
+    scene.read(good(B)).found(&records, Some(adopted()));
+    assert_eq!(scene.stage(), Stage::Inherited);
+    scene.silence().pass(&[]).answered();
+    assert_eq!((scene.stage(), scene.revision()), (Stage::Settled, "none"));
+    assert_eq!(scene.rollout.rejected_revision().as_deref(), Some(B));
 }

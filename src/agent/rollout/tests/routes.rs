@@ -249,3 +249,30 @@ fn routes_that_are_held_back_are_not_taken_for_confirmed_with_the_next_labels() 
     scene.pass(TWO).pass(TWO);
     assert!(scene.is_held_back(TWO) && scene.rollout.holds_routes());
 }
+
+#[test]
+fn a_link_that_flaps_does_not_bring_back_what_was_taken_back() {
+    const OTHER: &[&str] = &["203.0.115.0/24", "203.0.113.0/24"];
+    let mut scene = settled();
+    scene.pass(TWO).answered().pass(TWO);
+    scene.silence().pass(ONE).answered();
+    scene.pass(OTHER).answered();
+    assert!(scene.is_held_back(TWO), "it has made the old ones of them");
+    assert!(scene.rollout.holds_routes());
+    scene.pass(OTHER).answered().pass(OTHER);
+    assert!(scene.is_held_back(TWO) && scene.stage() == Stage::Confirming);
+    scene.pass(TWO).silence();
+    scene.pass(ONE).answered();
+    assert!(
+        scene.is_held_back(OTHER),
+        "what was tried last is known too"
+    );
+    assert_eq!(scene.stage(), Stage::Settled);
+}
+
+#[test]
+fn what_a_link_brings_with_a_return_to_what_is_in_force_is_guarded() {
+    let mut scene = settled();
+    scene.read(good(B)).read(good(A));
+    assert!(scene.is_held_back(TWO));
+}
