@@ -132,6 +132,9 @@ impl<O: Outside> Engine<O> {
         }
         let Some((target, health, mut resolution)) = self.decide(&kernel) else {
             self.last.kernel = without_routes(kernel);
+            // A change that was taken back may leave nothing in force; its record and objects go all the same.
+            self.settle_records().await;
+            self.sweep(causes.resync).await;
             return Ok(());
         };
         let planned = Footprint::of(&resolution.wanted).shared_with(&before);
