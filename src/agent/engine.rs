@@ -10,6 +10,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::lookups::Lookups;
 use super::pass::LastPass;
+use super::reading::Ahead;
 use super::repair_limit::RepairLimit;
 use super::rollout::{Clock, Effect, Event, Rollout};
 use super::transitions::Report;
@@ -68,6 +69,8 @@ pub(super) struct Engine<O: Outside> {
     pub(super) rollout: Rollout,
     pub(super) repair_limit: RepairLimit,
     pub(super) causes: Causes,
+    /// The kernel as it was read before the next pass was due.
+    pub(super) ahead: Option<Ahead>,
     pub(super) last: LastPass,
     pub(super) lookups: Lookups,
     /// What was reported last.
@@ -108,6 +111,8 @@ impl<O: Outside> Engine<O> {
 
     /// The kernel reported a change.
     pub(super) fn notified(&mut self, notification: Notification) {
+        // What was read before it may be another by now.
+        self.ahead = None;
         let now = self.now();
         self.causes
             .notified(notification, now, self.last.reading, self.last.ended);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -49,18 +50,25 @@ impl Loader {
         }
     }
 
-    /// Looks at the directory. `None`: it is as it was.
-    pub(super) async fn load(&mut self) -> Option<Newest> {
+    /// Looks at the directory. `None`: it is as it was. `meanwhile` is done beside the check of another revision.
+    pub(super) async fn load(&mut self, meanwhile: impl Future<Output = ()>) -> Option<Newest> {
         let (directory, known) = (self.directory.clone(), self.known.clone());
+        let (checking, is_another) = oneshot::channel();
         // One that hangs is not joined by more, and not waited for again: each would hold a thread.
         let (mut reading, limit) = match self.hanging.take() {
             Some(hanging) => (hanging, Duration::ZERO),
             None => (
-                tokio::task::spawn_blocking(move || read(&directory, known.as_deref())),
+                tokio::task::spawn_blocking(move || read(&directory, known.as_deref(), checking)),
                 READING,
             ),
         };
-        let found = match timeout(limit, &mut reading).await {
+        let meanwhile = async {
+            if let Ok(Ok(())) = timeout(limit, is_another).await {
+                meanwhile.await;
+            }
+        };
+        let (found, ()) = tokio::join!(timeout(limit, &mut reading), meanwhile);
+        let found = match found {
             Ok(Ok(found)) => found,
             Ok(Err(panic)) => {
                 Found::refused(format!("reading the configuration failed: {panic}"), false)
@@ -128,7 +136,7 @@ impl Found {
     }
 }
 
-fn read(directory: &Path, known: Option<&str>) -> Found {
+fn read(directory: &Path, known: Option<&str>, checking: oneshot::Sender<()>) -> Found {
     let snapshot = match source::read(directory) {
         Ok(snapshot) => snapshot,
         Err(error) => return Found::refused(error.to_string(), error.is_not_configured()),
@@ -137,6 +145,8 @@ fn read(directory: &Path, known: Option<&str>) -> Found {
     if known == Some(revision.as_str()) {
         return Found::Same;
     }
+    // Whoever does not wait for it does not mind.
+    let _ = checking.send(());
     let (newest, warnings) = match config::parse(&snapshot.files) {
         Ok(checked) => {
             let config = checked.config;

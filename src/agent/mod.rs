@@ -4,15 +4,20 @@
 //! I/O only. Decisions live in `rollout`, `resolve`, `diff`, `repair_limit` and `transitions`; results go through channels, so that slow
 //! readers never delay routing.
 
+mod changed;
 mod engine;
+mod gateways;
 mod load;
 mod lookups;
 mod memory;
 mod pass;
+mod reading;
+mod records;
 pub mod repair_limit;
 mod report;
 mod rim;
 pub mod rollout;
+mod settled;
 pub mod target;
 pub mod transitions;
 mod triggers;
@@ -117,6 +122,7 @@ impl Agent {
             rollout: Rollout::new(args.confirm, facts.borrow().clone()),
             repair_limit: RepairLimit::default(),
             causes: Causes::default(),
+            ahead: None,
             last: LastPass::default(),
             lookups: Lookups::default(),
             report: Report::default(),
@@ -202,7 +208,9 @@ impl Agent {
     }
 
     async fn load(&mut self) {
-        let Some(newest) = self.loader.load().await else {
+        // A pass will follow, and the check of a long list takes about as long as half of a read.
+        let ahead = Box::pin(self.engine.read_ahead());
+        let Some(newest) = self.loader.load(ahead).await else {
             return;
         };
         if let Some(cluster) = self.cluster() {

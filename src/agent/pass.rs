@@ -7,25 +7,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::engine::{Engine, Outside};
-use super::repair_limit::RepairState;
 use super::rollout::{Clock, Event};
+use super::settled::Settled;
 use super::target::{Footprint, Source, Target};
 use super::triggers::Causes;
 use crate::cluster::annotations;
 use crate::config::Config;
-use crate::health::probe::ProbePath;
-use crate::health::{Health, HealthView, ProbeKey};
-use crate::kernel::apply::{Counts, Outcome};
+use crate::health::HealthView;
+use crate::kernel::apply::Outcome;
 use crate::kernel::ip::{Hung, RouteTable as _, Unfit};
 use crate::net::nexthop_id;
-use crate::net::prefix::{Family, Prefix};
-use crate::report::metrics::Change;
 use crate::report::status::{Problem, ProblemKind};
 use crate::routing::adopt::Adopted;
-use crate::routing::diff::{Wanted, records_to};
+use crate::routing::diff::records_to;
 use crate::routing::exclude::Clash;
-use crate::routing::protected;
-use crate::routing::resolve::{self, Inputs, Resolution, SetView, resolve};
+use crate::routing::resolve::{Inputs, Resolution, SetView, resolve};
 use crate::routing::state::Kernel;
 
 /// The first pause after a pass that left something undone; doubles up to `--resync`.
@@ -39,14 +35,14 @@ pub(super) struct LastPass {
     /// The kernel as read last, without our routes.
     pub(super) kernel: Kernel,
     /// What the groups in the kernel were decided with, and what they may not exceed.
-    target: Option<(Target, Option<Footprint>)>,
+    pub(super) target: Option<(Target, Option<Footprint>)>,
     /// The revision that was written last; empty where it is not known.
     pub(super) revision: Option<String>,
     /// Something was written for it.
     pub(super) written: bool,
     /// What of ours the last verified read had.
-    footprint: Footprint,
-    settled: Option<Settled>,
+    pub(super) footprint: Footprint,
+    pub(super) settled: Option<Settled>,
     /// Some of it are routes.
     pub(super) has_routes: bool,
     /// All that is wanted is in the kernel, and all that applies is known.
@@ -60,23 +56,35 @@ pub(super) struct LastPass {
     /// Routes and nexthops that were restored, since the start.
     pub(super) restored: (usize, usize),
     /// Objects of ours that the last verified read showed to be unused.
-    unused: Vec<u32>,
+    pub(super) unused: Vec<u32>,
     /// Passes in a row that left something undone.
     failures: u32,
     /// Sets whose gateways' verdicts of an earlier agent have been taken over.
-    adopted: BTreeSet<String>,
+    pub(super) adopted: BTreeSet<String>,
     /// How long the last read took: what decides how often a busy table is read.
     pub(super) reading: Duration,
     /// When it ended.
     pub(super) ended: Option<Clock>,
 }
 
-/// What a pass that left nothing to do was decided with. The same would lead to the same.
-struct Settled {
+/// What a target makes here.
+struct Decided {
     target: Target,
     health: HealthView,
-    /// Without its routes: they are what the kernel has.
-    wanted: Wanted,
+    resolution: Resolution,
+}
+
+/// A decision, as far as the rollout lets it be written.
+struct Admitted {
+    decided: Decided,
+    /// What of ours the kernel had.
+    before: Footprint,
+    /// All of the decision.
+    planned: Footprint,
+    /// What it may not exceed.
+    limit: Option<Footprint>,
+    /// What of it may be written.
+    allowed: Footprint,
 }
 
 impl<O: Outside> Engine<O> {
@@ -116,8 +124,7 @@ impl<O: Outside> Engine<O> {
             return Ok(());
         }
         let started = self.now();
-        let kernel = self.read().await?;
-        self.last.reading = self.now().saturating_sub(started);
+        let kernel = self.kernel_for_pass().await?;
         let before = Footprint::found(&kernel, &self.ownership()).shared_with(&self.last.footprint);
         self.last.has_routes = !kernel.own.is_empty();
         if self.rollout.is_starting() {
@@ -130,33 +137,67 @@ impl<O: Outside> Engine<O> {
             self.stay(settled, kernel, causes).await;
             return Ok(());
         }
-        let Some((target, health, mut resolution)) = self.decide(&kernel) else {
+        let Some(decided) = self.decide(&kernel) else {
             self.last.kernel = without_routes(kernel);
             // A change that was taken back may leave nothing in force; its record and objects go all the same.
             self.settle_records().await;
             self.sweep(causes.resync).await;
             return Ok(());
         };
+        let admitted = self.admit(decided, before);
+        self.carry_out(admitted, kernel, causes, started).await
+    }
+
+    /// What of a decision may be written now.
+    fn admit(&mut self, decided: Decided, before: Footprint) -> Admitted {
+        let Decided {
+            target,
+            health,
+            mut resolution,
+        } = decided;
         let planned = Footprint::of(&resolution.wanted).shared_with(&before);
         let now = self.now();
         let (limit, effects) = self.rollout.admit(&planned, now);
         self.perform(effects);
-        if let Some(limit) = &limit {
-            limit.restrict(&mut resolution.wanted);
-        }
-        let allowed = if limit.is_some() {
-            Footprint::of(&resolution.wanted)
-        } else {
-            planned.clone()
+        let allowed = match &limit {
+            Some(limit) => {
+                limit.restrict(&mut resolution.wanted);
+                Footprint::of(&resolution.wanted)
+            }
+            None => planned.clone(),
         };
+        Admitted {
+            decided: Decided {
+                target,
+                health,
+                resolution,
+            },
+            before,
+            planned,
+            limit,
+            allowed,
+        }
+    }
+
+    async fn carry_out(
+        &mut self,
+        admitted: Admitted,
+        kernel: Kernel,
+        causes: Causes,
+        started: Clock,
+    ) -> anyhow::Result<()> {
+        let Admitted {
+            mut decided,
+            before,
+            planned,
+            limit,
+            allowed,
+        } = admitted;
         let vanished = self.last.footprint.missing_in(&before, &allowed);
         // In the kernel before the batch changes anything.
         let records = records_to(&self.records(&kernel), &kernel, &self.ownership());
-        let outcome = match self
-            .applier
-            .apply(&resolution.wanted, kernel, &records)
-            .await
-        {
+        let wanted = &decided.resolution.wanted;
+        let outcome = match self.applier.apply(wanted, kernel, &records).await {
             Ok(outcome) => outcome,
             Err(error) => {
                 let event = Event::WriteUnknown { planned: allowed };
@@ -167,28 +208,24 @@ impl<O: Outside> Engine<O> {
         let took = self.now().saturating_sub(started);
         self.account(&outcome, vanished, causes, took);
         let needed = causes.call_for_lookups() || outcome.changed.any();
-        let Resolution { wanted, sets, .. } = &mut resolution;
+        let Resolution { wanted, sets, .. } = &mut decided.resolution;
         let of_node = self
-            .look_up(&target, wanted, sets, &outcome.kernel, needed)
+            .look_up(&decided.target, wanted, sets, &outcome.kernel, needed)
             .await;
         self.last.footprint = if outcome.wrote {
             Footprint::found(&outcome.kernel, &self.ownership()).shared_with(&allowed)
         } else {
             before
         };
-        let left = !outcome.left.is_done();
-        let installed = allowed.without(outcome.left.replace.iter().map(|write| &write.route));
-        let changed = outcome.changed.any();
-        // What a limit holds back is not written yet, and not lost either.
-        let planned = if limit.is_some() { planned } else { allowed };
-        let settled = self.remember(&target, limit, health, resolution, outcome);
-        self.last.problems.extend(of_node);
         let event = Event::Written {
-            planned,
-            installed,
-            changed,
-            left,
+            installed: allowed.without(outcome.left.replace.iter().map(|write| &write.route)),
+            // What a limit holds back is not written yet, and not lost either.
+            planned: if limit.is_some() { planned } else { allowed },
+            changed: outcome.changed.any(),
+            left: !outcome.left.is_done(),
         };
+        let settled = self.remember(decided, limit, outcome);
+        self.last.problems.extend(of_node);
         self.advance(event);
         // A clash is over when the labels are as they were, and then its problem has to go.
         let clear = !self.rollout.is_undecided() && self.rollout.clash().is_none();
@@ -197,58 +234,10 @@ impl<O: Outside> Engine<O> {
         Ok(())
     }
 
-    async fn conclude(&mut self, causes: Causes) {
+    pub(super) async fn conclude(&mut self, causes: Causes) {
         self.settle_records().await;
         self.sweep(causes.resync).await;
         self.report_verified();
-    }
-
-    /// Whether all that a pass decides on is as it was when the last one left nothing to do.
-    fn is_as_it_was(&mut self, settled: &Settled, kernel: &Kernel, found: &Footprint) -> bool {
-        let last = &self.last;
-        !self.rollout.is_undecided()
-            && self.rollout.target() == Some(&settled.target)
-            && *found == last.footprint
-            && kernel.is_same_but_for_own(&last.kernel)
-            && same_verdicts(&settled.health, &self.health.borrow_and_update())
-    }
-
-    /// Whether a read that is cheaper than that of `ip`, and never decided on, shows everything as it was; then it is left so.
-    async fn stays_by_comparison(&mut self, causes: Causes) -> anyhow::Result<bool> {
-        if self.last.settled.is_none() || self.rollout.to_review().is_some() {
-            return Ok(false);
-        }
-        let table = self.applier.table.clone();
-        let (read, switched) = self.while_switching(table.read_to_compare()).await?;
-        if let (Some(kernel), false) = (read, switched)
-            && let found = Footprint::found(&kernel, &self.ownership())
-            && let Some(settled) = self.last.settled.take()
-        {
-            if self.is_as_it_was(&settled, &kernel, &found) {
-                self.stay(settled, kernel, causes).await;
-                return Ok(true);
-            }
-            self.last.settled = Some(settled);
-        }
-        Ok(false)
-    }
-
-    /// Leaves everything as it is; only which way packets take may have changed.
-    async fn stay(&mut self, mut settled: Settled, mut kernel: Kernel, causes: Causes) {
-        settled.wanted.routes = std::mem::take(&mut kernel.own);
-        let mut sets = std::mem::take(&mut self.last.sets);
-        let needed = causes.call_for_lookups();
-        let of_node = self
-            .look_up(&settled.target, &settled.wanted, &mut sets, &kernel, needed)
-            .await;
-        settled.wanted.routes = Vec::new();
-        self.last.sets = sets;
-        self.last
-            .problems
-            .retain(|problem| problem.kind != ProblemKind::Bypassed);
-        self.last.problems.extend(of_node);
-        self.last.settled = Some(settled);
-        self.conclude(causes).await;
     }
 
     /// Takes up what an earlier agent left, as far as the kernel shows it; before anything is written.
@@ -293,13 +282,19 @@ impl<O: Outside> Engine<O> {
     }
 
     /// The target, and what it makes here. One that clashes gives way to what is in force.
-    fn decide(&mut self, kernel: &Kernel) -> Option<(Target, HealthView, Resolution)> {
+    fn decide(&mut self, kernel: &Kernel) -> Option<Decided> {
         for _ in 0..TARGETS {
             let target = self.rollout.target()?.clone();
             self.watch_gateways(&target, kernel);
             let health = self.health.borrow_and_update().clone();
             match self.resolve(&target, kernel, &health) {
-                Ok(resolution) => return Some((target, health, resolution)),
+                Ok(resolution) => {
+                    return Some(Decided {
+                        target,
+                        health,
+                        resolution,
+                    });
+                }
                 Err(clashes) => {
                     let why = clashes
                         .iter()
@@ -350,133 +345,17 @@ impl<O: Outside> Engine<O> {
         Some(wanted)
     }
 
-    async fn read(&mut self) -> anyhow::Result<Kernel> {
-        let table = self.applier.table.clone();
-        let (mut kernel, switched) = self.while_switching(table.read()).await?;
-        if switched {
-            // The read may have seen the groups as they were before.
-            kernel.nexthops = table.read_nexthops().await?.nexthops;
-        }
-        Ok(kernel)
-    }
-
-    /// Waits for a read. What health demands meanwhile is done at once, and whether it was is returned: a switch takes as long with
-    /// many routes as with few.
-    async fn while_switching<T>(
-        &mut self,
-        reading: impl Future<Output = anyhow::Result<T>>,
-    ) -> anyhow::Result<(T, bool)> {
-        let mut reading = std::pin::pin!(reading);
-        let mut switched = false;
-        loop {
-            tokio::select! {
-                biased;
-                read = &mut reading => return Ok((read?, switched)),
-                Ok(()) = self.health.changed() => {
-                    self.health_changed().await;
-                    switched = true;
-                }
-            }
-        }
-    }
-
-    /// Logs, counts and reports what a pass did.
-    fn account(
-        &mut self,
-        outcome: &Outcome,
-        vanished: (usize, usize),
-        causes: Causes,
-        took: Duration,
-    ) {
-        let Counts {
-            replaced,
-            deleted,
-            nexthops,
-        } = outcome.changed;
-        (0..outcome.stopped).for_each(|_| self.metrics.ip_failed());
-        self.metrics.changed(Change::Replace, replaced);
-        self.metrics.changed(Change::Delete, deleted);
-        self.metrics.changed(Change::Nexthop, nexthops);
-        if !outcome.changed.any() {
-            if outcome.is_undone() && !causes.link {
-                self.repaired();
-            }
-            return;
-        }
-        self.metrics.applied(took);
-        let revision = self
-            .rollout
-            .target()
-            .and_then(Target::revision)
-            .unwrap_or_default();
-        if outcome.examples.is_empty() && replaced + deleted == 0 {
-            // A group that is written again while a gateway leaves it.
-            return;
-        }
-        let examples = outcome.examples.join("; ");
-        let took_ms = took.as_millis();
-        tracing::info!(
-            revision,
-            replaced,
-            deleted,
-            nexthops,
-            took_ms,
-            examples,
-            "Routes changed"
-        );
-        let (routes, objects) = vanished;
-        if routes + objects > 0 && outcome.changed.restores() {
-            self.metrics.restored(routes.max(objects));
-            self.last.restored.0 += routes;
-            self.last.restored.1 += objects;
-            if !causes.link {
-                self.repaired();
-            }
-        } else if outcome.strays > 0 {
-            tracing::warn!(
-                deleted,
-                examples,
-                "Removed routes with the agent's protocol number that another program had added"
-            );
-            self.repaired();
-        } else if outcome.is_undone() && !causes.link {
-            self.repaired();
-        }
-    }
-
-    /// Something removed our routes, or undoes what is written, and nothing explains it.
-    fn repaired(&mut self) {
-        if self.repair_limit.repaired(self.now()) == RepairState::Started {
-            tracing::error!(
-                "Something keeps removing or changing the agent's routes. Likely: systemd-networkd (set ManageForeignRoutes=no and ManageForeignNextHops=no in \
-                 networkd.conf), NetworkManager, or another agent with this route protocol. They are restored less often from now on"
-            );
-        }
-    }
-
-    /// While something keeps removing our routes, only what was asked for, an explained loss, and the periodic read go on at once.
-    fn wait_for_repair_limit(&mut self) -> bool {
-        if self.causes.call_for_lookups() {
-            return false;
-        }
-        match self.repair_limit.wait_until(self.now()) {
-            Some(at) => {
-                self.causes = Causes::default();
-                self.causes.again(at);
-                true
-            }
-            None => false,
-        }
-    }
-
     fn remember(
         &mut self,
-        target: &Target,
+        decided: Decided,
         limit: Option<Footprint>,
-        health: HealthView,
-        mut resolution: Resolution,
         mut outcome: Outcome,
     ) -> Option<Settled> {
+        let Decided {
+            target,
+            health,
+            mut resolution,
+        } = decided;
         let settled = outcome.is_settled();
         let unlimited = limit.is_none();
         let wrote = outcome.wrote;
@@ -521,8 +400,8 @@ impl<O: Outside> Engine<O> {
         resolution.wanted.routes = Vec::new();
         // What came between the read and the write was not decided on, and what an uncertain read left out may be found by the next.
         let decided_on = !wrote && !self.last.kernel.uncertain_v6;
-        (unlimited && decided_on).then(|| Settled {
-            target: target.clone(),
+        (unlimited && decided_on).then_some(Settled {
+            target,
             health,
             wanted: resolution.wanted,
         })
@@ -535,138 +414,6 @@ impl<O: Outside> Engine<O> {
         self.last.failures = self.last.failures.saturating_add(1);
         self.causes.again(self.now() + pause);
     }
-
-    // --- gateways ---
-
-    /// One probe task for each gateway and check of the sets that apply.
-    fn watch_gateways(&mut self, target: &Target, kernel: &Kernel) {
-        let ownership = self.ownership();
-        let health = self.health.borrow().clone();
-        let config = config_of(target);
-        let inputs = Inputs {
-            config,
-            kernel,
-            facts: &target.facts,
-            health: &health,
-            ownership: &ownership,
-        };
-        // Later the kernel shows this agent's own verdicts.
-        let new = inputs
-            .applicable()
-            .any(|set| !self.last.adopted.contains(&set.name));
-        let adopted = match (new, &target.source) {
-            (false, _) => BTreeSet::new(),
-            (true, Source::Config(loaded)) => resolve::taken_out_before(&inputs, &loaded.revision),
-            (true, Source::Adopted(_)) => resolve::taken_out(&inputs),
-        };
-        let mut wanted = BTreeMap::new();
-        for set in inputs.applicable() {
-            for gateway in &set.gateways {
-                let key = ProbeKey {
-                    gateway: *gateway,
-                    check: set.health_check.clone(),
-                };
-                wanted.entry(key).or_insert_with(|| path(*gateway, kernel));
-            }
-            self.last.adopted.insert(set.name.clone());
-        }
-        self.outside.probe(&wanted, &adopted, kernel);
-    }
-
-    /// Re-points groups at once; the whole pass that verifies it follows.
-    pub(super) async fn health_changed(&mut self) {
-        let health = self.health.borrow_and_update().clone();
-        self.causes.health_changed(self.outside.now());
-        if let Some((target, limit)) = self
-            .last
-            .target
-            .clone()
-            .filter(|_| self.rollout.may_repoint())
-        {
-            let ownership = self.ownership();
-            // Which gateway is in use is what the kernel has, not what the last pass that worked read.
-            let decide = |kernel: &Kernel| {
-                let mut wanted = resolve::regroup(&Inputs {
-                    config: config_of(&target),
-                    kernel,
-                    facts: &target.facts,
-                    health: &health,
-                    ownership: &ownership,
-                });
-                if let Some(limit) = &limit {
-                    limit.restrict(&mut wanted);
-                }
-                wanted
-            };
-            match self.applier.repoint(&self.last.kernel, decide).await {
-                Ok((changed, took)) if changed.any() => {
-                    self.metrics.changed(Change::Nexthop, changed.nexthops);
-                    let took_ms = took.as_millis();
-                    tracing::info!(
-                        groups = changed.nexthops,
-                        took_ms,
-                        "Nexthop groups re-pointed"
-                    );
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    self.metrics.ip_failed();
-                    tracing::warn!("Nexthop groups could not be re-pointed: {error:#}");
-                }
-            }
-        }
-        self.publish();
-    }
-
-    // --- records of revisions ---
-
-    /// What the kernel has to record. While a change is undecided, no record goes.
-    fn records(&self, kernel: &Kernel) -> BTreeSet<u32> {
-        let mut records = self.rollout.records();
-        if !self.rollout.records_are_final() {
-            records.extend(kernel.records(&self.ownership()));
-        }
-        records
-    }
-
-    /// Makes the records equal to what is true once nothing is undecided, or a change is out of the kernel again.
-    async fn settle_records(&mut self) {
-        if self.rollout.is_undecided() && !self.rollout.is_rolled_back() {
-            return;
-        }
-        let records = self.records(&self.last.kernel);
-        let lines = records_to(&records, &self.last.kernel, &self.ownership());
-        if lines.is_empty() {
-            return;
-        }
-        match self.applier.write_few(&lines).await {
-            // Seen again at the next read; a record that is missing costs a question to the API server after a restart.
-            Ok(()) => self.last.kernel.set_records(&records, &self.ownership()),
-            Err(error) => tracing::debug!("The records could not be written: {error:#}"),
-        }
-    }
-
-    /// Nexthop objects that nothing uses go at the periodic read only: until then a change can be reverted in one step.
-    async fn sweep(&mut self, resync: bool) {
-        let unused: Vec<u32> = self
-            .last
-            .unused
-            .iter()
-            .copied()
-            .filter(|id| !nexthop_id::is_revision(*id))
-            .collect();
-        if !resync || unused.is_empty() || self.rollout.is_undecided() {
-            return;
-        }
-        match self.applier.sweep(&unused).await {
-            Ok(()) => {
-                tracing::debug!(count = unused.len(), "Unused nexthop objects removed");
-                self.last.unused.clear();
-            }
-            // Tried again at the next periodic read.
-            Err(error) => tracing::debug!("Unused nexthop objects could not be removed: {error:#}"),
-        }
-    }
 }
 
 /// The sets of a target, or those that stand for the groups of an adopted one.
@@ -677,40 +424,9 @@ pub(super) fn config_of(target: &Target) -> &Config {
     }
 }
 
-/// Whether routes would be decided alike; round-trip times are for reports.
-fn same_verdicts(one: &HealthView, other: &HealthView) -> bool {
-    let verdict = |(key, health): (&ProbeKey, &Health)| {
-        (
-            key.clone(),
-            health.state,
-            health.ever_up,
-            health.reason.clone(),
-        )
-    };
-    one.iter().map(verdict).eq(other.iter().map(verdict))
-}
-
 fn without_routes(kernel: Kernel) -> Kernel {
     Kernel {
         own: Vec::new(),
         ..kernel
     }
-}
-
-/// How a gateway is reached now; `None` while it is not.
-fn path(gateway: std::net::IpAddr, kernel: &Kernel) -> Option<ProbePath> {
-    let dev = protected::next_hop(gateway, kernel).ok()?;
-    let link = kernel.links.iter().find(|link| link.name == dev)?;
-    // The address whose subnet the gateway is in, as the kernel would choose.
-    let near = link
-        .addresses
-        .iter()
-        .find(|(a, len)| Prefix::masked(*a, *len).contains(gateway))
-        .map(|(a, _)| *a);
-    let source = near.or_else(|| link.source(Family::of(gateway)))?;
-    Some(ProbePath {
-        dev,
-        index: link.index,
-        source,
-    })
 }

@@ -58,23 +58,29 @@ impl Ranges {
     /// Whether every address of the prefix is in it.
     pub fn covers(&self, prefix: Prefix) -> bool {
         let (first, last) = prefix.range();
-        self.within(prefix)
+        self.from(prefix)
             .first()
             .is_some_and(|span| span.0 <= first && span.1 >= last)
     }
 
     /// Whether any address of the prefix is in it.
     pub fn touches(&self, prefix: Prefix) -> bool {
-        !self.within(prefix).is_empty()
+        let last = prefix.range().1;
+        self.from(prefix).first().is_some_and(|span| span.0 <= last)
     }
 
     /// The spans that share an address with the prefix; they may reach beyond it.
     pub fn within(&self, prefix: Prefix) -> &[Span] {
+        let spans = self.from(prefix);
+        let last = prefix.range().1;
+        &spans[..spans.partition_point(|span| span.0 <= last)]
+    }
+
+    /// The spans that do not end before the prefix.
+    fn from(&self, prefix: Prefix) -> &[Span] {
         let spans = self.spans(prefix.family());
-        let (first, last) = prefix.range();
-        let from = spans.partition_point(|span| span.1 < first);
-        let len = spans[from..].partition_point(|span| span.0 <= last);
-        &spans[from..from + len]
+        let first = prefix.range().0;
+        &spans[spans.partition_point(|span| span.1 < first)..]
     }
 
     /// Addresses in this one and not in the other.

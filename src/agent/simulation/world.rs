@@ -133,7 +133,9 @@ impl World {
                 self.directory = directory;
                 self.narrow();
                 if let Some(agent) = self.running() {
+                    at_once(agent.engine.read_ahead());
                     agent.engine.step(Event::Read(read(directory)));
+                    self.returned()?;
                 }
             }
             Action::Labels(labels) => {
@@ -327,6 +329,7 @@ impl World {
             rollout: Rollout::new(CONFIRM, no_facts_yet()),
             repair_limit: RepairLimit::default(),
             causes: Causes::default(),
+            ahead: None,
             last: LastPass::default(),
             lookups: Lookups::default(),
             report: Report::default(),

@@ -201,14 +201,20 @@ impl Plan {
                 .or_insert_with(|| (wanted.describe(&target), describe_now(kernel, &target)));
         }
         // One that goes to another group is written itself.
-        let stays = |r: &&OwnRoute| {
+        let stays = |r: &OwnRoute| {
             wanted
                 .routes
                 .binary_search_by(|w| w.key.cmp(&r.key))
                 .is_ok_and(|n| wanted.routes[n].target == r.target)
         };
-        kernel.own.iter().filter(stays).filter_map(move |r| {
-            let (now, before) = words.get(&r.target.nexthop()?)?;
+        // Without a group of which there is something to say, no route is looked at.
+        let routes = if words.is_empty() {
+            &[][..]
+        } else {
+            &kernel.own
+        };
+        routes.iter().filter_map(move |r| {
+            let (now, before) = words.get(&r.target.nexthop()?).filter(|_| stays(r))?;
             Some(format!("~ {} {now} (was {before})", r.key.prefix))
         })
     }

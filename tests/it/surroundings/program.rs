@@ -229,3 +229,22 @@ fn a_resync_reads_no_routes_by_ip_until_something_is_another() {
     assert!(wait_until(SOON, gone), "{}", node.status());
     assert!(count("route save") > before);
 }
+
+#[test]
+fn a_route_that_is_lost_while_the_kernel_is_read_for_an_edit_comes_back_without_a_resync() {
+    let mut node = Numbered::new(Lab::new());
+    let agent = node.agent(&["--resync", "10m"]);
+    node.is_well(&agent);
+    // `ip` has read the routes, and the agent waits for its end.
+    let (read, go) = (node.dir.path().join("read"), node.dir.path().join("go"));
+    node.ip_does(&format!(
+        "case \"$*\" in *'-4 route save'*) $real \"$@\"; : >{}; while [ ! -e {} ]; do /bin/sleep 0.02; done; exit 0;; esac",
+        read.display(),
+        go.display()
+    ));
+    node.edit();
+    assert!(wait_until(SOON, || read.exists()), "{}", agent.said());
+    node.lab.ip(NODE, "route del 203.0.113.0/24 proto 230");
+    fs::write(go, "").unwrap();
+    node.is_well(&agent);
+}

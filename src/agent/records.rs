@@ -1,0 +1,60 @@
+//! The records of revisions in the kernel, and nexthop objects that nothing uses.
+//!
+//! I/O through the applier. Which records are true is `rollout`'s.
+
+use std::collections::BTreeSet;
+
+use super::engine::{Engine, Outside};
+use crate::net::nexthop_id;
+use crate::routing::diff::records_to;
+use crate::routing::state::Kernel;
+
+impl<O: Outside> Engine<O> {
+    /// What the kernel has to record. While a change is undecided, no record goes.
+    pub(super) fn records(&self, kernel: &Kernel) -> BTreeSet<u32> {
+        let mut records = self.rollout.records();
+        if !self.rollout.records_are_final() {
+            records.extend(kernel.records(&self.ownership()));
+        }
+        records
+    }
+
+    /// Makes the records equal to what is true once nothing is undecided, or a change is out of the kernel again.
+    pub(super) async fn settle_records(&mut self) {
+        if self.rollout.is_undecided() && !self.rollout.is_rolled_back() {
+            return;
+        }
+        let records = self.records(&self.last.kernel);
+        let lines = records_to(&records, &self.last.kernel, &self.ownership());
+        if lines.is_empty() {
+            return;
+        }
+        match self.applier.write_few(&lines).await {
+            // Seen again at the next read; a record that is missing costs a question to the API server after a restart.
+            Ok(()) => self.last.kernel.set_records(&records, &self.ownership()),
+            Err(error) => tracing::debug!("The records could not be written: {error:#}"),
+        }
+    }
+
+    /// Nexthop objects that nothing uses go at the periodic read only: until then a change can be reverted in one step.
+    pub(super) async fn sweep(&mut self, resync: bool) {
+        let unused: Vec<u32> = self
+            .last
+            .unused
+            .iter()
+            .copied()
+            .filter(|id| !nexthop_id::is_revision(*id))
+            .collect();
+        if !resync || unused.is_empty() || self.rollout.is_undecided() {
+            return;
+        }
+        match self.applier.sweep(&unused).await {
+            Ok(()) => {
+                tracing::debug!(count = unused.len(), "Unused nexthop objects removed");
+                self.last.unused.clear();
+            }
+            // Tried again at the next periodic read.
+            Err(error) => tracing::debug!("Unused nexthop objects could not be removed: {error:#}"),
+        }
+    }
+}
