@@ -16,6 +16,10 @@ import page
 from contest import Contest, Results
 
 SIZES = (10, 100, 1000, 10000, 50000)
+FORBIDDEN = (
+    "it needs network namespaces of its own. Run it as root, or let ordinary users make them: user.max_user_namespaces above 0, and "
+    "kernel.unprivileged_userns_clone=1 (Debian) or kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu) where there is such a setting."
+)
 
 
 def main(binary):
@@ -58,8 +62,12 @@ def inside_namespaces(binary):
     """Starts this program again where it may do as it likes."""
     user = [] if os.getuid() == 0 else ["--user", "--map-root-user"]
     here = os.path.dirname(os.path.abspath(__file__))
-    command = ["unshare", *user, "--mount", "--net", sys.executable, here, "--inside", os.path.abspath(binary)]
-    return subprocess.run(command, check=False).returncode
+    namespaces = ["unshare", *user, "--mount", "--net"]
+    tried = subprocess.run([*namespaces, "true"], check=False, stderr=subprocess.PIPE, text=True)
+    if tried.returncode:
+        print(f"bench: {tried.stderr.strip()}\nbench: {FORBIDDEN}", file=sys.stderr)
+        return 2
+    return subprocess.run([*namespaces, sys.executable, here, "--inside", os.path.abspath(binary)], check=False).returncode
 
 
 if __name__ == "__main__":
