@@ -12,6 +12,9 @@ use crate::routing::state::Kernel;
 /// For how long a read ahead is good: an edit waits for an answer of the API server that long.
 const FRESH: Duration = QUESTION;
 
+/// From so many routes on a read takes long enough to be worth the memory of both at once. The simulation has few.
+const WORTH_IT: usize = if cfg!(test) { 1 } else { 20_000 };
+
 /// A read that was made before the pass that it is for was due.
 pub(super) struct Ahead {
     kernel: Kernel,
@@ -21,10 +24,13 @@ pub(super) struct Ahead {
 }
 
 impl<O: Outside> Engine<O> {
-    /// Reads the kernel for the pass that an edit will cause. A notification that is taken up before that pass discards the read; one
+    /// Reads a long table for the pass that an edit will cause. A notification that is taken up before that pass discards the read; one
     /// that is taken up later causes another pass, as if it had come during a read of the pass itself.
     pub(super) async fn read_ahead(&mut self) {
         self.ahead = None;
+        if self.last.installed.values().sum::<usize>() < WORTH_IT {
+            return;
+        }
         let begun = self.now();
         // Where it fails, the pass will read, and report what is wrong.
         if let Ok(kernel) = self.read().await {
