@@ -247,9 +247,13 @@ impl<O: Outside> Engine<O> {
             .rollout
             .needs_adoption(&records)
             .then(|| self.adopt(kernel));
+        let mut footprint = before.clone();
+        if kernel.uncertain_v6 {
+            footprint = footprint.or_any_v6();
+        }
         let event = Event::Found {
             records,
-            footprint: (!kernel.uncertain_v6).then(|| before.clone()),
+            footprint,
             adopted,
         };
         self.advance(event);

@@ -66,8 +66,8 @@ pub enum Event {
     Found {
         /// Ids of our records.
         records: BTreeSet<u32>,
-        /// What of ours it has; `None` where the read was uncertain.
-        footprint: Option<Footprint>,
+        /// What of ours it has.
+        footprint: Footprint,
         /// What the kernel holds of ours.
         adopted: Option<Arc<Adopted>>,
     },

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::net::nexthop_id;
+use crate::net::prefix::Family;
 use crate::net::prefix::value_of;
 use crate::routing::adopt::Adopted;
 use crate::routing::batch::Ownership;
@@ -73,7 +74,12 @@ impl Target {
 /// Everything that can lead packets elsewhere: a sorted hash of each route and of each gateway's nexthop object. Blackhole nexthops
 /// and duplicates are no part of it, nor are groups' members: what health does with confirmed gateways is no change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Footprint(Arc<[u64]>);
+pub struct Footprint {
+    /// Sorted.
+    hashes: Arc<[u64]>,
+    /// Any IPv6 route counts as part of it; see [`Footprint::or_any_v6`].
+    any_v6: bool,
+}
 
 impl Footprint {
     /// Of a wanted state.
@@ -104,7 +110,24 @@ impl Footprint {
         hashes.extend(routes.iter().map(route_hash));
         hashes.extend(gateways);
         hashes.sort_unstable();
-        Self(hashes.into())
+        Self {
+            hashes: hashes.into(),
+            any_v6: false,
+        }
+    }
+
+    /// Of a read that may have left IPv6 routes out: nobody knows which of those were there. Their gateways' objects are known.
+    #[must_use]
+    pub fn or_any_v6(self) -> Self {
+        Self {
+            any_v6: true,
+            ..self
+        }
+    }
+
+    /// Whether it was made from a read that may have left routes out.
+    pub const fn is_uncertain(&self) -> bool {
+        self.any_v6
     }
 
     /// The same, in the memory of the other where that is equal.
@@ -115,21 +138,21 @@ impl Footprint {
 
     /// Whether there is something in it that `confirmed` has not.
     pub fn exceeds(&self, confirmed: &Self) -> bool {
-        let mut there = confirmed.0.iter().peekable();
-        self.0.iter().any(|hash| {
+        let mut there = confirmed.hashes.iter().peekable();
+        self.hashes.iter().any(|hash| {
             while there.next_if(|other| *other < hash).is_some() {}
-            there.peek() != Some(&hash)
+            there.peek() != Some(&hash) && !(confirmed.any_v6 && is_of_v6_route(*hash))
         })
     }
 
     /// What this had, `allowed` still has, and `now` has not: counts of routes and of nexthop objects.
     pub fn missing_in(&self, now: &Self, allowed: &Self) -> (usize, usize) {
-        if Arc::ptr_eq(&self.0, &now.0) {
+        if Arc::ptr_eq(&self.hashes, &now.hashes) {
             return (0, 0);
         }
-        let has = |of: &Self, hash: &u64| of.0.binary_search(hash).is_ok();
+        let has = |of: &Self, hash: &u64| of.hashes.binary_search(hash).is_ok();
         let gone = self
-            .0
+            .hashes
             .iter()
             .filter(|hash| !has(now, hash) && has(allowed, hash));
         gone.fold((0, 0), |(routes, nexthops), hash| match hash & 1 {
@@ -147,12 +170,17 @@ impl Footprint {
         }
         missing.sort_unstable();
         let stays = |hash: &&u64| missing.binary_search(hash).is_err();
-        Self(self.0.iter().filter(stays).copied().collect())
+        Self {
+            hashes: self.hashes.iter().filter(stays).copied().collect(),
+            any_v6: self.any_v6,
+        }
     }
 
     /// Takes out of `wanted` whatever is not in this footprint.
     pub fn restrict(&self, wanted: &mut Wanted) {
-        let has = |hash: u64| self.0.binary_search(&hash).is_ok();
+        let has = |hash: u64| {
+            self.hashes.binary_search(&hash).is_ok() || (self.any_v6 && is_of_v6_route(hash))
+        };
         let held_back: Vec<WantedNexthop> = wanted
             .nexthops
             .iter()
@@ -185,11 +213,11 @@ impl Footprint {
 
     /// One number for all of it, to recognise it again.
     pub fn fingerprint(&self) -> u64 {
-        hash(&self.0)
+        hash(&self.hashes)
     }
 }
 
-/// Even for routes and odd for nexthops, so that they can be counted apart. In one piece, because there may be 250,000 of them.
+/// Even for routes and odd for nexthops, so that they can be counted apart; the next bit is an IPv6 route's. In one piece, because there may be 250,000 of them.
 fn route_hash(route: &OwnRoute) -> u64 {
     let RouteKey {
         prefix,
@@ -211,7 +239,11 @@ fn route_hash(route: &OwnRoute) -> u64 {
     let mut hasher = DefaultHasher::new();
     hasher.write(&bytes);
     hasher.write(words.as_bytes());
-    hasher.finish() & !1
+    hasher.finish() & !3 | u64::from(prefix.family() == Family::V6) << 1
+}
+
+const fn is_of_v6_route(hash: u64) -> bool {
+    hash & 3 == 2
 }
 
 /// None for a duplicate: it leads where its gateway's own object does.

@@ -30,7 +30,7 @@ impl Rollout {
     pub(super) fn found(
         &mut self,
         records: &BTreeSet<u32>,
-        footprint: Option<Footprint>,
+        footprint: Footprint,
         adopted: Option<Arc<Adopted>>,
         now: Clock,
     ) -> Vec<Effect> {
@@ -40,6 +40,7 @@ impl Rollout {
         if let Some(target) = newest.clone().filter(|_| self.is_made_from_newest(records)) {
             self.target = Some(target.clone());
             // What it had not brought yet when the earlier agent ended is a change.
+            let footprint = Some(footprint);
             self.confirmed = Some(Confirmed { target, footprint });
             self.phase = Phase::Settled;
             return vec![Effect::Pass];

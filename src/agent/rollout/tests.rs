@@ -108,7 +108,7 @@ impl Scene {
         let adopted = adopted.filter(|_| self.rollout.needs_adoption(&records));
         self.step(Event::Found {
             records,
-            footprint: None,
+            footprint: prints(ONE),
             adopted,
         })
     }

@@ -138,7 +138,8 @@ impl Rollout {
             Phase::Settled => {
                 self.unsettled &= left;
                 let is_new = self.confirmed.as_ref().is_none_or(|confirmed| {
-                    confirmed.target != target || confirmed.footprint.is_none()
+                    let known = confirmed.footprint.as_ref();
+                    confirmed.target != target || known.is_none_or(Footprint::is_uncertain)
                 });
                 // What is held back is not in the kernel.
                 if is_new && !left && self.held.is_none() {

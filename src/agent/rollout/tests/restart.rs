@@ -7,7 +7,7 @@ fn what_an_earlier_agent_had_not_brought_when_it_ended_is_guarded() {
     let mut scene = Scene::new(facts("web"));
     scene.read(good(A)).step(Event::Found {
         records: nexthop_id::applied(A).into_iter().collect(),
-        footprint: Some(prints(ONE)),
+        footprint: prints(ONE),
         adopted: None,
     });
     scene.pass(ONE);
@@ -16,6 +16,33 @@ fn what_an_earlier_agent_had_not_brought_when_it_ended_is_guarded() {
     assert_eq!(scene.effects, [Effect::AskForNode], "a link came up");
     scene.answered().pass(TWO).silence().pass(ONE).answered();
     assert!(scene.rollout.holds_routes());
+}
+
+#[test]
+fn a_first_read_that_may_leave_ipv6_routes_out_still_shows_which_of_ipv4_are_a_change() {
+    let start = || {
+        let mut scene = Scene::new(facts("web"));
+        scene.read(good(A)).step(Event::Found {
+            records: nexthop_id::applied(A).into_iter().collect(),
+            footprint: prints(ONE).or_any_v6(),
+            adopted: None,
+        });
+        scene
+    };
+    let mut scene = start();
+    scene.pass(TWO);
+    assert_eq!(scene.effects, [Effect::AskForNode]);
+    scene.answered().pass(TWO).silence().pass(ONE).answered();
+    assert!(scene.rollout.holds_routes());
+    let mut unseen = start();
+    unseen.pass(&["203.0.113.0/24", "2001:db8:5::/48"]);
+    assert_eq!(unseen.effects, [], "it may have been there");
+    unseen.pass(&["203.0.113.0/24", "2001:db8:5::/48", "2001:db8:6::/48"]);
+    assert_eq!(
+        unseen.effects,
+        [Effect::AskForNode],
+        "known since the first pass"
+    );
 }
 
 #[test]
