@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::super::target::Loaded;
+use super::super::target::{Loaded, Target};
 use super::super::transitions::Stage;
 use super::{Newest, Phase, Rollout};
 
@@ -116,15 +116,17 @@ impl Rollout {
         }
     }
 
-    /// Whether the newest configuration is in force and confirmed.
+    /// Whether the newest configuration is in force and confirmed, with what is known of the node now.
     pub fn is_at_newest(&self) -> bool {
         let Newest::Good(loaded) = &self.newest else {
             return false;
         };
-        let in_force = self.confirmed.as_ref().and_then(|c| c.target.revision());
+        let in_force = self.confirmed.as_ref().map(|c| &c.target);
         matches!(self.phase, Phase::Settled)
             && !self.unsettled
-            && in_force == Some(loaded.revision.as_str())
+            && in_force.and_then(Target::revision) == Some(loaded.revision.as_str())
+            // Other labels that are followed since this step are not written yet.
+            && in_force == self.target.as_ref()
             && self.misfits.is_empty()
             && !self.holds_routes()
     }

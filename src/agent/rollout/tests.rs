@@ -366,6 +366,16 @@ fn an_answer_that_no_read_has_followed_confirms_nothing() {
 }
 
 #[test]
+fn labels_that_are_followed_are_in_force_once_a_pass_has_written_them() {
+    let mut scene = settled();
+    scene.step(Event::Facts(facts("db")));
+    assert_eq!(scene.stage(), Stage::Settled);
+    assert!(!scene.rollout.is_at_newest());
+    scene.pass(ONE);
+    assert!(scene.rollout.is_at_newest());
+}
+
+#[test]
 fn a_revision_stays_rejected_when_other_routes_are_taken_back_after_it() {
     let mut scene = confirming();
     scene.silence().pass(ONE).answered();
