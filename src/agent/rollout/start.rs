@@ -9,6 +9,7 @@ use super::super::target::{Footprint, Source, Target};
 use super::{Baseline, Change, Clock, Confirmed, Effect, Misfit, Newest, Phase, Rollout};
 use crate::net::nexthop_id;
 use crate::routing::adopt::Adopted;
+use crate::routing::node_facts::Facts;
 
 impl Rollout {
     /// Whether what the kernel holds has to be adopted, because the newest configuration did not make it.
@@ -143,6 +144,10 @@ impl Rollout {
         let Some(target) = self.target.take() else {
             return Vec::new();
         };
+        if let Phase::RollingBack { change } | Phase::RolledBack { change, .. } = &self.phase {
+            let facts = change.target.facts.clone();
+            return self.rolls_back_with(facts);
+        }
         let is_next = matches!(self.phase, Phase::Writing { .. } | Phase::Asking { .. });
         // What the kernel holds of a change that is undecided may be what silences the API server.
         let takes_back = is_next && self.unsettled;
@@ -161,6 +166,23 @@ impl Rollout {
         if is_next {
             self.phase = Phase::Settled;
         }
+        vec![Effect::Pass]
+    }
+
+    /// What was confirmed before the facts were known clashes, because what a change brought looks as if it had been there. That is nothing
+    /// to adopt. With the change's facts, what was confirmed makes no more than its footprint; if they clash too, nothing of ours stays.
+    fn rolls_back_with(&mut self, facts: Facts) -> Vec<Effect> {
+        let before = self.confirmed.take();
+        self.confirmed = before
+            .filter(|before| before.footprint.is_some() && before.target.facts != facts)
+            .map(|before| Confirmed {
+                target: Target {
+                    source: before.target.source,
+                    facts,
+                },
+                footprint: before.footprint,
+            });
+        self.target = Some(self.before());
         vec![Effect::Pass]
     }
 }

@@ -46,6 +46,41 @@ fn a_first_read_that_may_leave_ipv6_routes_out_still_shows_which_of_ipv4_are_a_c
 }
 
 #[test]
+fn what_clashes_while_a_change_is_taken_back_does_not_make_the_change_confirmed() {
+    let rolling_back = || {
+        let mut scene = Scene::new(not_yet());
+        scene.read(good(A)).found(&[], None).silence();
+        scene
+            .written(&[], false, false)
+            .step(Event::Facts(facts("web")));
+        scene.pass(ONE).answered().pass(ONE).silence();
+        assert_eq!((scene.stage(), scene.revision()), (Stage::RollingBack, A));
+        let (why, found) = ("both apply".to_owned(), adopted());
+        scene.step(Event::Clash { why, found });
+        scene
+    };
+    let mut scene = rolling_back();
+    assert_eq!((scene.stage(), scene.revision()), (Stage::RollingBack, A));
+    assert!(scene.is_held_back(ONE), "nothing of it was confirmed");
+    scene.pass(ONE).answered();
+    assert!(scene.rollout.holds_routes() && scene.rollout.clash().is_none());
+    scene.pass(ONE);
+    assert_eq!(
+        (scene.stage(), scene.is_held_back(ONE)),
+        (Stage::Settled, true)
+    );
+    let mut again = rolling_back();
+    let (why, found) = ("both apply".to_owned(), adopted());
+    again.step(Event::Clash { why, found });
+    assert_eq!(
+        (again.stage(), again.revision()),
+        (Stage::RollingBack, "none")
+    );
+    again.pass(&[]).answered();
+    assert_eq!(again.rollout.rejected_revision().as_deref(), Some(A));
+}
+
+#[test]
 fn of_two_changes_that_an_earlier_agent_left_neither_is_blamed() {
     let mut scene = Scene::new(facts("web"));
     let records = [nexthop_id::unconfirmed(A), nexthop_id::unconfirmed(B)];
