@@ -162,16 +162,14 @@ impl World {
             Footprint::default()
         };
         let rules = &mut self.rules;
-        if has_way {
-            rules.away_since = None;
-        } else {
-            let since = *rules.away_since.get_or_insert(now);
-            if now >= since + BLIP {
-                rules.excused = true;
-                // A change that it was taken back for may not have been the cause, and is made after all.
-                rules.rejected = rules.rejected.take().filter(|_| settled);
-            }
+        // Looked at also when it comes back: between two steps it may have been away for longer than the last one saw.
+        let since = rules.away_since.take().or((!has_way).then_some(now));
+        if since.is_some_and(|since| now >= since + BLIP) {
+            rules.excused = true;
+            // A change that it was taken back for may not have been the cause, and is made after all.
+            rules.rejected = rules.rejected.take().filter(|_| settled);
         }
+        rules.away_since = since.filter(|_| !has_way);
         if settled {
             if blocked && rules.excused {
                 rules.in_force_unguarded = Some(harm);
