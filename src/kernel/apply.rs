@@ -76,8 +76,14 @@ impl<T: RouteTable> Applier<T> {
         let once_refused = plan.nexthops.iter().filter(|(id, _)| refused.contains(id));
         again.nexthops.extend(once_refused.cloned());
         if !again.is_empty() {
+            // The batch may have stopped before them, and what is written now needs them as much.
+            let marks: Vec<_> = marks
+                .iter()
+                .filter(|m| is_due(m, &kernel))
+                .cloned()
+                .collect();
             kernel = self
-                .once_more(&possible, &plan, again, kernel, &mut outcome)
+                .once_more(&possible, &plan, again, kernel, &marks, &mut outcome)
                 .await?;
         }
         let left = diff(wanted, &kernel, &self.ownership, self.resilient);
@@ -135,6 +141,7 @@ impl<T: RouteTable> Applier<T> {
         first: &Plan,
         left: Plan,
         kernel: Kernel,
+        marks: &[Line<'static>],
         outcome: &mut Outcome,
     ) -> anyhow::Result<Kernel> {
         let has = |m: &Member| kernel.nexthops.contains_key(&m.id);
@@ -157,7 +164,7 @@ impl<T: RouteTable> Applier<T> {
         drop(kernel);
         let complaints = std::mem::take(&mut outcome.complaints);
         outcome.words.clear();
-        self.write(&[], &plan, false, outcome).await?;
+        self.write(marks, &plan, false, outcome).await?;
         let kernel = self.read_back(wanted, first, outcome).await?;
         if refused
             && plan.groups.iter().all(|g| {
@@ -387,6 +394,15 @@ enum Ran {
     Refused,
     /// A run of `ip` ended before its last line; what came after it was not tried.
     Stopped,
+}
+
+/// Whether a mark is still to be written.
+fn is_due(mark: &Line<'_>, kernel: &Kernel) -> bool {
+    match mark {
+        Line::BlackholeNexthop { id } => !kernel.nexthops.contains_key(id),
+        Line::DeleteNexthop { id } => kernel.nexthops.contains_key(id),
+        _ => true,
+    }
 }
 
 /// Gateways of a plan that are not in the kernel after it.

@@ -329,6 +329,25 @@ fn what_changed_is_what_a_read_back_shows() {
 }
 
 #[test]
+fn records_that_a_batch_did_not_reach_are_written_by_the_second_try() {
+    let mut applier = applier();
+    let ids: BTreeSet<u32> = [
+        "aaaaaaaaaaaa",
+        "bbbbbbbbbbbb",
+        "cccccccccccc",
+        "dddddddddddd",
+    ]
+    .into_iter()
+    .flat_map(crate::net::nexthop_id::applied)
+    .collect();
+    let found = applier.table.kernel();
+    let marks = crate::routing::diff::records_to(&ids, &found, &OURS);
+    applier.table.fail_at(1, Fault::StopsSilently);
+    now(applier.apply(&many(1, &[1]), found, &marks)).unwrap();
+    assert_eq!(applier.table.kernel().records(&OURS), ids);
+}
+
+#[test]
 fn nothing_is_deleted_while_a_write_before_it_did_not_run() {
     let halves = |n: u32| {
         let (address, len) = (prefix(n).address(), prefix(n).len() + 1);
