@@ -19,7 +19,6 @@ use crate::kernel::ip::{Hung, RouteTable as _, Unfit};
 use crate::net::nexthop_id;
 use crate::report::status::{Problem, ProblemKind};
 use crate::routing::adopt::Adopted;
-use crate::routing::diff::records_to;
 use crate::routing::exclude::Clash;
 use crate::routing::resolve::{Inputs, Resolution, SetView, resolve};
 use crate::routing::state::Kernel;
@@ -195,9 +194,9 @@ impl<O: Outside> Engine<O> {
         } = admitted;
         let vanished = self.last.footprint.missing_in(&before, &allowed);
         // In the kernel before the batch changes anything.
-        let records = records_to(&self.records(&kernel), &kernel, &self.ownership());
+        let records = self.records(&kernel);
         let wanted = &decided.resolution.wanted;
-        let outcome = match self.applier.apply(wanted, kernel, &records).await {
+        let outcome = match self.applier.apply(wanted, kernel, Some(&records)).await {
             Ok(outcome) => outcome,
             Err(error) => {
                 let event = Event::WriteUnknown { planned: allowed };

@@ -177,11 +177,11 @@ pub async fn apply(args: ApplyArgs) -> anyhow::Result<u8> {
         Err(refused) => return refused.report(args.output).map(|()| 1),
     };
     let records = nexthop_id::applied(&revision).into_iter().collect();
-    let lines = records_to(&records, &kernel, &applier.ownership);
-    let outcome = applier.apply(&resolution.wanted, kernel, &lines).await?;
-    if !outcome.changed.any() {
-        applier.write_few(&lines).await?;
-    }
+    let outcome = applier
+        .apply(&resolution.wanted, kernel, Some(&records))
+        .await?;
+    let lines = records_to(&records, &outcome.kernel, &applier.ownership);
+    applier.write_few(&lines).await?;
     let unused: Vec<u32> = outcome
         .left
         .unused

@@ -18,7 +18,7 @@ pub use crate::kernel::ip::CHURN;
 use crate::kernel::ip::{CHUNK, RouteTable};
 use crate::net::prefix::Family;
 use crate::routing::batch::{Line, Ownership};
-use crate::routing::diff::{Plan, RouteWrite, Wanted, diff, diff_nexthops};
+use crate::routing::diff::{Plan, RouteWrite, Wanted, diff, diff_nexthops, records_to};
 use crate::routing::state::{Kernel, Member, NexthopKind, OwnRoute, RouteKey, Target};
 pub use outcome::{Counts, Outcome};
 
@@ -41,12 +41,13 @@ pub struct Applier<T> {
 
 impl<T: RouteTable> Applier<T> {
     /// Brings the kernel from what was `found` to what is wanted, reads it back, and tries once more what is missing.
-    /// `marks` record in the kernel what the change is; with something to change, they are written first.
+    /// `records` are the records of revisions that the kernel has to have from then on, or `None` to leave them; with something to
+    /// change, they are written first.
     pub async fn apply(
         &mut self,
         wanted: &Wanted,
         found: Kernel,
-        marks: &[Line<'static>],
+        records: Option<&BTreeSet<u32>>,
     ) -> anyhow::Result<Outcome> {
         let plan = diff(wanted, &found, &self.ownership, self.resilient);
         if plan.is_empty() {
@@ -61,9 +62,10 @@ impl<T: RouteTable> Applier<T> {
             examples: plan.describe(wanted, &found).take(EXAMPLES).collect(),
             ..Outcome::default()
         };
+        let lines = self.lines_of(records, &found);
         drop(found);
         let started = Instant::now();
-        self.write(marks, &plan, true, &mut outcome).await?;
+        self.write(&lines, &plan, true, &mut outcome).await?;
         outcome.writing = started.elapsed();
         let mut kernel = self.read_back(wanted, &plan, &outcome).await?;
         let refused = refused(&plan, &kernel);
@@ -77,13 +79,9 @@ impl<T: RouteTable> Applier<T> {
         again.nexthops.extend(once_refused.cloned());
         if !again.is_empty() {
             // The batch may have stopped before them, and what is written now needs them as much.
-            let marks: Vec<_> = marks
-                .iter()
-                .filter(|m| is_due(m, &kernel))
-                .cloned()
-                .collect();
+            let lines = self.lines_of(records, &kernel);
             kernel = self
-                .once_more(&possible, &plan, again, kernel, &marks, &mut outcome)
+                .once_more(&possible, &plan, again, kernel, &lines, &mut outcome)
                 .await?;
         }
         let left = diff(wanted, &kernel, &self.ownership, self.resilient);
@@ -108,6 +106,12 @@ impl<T: RouteTable> Applier<T> {
         outcome.words.retain(|key, _| missing.contains(key));
         (outcome.kernel, outcome.left) = (kernel, left);
         Ok(outcome)
+    }
+
+    fn lines_of(&self, records: Option<&BTreeSet<u32>>, kernel: &Kernel) -> Vec<Line<'static>> {
+        records.map_or_else(Vec::new, |records| {
+            records_to(records, kernel, &self.ownership)
+        })
     }
 
     /// What the kernel has after writing the plan. Where the read is uncertain, what was there before counts as there, and so does
@@ -141,7 +145,7 @@ impl<T: RouteTable> Applier<T> {
         first: &Plan,
         left: Plan,
         kernel: Kernel,
-        marks: &[Line<'static>],
+        records: &[Line<'static>],
         outcome: &mut Outcome,
     ) -> anyhow::Result<Kernel> {
         let has = |m: &Member| kernel.nexthops.contains_key(&m.id);
@@ -164,7 +168,7 @@ impl<T: RouteTable> Applier<T> {
         drop(kernel);
         let complaints = std::mem::take(&mut outcome.complaints);
         outcome.words.clear();
-        self.write(marks, &plan, false, outcome).await?;
+        self.write(records, &plan, false, outcome).await?;
         let kernel = self.read_back(wanted, first, outcome).await?;
         if refused
             && plan.groups.iter().all(|g| {
@@ -240,7 +244,7 @@ impl<T: RouteTable> Applier<T> {
             .map(drop)
     }
 
-    /// Writes lines beside all plans: marks. What of them was refused does not matter.
+    /// Writes lines beside all plans: records of revisions. What of them was refused does not matter.
     pub async fn write_few(&mut self, lines: &[Line<'_>]) -> anyhow::Result<()> {
         self.write_lines(None, lines.iter().cloned(), &mut Outcome::default())
             .await
@@ -261,7 +265,7 @@ impl<T: RouteTable> Applier<T> {
                 // Each route is named in full, so only ours can go. An object may carry somebody else's routes too.
                 found.nexthops.clear();
             }
-            let mut outcome = self.apply(&nothing, found, &[]).await?;
+            let mut outcome = self.apply(&nothing, found, None).await?;
             if !outcome.left.unused.is_empty() {
                 self.sweep(&outcome.left.unused).await?;
                 outcome.kernel = self.table.read().await?;
@@ -285,7 +289,7 @@ impl<T: RouteTable> Applier<T> {
     /// `first` try also when one was refused: what goes may be what the traffic falls back to.
     async fn write(
         &mut self,
-        marks: &[Line<'static>],
+        records: &[Line<'static>],
         plan: &Plan,
         first: bool,
         outcome: &mut Outcome,
@@ -296,7 +300,7 @@ impl<T: RouteTable> Applier<T> {
             .write_lines(Some(Family::V6), blackholes.into_iter(), outcome)
             .await?;
         if ran != Ran::Stopped {
-            let writes = marks.iter().cloned().chain(plan.writes());
+            let writes = records.iter().cloned().chain(plan.writes());
             ran = ran.max(self.write_lines(None, writes, outcome).await?);
         }
         if ran == Ran::Whole || (ran == Ran::Refused && !first) {
@@ -394,15 +398,6 @@ enum Ran {
     Refused,
     /// A run of `ip` ended before its last line; what came after it was not tried.
     Stopped,
-}
-
-/// Whether a mark is still to be written.
-fn is_due(mark: &Line<'_>, kernel: &Kernel) -> bool {
-    match mark {
-        Line::BlackholeNexthop { id } => !kernel.nexthops.contains_key(id),
-        Line::DeleteNexthop { id } => kernel.nexthops.contains_key(id),
-        _ => true,
-    }
 }
 
 /// Gateways of a plan that are not in the kernel after it.

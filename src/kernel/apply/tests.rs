@@ -34,7 +34,7 @@ impl Applier<Table> {
     /// As a pass does it: read, apply; and the sweep of what nothing uses.
     fn pass(&mut self, wanted: &Wanted) -> anyhow::Result<Outcome> {
         let found = now(self.table.read())?;
-        let outcome = now(self.apply(wanted, found, &[]))?;
+        let outcome = now(self.apply(wanted, found, None))?;
         now(self.sweep(&outcome.left.unused))?;
         Ok(outcome)
     }
@@ -341,9 +341,8 @@ fn records_that_a_batch_did_not_reach_are_written_by_the_second_try() {
     .flat_map(crate::net::nexthop_id::applied)
     .collect();
     let found = applier.table.kernel();
-    let marks = crate::routing::diff::records_to(&ids, &found, &OURS);
     applier.table.fail_at(1, Fault::StopsSilently);
-    now(applier.apply(&many(1, &[1]), found, &marks)).unwrap();
+    now(applier.apply(&many(1, &[1]), found, Some(&ids))).unwrap();
     assert_eq!(applier.table.kernel().records(&OURS), ids);
 }
 
@@ -461,15 +460,10 @@ fn re_pointing_is_decided_on_what_the_kernel_has_now_and_not_on_the_last_pass() 
 }
 
 #[test]
-fn the_mark_of_an_unconfirmed_change_is_written_before_the_change() {
+fn the_record_of_an_unconfirmed_change_is_written_before_the_change() {
     let mut applier = applier();
     let found = now(applier.table.read()).unwrap();
-    now(applier.apply(
-        &many(1, &[1]),
-        found,
-        &[Line::BlackholeNexthop { id: 0x4000_0001 }],
-    ))
-    .unwrap();
+    now(applier.apply(&many(1, &[1]), found, Some(&BTreeSet::from([0x4000_0001])))).unwrap();
     assert_eq!(
         applier.table.take_lines()[0],
         "nexthop replace id 1073741825 blackhole proto 230"

@@ -96,7 +96,7 @@ fn a_route_that_somebody_else_adds_between_the_read_and_the_write_stays_and_is_r
         prefix(1)
     ));
     let before = applier.table.foreign();
-    let outcome = now(applier.apply(&many(3, &[1]), found, &[])).unwrap();
+    let outcome = now(applier.apply(&many(3, &[1]), found, None)).unwrap();
     assert_eq!((applier.own().len(), applier.table.foreign()), (2, before));
     let conflict = Conflict::Route(OURS.key(prefix(1)), 4);
     assert_eq!(outcome.left.conflicts, [conflict]);
