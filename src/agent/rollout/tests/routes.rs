@@ -110,14 +110,20 @@ fn routes_that_vanished_and_come_back_wait_for_nobody() {
     assert_eq!((scene.stage(), scene.effects.len()), (Stage::Settled, 0));
 }
 
-#[test]
-fn a_change_that_was_written_in_part_is_not_confirmed_by_an_answer_to_that_part() {
+/// Revision A, confirmed; of B a part was written, and the API server has answered since.
+fn written_in_part() -> Scene {
     let mut scene = settled();
     scene
         .read(good(B))
         .answered()
         .written(TWO, true, true)
         .answered();
+    scene
+}
+
+#[test]
+fn a_change_that_was_written_in_part_is_not_confirmed_by_an_answer_to_that_part() {
+    let mut scene = written_in_part();
     assert_eq!(scene.stage(), Stage::Confirming);
     scene.pass(TWO);
     assert_eq!(scene.effects, [Effect::Ask], "the rest is asked about too");
@@ -127,12 +133,7 @@ fn a_change_that_was_written_in_part_is_not_confirmed_by_an_answer_to_that_part(
 
 #[test]
 fn what_the_kernel_never_takes_does_not_keep_the_rest_from_being_confirmed() {
-    let mut scene = settled();
-    scene
-        .read(good(B))
-        .answered()
-        .written(TWO, true, true)
-        .answered();
+    let mut scene = written_in_part();
     scene.written(TWO, false, true).silence();
     assert_eq!((scene.stage(), scene.revision()), (Stage::Settled, B));
 }
