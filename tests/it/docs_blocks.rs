@@ -233,6 +233,14 @@ fn all() -> Vec<Block> {
     found
 }
 
+/// The pages with blocks for a place.
+fn pages_of(blocks: &[Block], place: Place) -> Vec<&Path> {
+    let here = blocks.iter().filter(|block| block.place() == Some(place));
+    let mut pages: Vec<_> = here.map(|block| block.page.as_path()).collect();
+    pages.dedup();
+    pages
+}
+
 /// The words of each simple command in a script, comments and quotes left out.
 fn simple_commands(script: &str) -> Vec<Vec<String>> {
     let joined = script.replace("\\\n", " ");

@@ -6,7 +6,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::run::{faults, place, scratch_copy};
-use super::{Block, Kind, Place, ROOT, all};
+use super::{Block, Kind, Place, ROOT, all, pages_of};
 use crate::lab::CommandOutput;
 
 /// Runs a script in the copy, with the scene's functions and what earlier blocks of the page have set.
@@ -49,16 +49,10 @@ fn faults_of_page<'b>(blocks: impl Iterator<Item = &'b Block>) -> String {
 #[ignore = "needs a cluster with a scene: STEPS=pages LAB=../shared/cluster hack/e2e"]
 fn what_needs_a_cluster_does_what_the_page_prints() {
     let blocks = all();
-    let mut pages: Vec<_> = blocks
-        .iter()
-        .filter(|block| block.place() == Some(Place::Cluster))
-        .map(|block| block.page.as_path())
-        .collect();
-    pages.dedup();
     let only = std::env::var("PAGES").unwrap_or_default();
     let wanted =
         |page: &&&Path| only.is_empty() || only.split(' ').any(|name| page.ends_with(name));
-    let faults: String = pages
+    let faults: String = pages_of(&blocks, Place::Cluster)
         .iter()
         .filter(wanted)
         .map(|page| faults_of_page(blocks.iter().filter(|block| block.page == **page)))

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{Block, Kind, Place, ROOT, all};
+use super::{Block, Kind, Place, ROOT, all, pages_of};
 use crate::lab::{AGENT, CommandOutput, FABRIC, Lab, Running, Volume, wait_until};
 
 /// What is in force on the node until a page writes something else.
@@ -237,19 +237,13 @@ fn matches<T>(
 /// Runs the blocks for a place, each page on a node of its own; what is not as printed.
 fn faults_of(place: Place) -> String {
     let blocks = all();
-    let mut pages: Vec<_> = blocks
-        .iter()
-        .filter(|block| block.place() == Some(place))
-        .map(|block| block.page.as_path())
-        .collect();
-    pages.dedup();
     let run = |page: &Path| -> String {
         let mut scene = Scene::new();
         let here = blocks.iter().filter(|block| block.page == page);
         here.map(|block| scene.faults(block, place)).collect()
     };
     std::thread::scope(|scope| {
-        let pages = pages.into_iter();
+        let pages = pages_of(&blocks, place).into_iter();
         let running: Vec<_> = pages.map(|page| scope.spawn(|| run(page))).collect();
         running
             .into_iter()
