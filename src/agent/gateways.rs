@@ -1,4 +1,4 @@
-//! The gateways of the target: which are probed and by which way, and what their health changes at once.
+//! The gateways of the target: which are probed, by which path, and what their health changes at once.
 //!
 //! I/O through the engine. What a verdict means for a group is `routing::resolve`'s.
 

@@ -145,7 +145,7 @@ fn read(directory: &Path, known: Option<&str>, checking: oneshot::Sender<()>) ->
     if known == Some(revision.as_str()) {
         return Found::Same;
     }
-    // Whoever does not wait for it does not mind.
+    // The receiver may have given up by then.
     let _ = checking.send(());
     let (newest, warnings) = match config::parse(&snapshot.files) {
         Ok(checked) => {
