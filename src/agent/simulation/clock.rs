@@ -10,6 +10,7 @@ use super::super::rollout::{Clock, Event};
 use super::node::{GATEWAYS, facts, no_facts_yet, read};
 use super::outside::{ASK_AGAIN, SILENT_AGAIN};
 use super::rules::Verdict;
+use super::table::Call;
 use super::world::World;
 use crate::kernel::monitor::Notification;
 use crate::net::prefix::Family;
@@ -135,6 +136,11 @@ impl World {
                 let Some(mut asking) = engine.outside.asking.take() else {
                     return Ok(());
                 };
+                if !asking.again && self.state.borrow_mut().fault(Call::Question).is_some() {
+                    self.agent = None;
+                    return Ok(());
+                }
+                asking.again = true;
                 self.rules.heard |= reachable;
                 if reachable {
                     if asking.question == Question::Node {

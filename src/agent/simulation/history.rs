@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::node::{Directory, FOREIGN, GATEWAYS, LINKS, PROTECTED, SETS};
+use super::node::{Directory, FOREIGN, GATEWAYS, HARMFUL, LINKS, PROTECTED, SETS};
 use super::table::Fault;
 
 /// For ever, or until the end of the history, when everything works again.
@@ -34,6 +34,8 @@ pub(super) enum Action {
     Gateway(u8, u32),
     /// The API server is away, for so many milliseconds.
     Api(u32),
+    /// The API server takes so many milliseconds for each answer from now on.
+    Slow(u32),
     /// The kernel has no memory for another route, for so many milliseconds.
     Full(u32),
     /// The next call fails.
@@ -48,7 +50,7 @@ pub(super) enum Action {
 
 impl Action {
     /// What kind it is, for counting.
-    pub(super) const KINDS: [&'static str; 16] = [
+    pub(super) const KINDS: [&'static str; 17] = [
         "wait",
         "edit",
         "labels",
@@ -65,6 +67,7 @@ impl Action {
         "start",
         "full",
         "uninstall",
+        "slow",
     ];
 
     /// Smaller ones of its kind, to shorten a history that breaks a rule.
@@ -97,6 +100,7 @@ impl Action {
             Self::Start => 13,
             Self::Full(_) => 14,
             Self::Uninstall => 15,
+            Self::Slow(_) => 16,
         }
     }
 }
@@ -124,11 +128,76 @@ impl Random {
     fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
         all[usize::from(self.below(all.len()))]
     }
+
+    /// One to `most` of them, some perhaps twice.
+    fn some_of<T: Copy>(&mut self, all: &[T], most: usize) -> Vec<T> {
+        (0..=self.below(most)).map(|_| self.one_of(all)).collect()
+    }
+}
+
+/// How often each of [`Action::KINDS`] happens where a history draws nothing else.
+const WEIGHTS: [u8; Action::KINDS.len()] = [11, 6, 3, 2, 2, 1, 2, 1, 1, 3, 3, 6, 2, 5, 1, 1, 1];
+/// Those that every history has: time passes, and something is to be decided.
+const ALWAYS: [&str; 3] = ["wait", "edit", "start"];
+/// How long what goes is away.
+const TIMES: [u32; 6] = [30, 700, 3_000, 15_000, 60_000, FOR_EVER];
+/// Kinds of faults.
+const FAULTS: u8 = 12;
+
+/// What a history is made of. Most draw a few kinds of events, of faults and of sets, so that these happen often together (swarm testing);
+/// one in four has all of them.
+struct Mix {
+    weights: [u8; Action::KINDS.len()],
+    sets: Vec<u8>,
+    faults: Vec<u8>,
+    times: Vec<u32>,
+}
+
+impl Mix {
+    fn of_all() -> Self {
+        Self {
+            weights: WEIGHTS,
+            sets: (0..).take(SETS.len()).collect(),
+            faults: (0..FAULTS).collect(),
+            times: TIMES.to_vec(),
+        }
+    }
+
+    fn new(random: &mut Random) -> Self {
+        if random.below(4) == 0 {
+            return Self::of_all();
+        }
+        let mut mix = Self::of_all();
+        for (weight, kind) in mix.weights.iter_mut().zip(Action::KINDS) {
+            if !ALWAYS.contains(&kind) {
+                *weight *= random.one_of(&[0, 0, 1, 4]);
+            }
+        }
+        mix.sets = random.some_of(&mix.sets, 4);
+        // One that may cut off the API server.
+        mix.sets.push(random.one_of(&HARMFUL));
+        mix.faults = random.some_of(&mix.faults, 3);
+        mix.times = random.some_of(&mix.times, 3);
+        mix
+    }
+
+    fn kind(&self, random: &mut Random) -> &'static str {
+        let all: u64 = self.weights.iter().map(|weight| u64::from(*weight)).sum();
+        let mut at: u64 = random.next() % all;
+        for (kind, weight) in Action::KINDS.iter().zip(self.weights) {
+            match at.checked_sub(weight.into()) {
+                Some(rest) => at = rest,
+                None => return kind,
+            }
+        }
+        "wait"
+    }
 }
 
 /// The history of a seed. It begins with a configuration and a start, most often with the API server there.
 pub(super) fn history(seed: u64) -> Vec<Action> {
     let mut random = Random(seed);
+    let mix = Mix::new(&mut random);
     let mut actions = Vec::new();
     if random.below(6) == 0 {
         actions.push(Action::Api(random.one_of(&[1_000, 10_000, 60_000])));
@@ -136,20 +205,27 @@ pub(super) fn history(seed: u64) -> Vec<Action> {
     if random.flag() {
         actions.push(Action::Labels(random.below(4)));
     }
-    actions.push(Action::Edit(directory(&mut random)));
+    actions.push(Action::Edit(directory(&mut random, &mix)));
     actions.push(Action::Start);
     let length = 3 + random.below(14);
     // A few configurations, so that one comes back.
     let pool = [
-        directory(&mut random),
-        directory(&mut random),
-        directory(&mut random),
+        directory(&mut random, &mix),
+        directory(&mut random, &mix),
+        directory(&mut random, &mix),
     ];
-    actions.extend((0..length).map(|_| action(&mut random, &pool)));
+    for _ in 0..length {
+        let action = action(&mut random, &mix, &pool);
+        actions.push(action);
+        // Mostly an agent that was killed is started again at once.
+        if action == Action::Kill && random.flag() {
+            actions.push(Action::Start);
+        }
+    }
     actions
 }
 
-fn directory(random: &mut Random) -> Directory {
+fn directory(random: &mut Random, mix: &Mix) -> Directory {
     match random.below(12) {
         0 => Directory::Typo,
         1 if random.flag() => Directory::Absent,
@@ -158,7 +234,7 @@ fn directory(random: &mut Random) -> Directory {
         _ => {
             let mut sets = 0;
             for _ in 0..=random.below(4) {
-                sets |= 1 << random.below(SETS.len());
+                sets |= 1 << random.one_of(&mix.sets);
             }
             if random.below(4) == 0 {
                 sets |= PROTECTED;
@@ -168,35 +244,35 @@ fn directory(random: &mut Random) -> Directory {
     }
 }
 
-fn action(random: &mut Random, pool: &[Directory]) -> Action {
-    const FOR: [u32; 6] = [30, 700, 3_000, 15_000, 60_000, FOR_EVER];
-    match random.below(50) {
-        0..=10 => Action::Wait(random.one_of(&[5, 50, 200, 1_000, 3_000, 8_000, 21_000, 45_000])),
-        11..=16 => Action::Edit(random.one_of(pool)),
-        17..=19 => Action::Labels(random.below(4)),
-        20 | 21 => Action::Link(random.below(LINKS.len()), random.one_of(&FOR)),
-        22 | 23 => Action::Carrier(random.below(LINKS.len()), random.one_of(&FOR)),
-        24 => {
+fn action(random: &mut Random, mix: &Mix, pool: &[Directory]) -> Action {
+    match mix.kind(random) {
+        "edit" => Action::Edit(random.one_of(pool)),
+        "labels" => Action::Labels(random.below(4)),
+        "link" => Action::Link(random.below(LINKS.len()), random.one_of(&mix.times)),
+        "carrier" => Action::Carrier(random.below(LINKS.len()), random.one_of(&mix.times)),
+        "address" => {
             let link = random.below(LINKS.len());
             let address = random.below(LINKS[usize::from(link)].1.len());
-            Action::Address(link, address, random.one_of(&FOR))
+            Action::Address(link, address, random.one_of(&mix.times))
         }
-        25 | 26 => Action::Foreign(random.below(FOREIGN.len()), random.flag()),
-        27 => Action::Vanish(random.below(20)),
-        28 => Action::VanishObject(random.below(20)),
-        29..=31 => Action::Gateway(random.below(GATEWAYS.len()), random.one_of(&FOR)),
-        32..=34 => Action::Api(random.one_of(&[100, 1_000, 2_500, 8_000, 30_000, 90_000])),
-        35..=40 => Action::Fault(fault(random)),
-        41 | 42 => Action::Kill,
-        44 => Action::Uninstall,
-        43 => Action::Full(random.one_of(&[700, 3_000, 15_000])),
-        _ => Action::Start,
+        "foreign" => Action::Foreign(random.below(FOREIGN.len()), random.flag()),
+        "vanish" => Action::Vanish(random.below(20)),
+        "object" => Action::VanishObject(random.below(20)),
+        "gateway" => Action::Gateway(random.below(GATEWAYS.len()), random.one_of(&mix.times)),
+        "api" => Action::Api(random.one_of(&[100, 1_000, 2_500, 8_000, 30_000, 90_000])),
+        "fault" => Action::Fault(fault(random, mix)),
+        "kill" => Action::Kill,
+        "start" => Action::Start,
+        "full" => Action::Full(random.one_of(&[700, 3_000, 15_000])),
+        "uninstall" => Action::Uninstall,
+        "slow" => Action::Slow(random.one_of(&[10, 200, 800])),
+        _ => Action::Wait(random.one_of(&[5, 50, 200, 1_000, 3_000, 8_000, 21_000, 45_000])),
     }
 }
 
-fn fault(random: &mut Random) -> Fault {
+fn fault(random: &mut Random, mix: &Mix) -> Fault {
     let line = random.below(16);
-    match random.below(11) {
+    match random.one_of(&mix.faults) {
         0 => Fault::ReadFails,
         1 => Fault::ReadHangs,
         2 => Fault::Churn(2 + line % 3),
@@ -207,6 +283,7 @@ fn fault(random: &mut Random) -> Fault {
         7 => Fault::Refuses(line),
         8 => Fault::Killed(line),
         9 => Fault::Orphaned,
+        10 => Fault::KilledAsking,
         _ => Fault::Flaps(random.below(LINKS.len()), line),
     }
 }
@@ -230,6 +307,7 @@ impl fmt::Display for Action {
             Self::VanishObject(n) => write!(f, "object:{n}"),
             Self::Gateway(n, ms) => write!(f, "gateway:{n}:{ms}"),
             Self::Api(ms) => write!(f, "api:{ms}"),
+            Self::Slow(ms) => write!(f, "slow:{ms}"),
             Self::Full(ms) => write!(f, "full:{ms}"),
             Self::Fault(fault) => match fault {
                 Fault::ReadFails => f.write_str("read-fails"),
@@ -242,6 +320,7 @@ impl fmt::Display for Action {
                 Fault::Refuses(n) => write!(f, "refuses:{n}"),
                 Fault::Killed(n) => write!(f, "killed:{n}"),
                 Fault::Orphaned => f.write_str("orphaned"),
+                Fault::KilledAsking => f.write_str("killed-asking"),
                 Fault::Flaps(link, n) => write!(f, "flaps:{link}:{n}"),
             },
             Self::Kill => f.write_str("kill"),
@@ -284,6 +363,7 @@ impl FromStr for Action {
             "object" => Self::VanishObject(small(0)?),
             "gateway" => Self::Gateway(small(0)?, number(1)?),
             "api" => Self::Api(number(0)?),
+            "slow" => Self::Slow(number(0)?),
             "full" => Self::Full(number(0)?),
             "read-fails" => Self::Fault(Fault::ReadFails),
             "read-hangs" => Self::Fault(Fault::ReadHangs),
@@ -295,6 +375,7 @@ impl FromStr for Action {
             "refuses" => Self::Fault(Fault::Refuses(small(0)?)),
             "killed" => Self::Fault(Fault::Killed(small(0)?)),
             "orphaned" => Self::Fault(Fault::Orphaned),
+            "killed-asking" => Self::Fault(Fault::KilledAsking),
             "flaps" => Self::Fault(Fault::Flaps(small(0)?, small(1)?)),
             "kill" => Self::Kill,
             "start" => Self::Start,

@@ -111,6 +111,8 @@ pub(super) const SETS: [(&str, &str); 15] = [
         "gateways: [10.116.0.5], whenDown: withdraw, healthCheck: { type: tcp, port: 1 }, destinations: [203.0.106.0/24]",
     ),
 ];
+/// The places of those that take packets of the API server.
+pub(super) const HARMFUL: [u8; 4] = [6, 7, 8, 9];
 /// The bit of a configuration that protects what no agent can know.
 pub(super) const PROTECTED: u16 = 1 << SETS.len();
 

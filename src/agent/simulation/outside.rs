@@ -15,8 +15,6 @@ use crate::config::Probe;
 use crate::health::{HealthView, Initial, Machine, ProbeKey};
 use crate::routing::state::Kernel;
 
-/// How long the API server takes to answer.
-const ANSWER: Duration = Duration::from_millis(10);
 /// How soon a question is asked again that was refused, and how soon the packets of one that nobody answered are sent again.
 pub(super) const ASK_AGAIN: Duration = Duration::from_millis(200);
 pub(super) const SILENT_AGAIN: Duration = Duration::from_secs(1);
@@ -26,6 +24,8 @@ pub(super) const SILENT_AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Asking {
     pub(super) question: Question,
     pub(super) at: Clock,
+    /// It was asked before, and nobody answered.
+    pub(super) again: bool,
 }
 
 /// The agent's part of the world: it ends with the agent.
@@ -45,8 +45,12 @@ impl Outside for ModelOutside {
     }
 
     fn ask(&mut self, question: Question) {
-        let at = self.now() + ANSWER;
-        self.asking = (question != Question::None).then_some(Asking { question, at });
+        let at = self.now() + self.state.borrow().latency;
+        self.asking = (question != Question::None).then_some(Asking {
+            question,
+            at,
+            again: false,
+        });
     }
 
     fn probe(&mut self, paths: &ProbePaths, adopted_down: &BTreeSet<ProbeKey>, _: &Kernel) {

@@ -73,7 +73,7 @@ impl World {
         let now = self.now();
         self.rules.actions += 1;
         match action {
-            Action::Wait(_) | Action::Api(_) | Action::Gateway(..) => {}
+            Action::Wait(_) | Action::Api(_) | Action::Slow(_) | Action::Gateway(..) => {}
             Action::Edit(new) if new == self.directory => {}
             Action::Edit(new) => self.expect_edit(new, now),
             Action::Kill | Action::Start | Action::Fault(_) | Action::Full(_) => {

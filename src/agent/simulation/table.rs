@@ -18,6 +18,8 @@ use crate::routing::lookup::{Answer, Match, RulesOfBoth};
 use crate::routing::rule::{Action, Packet, Rule, Rules};
 use crate::routing::state::{Kernel, OwnRoute, RouteKey, Target as RouteTarget};
 
+/// How long the API server takes to answer, most often.
+pub(super) const ANSWER: Duration = Duration::from_millis(10);
 /// A run of `ip` that hangs is killed after this time.
 const HANGS: Duration = Duration::from_secs(10);
 
@@ -44,17 +46,27 @@ pub(super) enum Fault {
     Killed(u8),
     /// The agent is killed, and `ip` runs to its end.
     Orphaned,
+    /// The agent is killed before the first answer to the next question.
+    KilledAsking,
     /// A link loses its carrier before the line with this number, and has it back at once.
     Flaps(u8, u8),
 }
 
+/// Where a fault can happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    Read,
+    Write,
+    Question,
+}
+
 impl Fault {
-    /// Whether it can happen at a read.
-    const fn is_of_read(self) -> bool {
-        matches!(
-            self,
-            Self::ReadFails | Self::ReadHangs | Self::Churn(_) | Self::KilledReading
-        )
+    const fn call(self) -> Call {
+        match self {
+            Self::ReadFails | Self::ReadHangs | Self::Churn(_) | Self::KilledReading => Call::Read,
+            Self::KilledAsking => Call::Question,
+            _ => Call::Write,
+        }
     }
 }
 
@@ -76,6 +88,8 @@ pub(super) struct State {
     pub(super) faults: Vec<Fault>,
     /// Faults that have happened.
     pub(super) failed: usize,
+    /// How long the API server takes to answer.
+    pub(super) latency: Duration,
     /// The kernel has no memory for another route.
     pub(super) is_full: bool,
     /// The agent was killed within a call.
@@ -104,6 +118,7 @@ impl State {
             now: Duration::ZERO,
             faults: Vec::new(),
             failed: 0,
+            latency: ANSWER,
             is_full: false,
             dead: false,
             flapped: false,
@@ -117,6 +132,13 @@ impl State {
         };
         state.remember_foreign();
         state
+    }
+
+    /// The next fault of this kind of call.
+    pub(super) fn fault(&mut self, call: Call) -> Option<Fault> {
+        let at = self.faults.iter().position(|fault| fault.call() == call)?;
+        self.failed += 1;
+        Some(self.faults.remove(at))
     }
 
     fn foreign(&self) -> impl Iterator<Item = (&RouteKey, &Entry)> {
@@ -277,23 +299,12 @@ pub(super) fn own(model: &Model) -> Vec<OwnRoute> {
 pub(super) struct Table(pub(super) Rc<RefCell<State>>);
 
 impl Table {
-    /// The next fault of this kind of call.
-    fn fault(&self, read: bool) -> Option<Fault> {
-        let mut state = self.0.borrow_mut();
-        let at = state
-            .faults
-            .iter()
-            .position(|fault| fault.is_of_read() == read)?;
-        state.failed += 1;
-        Some(state.faults.remove(at))
-    }
-
     fn reading(&self) -> anyhow::Result<Option<Fault>> {
         if self.0.borrow().dead {
             bail!("the agent is dead");
         }
-        let fault = self.fault(true);
         let mut state = self.0.borrow_mut();
+        let fault = state.fault(Call::Read);
         match fault {
             Some(Fault::ReadFails) => bail!("the dump failed"),
             Some(Fault::ReadHangs) => {
@@ -357,8 +368,8 @@ impl RouteTable for Table {
         if self.0.borrow().dead {
             bail!("the agent is dead");
         }
-        let fault = self.fault(false);
         let mut state = self.0.borrow_mut();
+        let fault = state.fault(Call::Write);
         state.batches += 1;
         if fault == Some(Fault::WriteFails) {
             bail!("`ip` could not be started");

@@ -21,7 +21,7 @@ use super::node::{
 };
 use super::outside::ModelOutside;
 use super::rules::{Rules, Verdict};
-use super::table::{Seen, State, Table};
+use super::table::{ANSWER, Seen, State, Table};
 use crate::cluster::events::{Dated, EVENTS_KEPT};
 use crate::kernel::apply::Applier;
 use crate::kernel::model::Model;
@@ -177,6 +177,9 @@ impl World {
             Action::Api(ms) => {
                 self.away = true;
                 self.later(ms, Back::Api);
+            }
+            Action::Slow(ms) => {
+                self.state.borrow_mut().latency = Duration::from_millis(ms.into());
             }
             Action::Full(ms) => {
                 self.state.borrow_mut().is_full = true;
@@ -372,8 +375,12 @@ impl World {
 
     /// Everything works again.
     fn heal(&mut self) -> Verdict {
-        self.state.borrow_mut().faults.clear();
-        self.state.borrow_mut().is_full = false;
+        {
+            let mut state = self.state.borrow_mut();
+            state.faults.clear();
+            state.is_full = false;
+            state.latency = ANSWER;
+        }
         self.scheduled.clear();
         self.away = false;
         self.alive = [true; GATEWAYS.len()];
