@@ -228,7 +228,7 @@ fn route_hash(route: &OwnRoute) -> u64 {
     let (kind, id, words) = match &route.target {
         RouteTarget::Nexthop(id) => (0, *id, ""),
         RouteTarget::Blackhole => (1, 0, ""),
-        RouteTarget::Stray(words) => (2, 0, &**words),
+        RouteTarget::Stray(words) => (2, 0, words.as_str()),
     };
     let mut bytes = [0; 32];
     bytes[..16].copy_from_slice(&value_of(prefix.address()).to_ne_bytes());

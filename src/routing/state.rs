@@ -133,6 +133,8 @@ pub struct OwnRoute {
     pub target: Target,
 }
 
+const _: () = assert!(size_of::<OwnRoute>() <= 48, "a pass holds several tables");
+
 /// Where a route of ours goes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Target {
@@ -140,8 +142,10 @@ pub enum Target {
     Nexthop(u32),
     /// Nowhere: dropped.
     Blackhole,
-    /// Something that we never install; holds the words that name it to `ip route del`.
-    Stray(Box<str>),
+    /// Something that we never install; holds the words that name it to `ip route del`. A thin pointer, because it sets the size of all
+    /// routes, and there are tens of thousands in each pass.
+    #[allow(clippy::box_collection)]
+    Stray(Box<String>),
 }
 
 impl Target {

@@ -139,6 +139,6 @@ fn target(to: &To) -> Target {
             Target::Stray(format!("{via} dev {dev}").into())
         }
         // A deletion cannot name it.
-        To::Several(..) => Target::Stray("".into()),
+        To::Several(..) => Target::Stray(Box::default()),
     }
 }

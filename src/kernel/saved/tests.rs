@@ -178,7 +178,7 @@ fn a_route_from_a_source_is_a_stray_and_a_prefix_that_no_person_may_write_does_n
     let kernel = kernel(&[from, mapped], Family::V6);
     assert_eq!(
         kernel.own[0].target,
-        Target::Stray(" from 2001:db8::/64".into())
+        Target::Stray(Box::new(" from 2001:db8::/64".to_owned()))
     );
     assert_eq!(kernel.foreign.len(), 1);
 }

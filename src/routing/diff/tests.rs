@@ -224,6 +224,6 @@ fn of_several_strays_the_one_with_most_words_goes_first_and_nothing_is_written_t
     let plan = diff(&wanted, &kernel, &OURS, true);
     assert_eq!((&plan.clear, &plan.replace), (&vec![12], &vec![]));
     let targets: Vec<&Target> = plan.delete.iter().map(|r| &r.target).collect();
-    let stray = |words: &str| Target::Stray(words.into());
+    let stray = |words: &str| Target::Stray(Box::new(words.to_owned()));
     assert_eq!(targets, [&stray(" via 10.116.0.9 dev eth1"), &stray("")]);
 }
