@@ -56,6 +56,17 @@ impl<O: Outside> Engine<O> {
             examples,
             "Routes changed"
         );
+        self.account_for_repairs(outcome, vanished, causes, &examples);
+    }
+
+    /// What was restored, or taken from another program.
+    fn account_for_repairs(
+        &mut self,
+        outcome: &Outcome,
+        vanished: (usize, usize),
+        causes: Causes,
+        examples: &str,
+    ) {
         let (routes, objects) = vanished;
         if routes + objects > 0 && outcome.changed.restores() {
             self.metrics.restored(routes.max(objects));
@@ -66,7 +77,7 @@ impl<O: Outside> Engine<O> {
             }
         } else if outcome.strays > 0 {
             tracing::warn!(
-                deleted,
+                deleted = outcome.changed.deleted,
                 examples,
                 "Removed routes with the agent's protocol number that another program had added"
             );

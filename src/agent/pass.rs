@@ -380,17 +380,16 @@ impl<O: Outside> Engine<O> {
         if last.complete && (outcome.changed.any() || last.applied_at.is_none()) {
             last.applied_at = Some(annotations::wall_clock());
         }
-        last.problems = if settled {
-            Vec::new()
-        } else {
-            outcome.problems()
-        };
-        if let Some(why) = self.rollout.clash() {
+        last.problems = Vec::new();
+        if !settled {
+            last.problems = outcome.problems();
+        }
+        let clash = self.rollout.clash().map(|why| {
             let text =
                 format!("since this node's labels changed, {why}; the routes stay as they are");
-            last.problems
-                .push(Problem::of_node(ProblemKind::ConfigRefused, text));
-        }
+            Problem::of_node(ProblemKind::ConfigRefused, text)
+        });
+        last.problems.extend(clash);
         last.notes = resolution.notes;
         last.sets = resolution.sets;
         last.unused = std::mem::take(&mut outcome.left.unused);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::fields::{Keys, Reader};
 use super::problem::{Path, quoted};
-use super::yaml::Node;
+use super::yaml::{At, Node};
 use super::{NodeSelector, Operator, Requirement};
 
 /// Most terms of one selector.
@@ -104,13 +104,34 @@ fn requirement(reader: &mut Reader<'_>, node: &Node<'_>, path: &Path<'_>) -> Opt
         .get("values")
         .map(|node| (node, values(reader, node, &path.key("values"))));
     let op = op?;
-    match (op, &values) {
-        (Op::In | Op::NotIn, None) => reader.problem(
-            fields.at,
-            path,
-            "has no `values`, which `In` and `NotIn` need",
-        ),
-        (Op::In | Op::NotIn, Some((node, Some(values)))) if values.is_empty() => {
+    let given = values.as_ref().map(|(node, read)| (*node, read.as_deref()));
+    check_values(reader, op, given, fields.at, path);
+    let values = values.and_then(|(_, values)| values).unwrap_or_default();
+    let operator = match op {
+        Op::In => Operator::In(values),
+        Op::NotIn => Operator::NotIn(values),
+        Op::Exists => Operator::Exists,
+        Op::DoesNotExist => Operator::DoesNotExist,
+    };
+    Some(Requirement {
+        key: key?,
+        operator,
+    })
+}
+
+/// Reports values that an operator needs and does not have, or has and must not.
+fn check_values(
+    reader: &mut Reader<'_>,
+    op: Op,
+    values: Option<(&Node<'_>, Option<&[String]>)>,
+    at: At,
+    path: &Path<'_>,
+) {
+    match (op, values) {
+        (Op::In | Op::NotIn, None) => {
+            reader.problem(at, path, "has no `values`, which `In` and `NotIn` need");
+        }
+        (Op::In | Op::NotIn, Some((node, Some([])))) => {
             reader.problem(
                 node.at,
                 &path.key("values"),
@@ -126,17 +147,6 @@ fn requirement(reader: &mut Reader<'_>, node: &Node<'_>, path: &Path<'_>) -> Opt
         }
         _ => {}
     }
-    let values = values.and_then(|(_, values)| values).unwrap_or_default();
-    let operator = match op {
-        Op::In => Operator::In(values),
-        Op::NotIn => Operator::NotIn(values),
-        Op::Exists => Operator::Exists,
-        Op::DoesNotExist => Operator::DoesNotExist,
-    };
-    Some(Requirement {
-        key: key?,
-        operator,
-    })
 }
 
 fn values(reader: &mut Reader<'_>, node: &Node<'_>, path: &Path<'_>) -> Option<Vec<String>> {

@@ -18,8 +18,8 @@ pub use crate::kernel::ip::CHURN;
 use crate::kernel::ip::{CHUNK, RouteTable};
 use crate::net::prefix::Family;
 use crate::routing::batch::{Line, Ownership};
-use crate::routing::diff::{Plan, RouteWrite, Wanted, diff, diff_nexthops, records_to};
-use crate::routing::state::{Kernel, Member, NexthopKind, OwnRoute, RouteKey, Target};
+use crate::routing::diff::{Plan, Wanted, diff, diff_nexthops, records_to};
+use crate::routing::state::{Kernel, Member, NexthopKind, RouteKey, Target};
 pub use outcome::{Counts, Outcome};
 
 /// How many changes are named in a log line.
@@ -85,25 +85,7 @@ impl<T: RouteTable> Applier<T> {
                 .await?;
         }
         let left = diff(wanted, &kernel, &self.ownership, self.resilient);
-        let missing: HashSet<RouteKey> = left.replace.iter().map(|w| w.route.key).collect();
-        let written = |w: &&RouteWrite| {
-            let key = &w.route.key;
-            !missing.contains(key) && !outcome.existing.contains(key)
-        };
-        outcome.changed = Counts {
-            replaced: plan.replace.iter().filter(written).count(),
-            deleted: (plan.delete.len() + plan.dropped.len())
-                .saturating_sub(left.delete.len() + left.dropped.len()),
-            nexthops: (plan.nexthops.len() + plan.groups.len())
-                .saturating_sub(left.nexthops.len() + left.groups.len()),
-        };
-        let strays = |plan: &Plan| {
-            let stray = |r: &&OwnRoute| matches!(r.target, Target::Stray(_));
-            plan.delete.iter().filter(stray).count()
-        };
-        outcome.strays = strays(&plan).saturating_sub(strays(&left));
-        // What is there after all needs no words.
-        outcome.words.retain(|key, _| missing.contains(key));
+        outcome.compare(&plan, &left);
         (outcome.kernel, outcome.left) = (kernel, left);
         Ok(outcome)
     }

@@ -47,49 +47,60 @@ fn byte(number: u32, what: &str) -> Result<u8, String> {
     u8::try_from(number).map_err(|_| format!("{what} {number} is more than 255"))
 }
 
+#[derive(Deserialize)]
+struct RawNexthop {
+    id: u32,
+    #[serde(default)]
+    gateway: Option<IpAddr>,
+    #[serde(default)]
+    dev: Option<Box<str>>,
+    #[serde(default, deserialize_with = "present")]
+    blackhole: bool,
+    #[serde(default)]
+    group: Option<Vec<RawMember>>,
+    #[serde(default, rename = "type")]
+    kind: Option<Box<str>>,
+    #[serde(default)]
+    resilient_args: RawResilient,
+    #[serde(default)]
+    protocol: Option<Number>,
+}
+
+#[derive(Deserialize)]
+struct RawMember {
+    id: u32,
+    #[serde(default)]
+    weight: Option<u32>,
+}
+
+#[derive(Deserialize, Default)]
+struct RawResilient {
+    #[serde(default)]
+    buckets: u32,
+    /// Seconds; not whole only where it is none of ours.
+    #[serde(default)]
+    idle_timer: Option<serde_json::Number>,
+}
+
 /// Reads `ip -j -N nexthop show`.
 pub fn read_nexthops(json: &[u8], kernel: &mut Kernel) -> Result<(), serde_json::Error> {
-    #[derive(Deserialize)]
-    struct Raw {
-        id: u32,
-        #[serde(default)]
-        gateway: Option<IpAddr>,
-        #[serde(default)]
-        dev: Option<Box<str>>,
-        #[serde(default, deserialize_with = "present")]
-        blackhole: bool,
-        #[serde(default)]
-        group: Option<Vec<RawMember>>,
-        #[serde(default, rename = "type")]
-        kind: Option<Box<str>>,
-        #[serde(default)]
-        resilient_args: RawResilient,
-        #[serde(default)]
-        protocol: Option<Number>,
-    }
-    #[derive(Deserialize)]
-    struct RawMember {
-        id: u32,
-        #[serde(default)]
-        weight: Option<u32>,
-    }
-    #[derive(Deserialize, Default)]
-    struct RawResilient {
-        #[serde(default)]
-        buckets: u32,
-        /// Seconds; not whole only where it is none of ours.
-        #[serde(default)]
-        idle_timer: Option<serde_json::Number>,
-    }
-    let list: Vec<Raw> = if blank(json) {
+    let list: Vec<RawNexthop> = if blank(json) {
         Vec::new()
     } else {
         serde_json::from_slice(json)?
     };
     for raw in list {
-        let protocol =
-            byte(raw.protocol.map_or(0, |n| n.0), "protocol").map_err(de::Error::custom)?;
-        let kind = match (raw.group, raw.gateway, raw.dev) {
+        let number = raw.protocol.as_ref().map_or(0, |n| n.0);
+        let protocol = byte(number, "protocol").map_err(de::Error::custom)?;
+        let (id, kind) = (raw.id, raw.kind());
+        kernel.nexthops.insert(id, Nexthop { kind, protocol });
+    }
+    Ok(())
+}
+
+impl RawNexthop {
+    fn kind(self) -> NexthopKind {
+        match (self.group, self.gateway, self.dev) {
             (Some(group), ..) => {
                 let member = |m: RawMember| Member {
                     weight: m.weight.unwrap_or(1),
@@ -97,26 +108,27 @@ pub fn read_nexthops(json: &[u8], kernel: &mut Kernel) -> Result<(), serde_json:
                 };
                 let mut members: Vec<Member> = group.into_iter().map(member).collect();
                 members.sort_unstable();
-                let resilient =
-                    (raw.kind.as_deref() == Some("resilient")).then_some(raw.resilient_args);
+                let resilient = self.kind.as_deref() == Some("resilient");
                 NexthopKind::Group {
                     members,
-                    resilient: resilient.map(|args| Resilient {
-                        buckets: args.buckets,
-                        idle: args
-                            .idle_timer
-                            .and_then(|n| n.as_u64()?.try_into().ok())
-                            .unwrap_or(0),
-                    }),
+                    resilient: resilient.then(|| self.resilient_args.read()),
                 }
             }
             (None, Some(gateway), Some(dev)) => NexthopKind::Via { gateway, dev },
-            (None, None, None) if raw.blackhole => NexthopKind::Blackhole,
+            (None, None, None) if self.blackhole => NexthopKind::Blackhole,
             _ => NexthopKind::Other,
-        };
-        kernel.nexthops.insert(raw.id, Nexthop { kind, protocol });
+        }
     }
-    Ok(())
+}
+
+impl RawResilient {
+    fn read(self) -> Resilient {
+        let idle = self.idle_timer.and_then(|n| n.as_u64()?.try_into().ok());
+        Resilient {
+            buckets: self.buckets,
+            idle: idle.unwrap_or(0),
+        }
+    }
 }
 
 /// Reads `ip -j nexthop bucket show` and counts, for the members of `idle_times`, the buckets that are in use.
@@ -241,17 +253,17 @@ pub fn read_batch_errors(stderr: &str) -> BatchErrors {
             errors.refused.push((number, std::mem::take(&mut words)));
             continue;
         }
-        let said = line
+        let reason = line
             .strip_prefix("RTNETLINK answers: ")
             .or_else(|| line.strip_prefix("Error: "))
             .unwrap_or(line);
-        let said = said.trim_end_matches('.');
+        let reason = reason.trim_end_matches('.');
         // The last lines matter most; bounded because it is outside text.
-        if words.len() + said.len() < 300 {
+        if words.len() + reason.len() < 300 {
             if !words.is_empty() {
                 words.push_str("; ");
             }
-            words.push_str(said);
+            words.push_str(reason);
         }
     }
     errors.stopped = (!words.is_empty()).then_some(words);

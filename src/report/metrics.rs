@@ -146,8 +146,12 @@ impl Metrics {
         metrics
     }
 
-    /// The encoder adds `_total` to counters itself.
     fn register(&self, registry: &mut Registry) {
+        self.register_state(registry);
+        self.register_counts(registry);
+    }
+
+    fn register_state(&self, registry: &mut Registry) {
         registry.register(
             "routes",
             "Prefixes by route set: wanted on this node, in the kernel, wanted but not in the kernel",
@@ -183,6 +187,10 @@ impl Metrics {
             "When the last change was verified in the kernel",
             self.config_last_success.clone(),
         );
+    }
+
+    /// The encoder adds `_total` to counters itself.
+    fn register_counts(&self, registry: &mut Registry) {
         registry.register(
             "apply_seconds",
             "From the start of a change to its read-back",

@@ -80,23 +80,13 @@ impl Adopted {
                 .iter()
                 .find(|set| nexthop_id::group(&set.name, group.family) == group.id)
         });
-        let spares: BTreeSet<IpAddr> = ours
-            .values()
-            .filter_map(|kind| gateway_of(kind))
-            .filter(|gateway| {
-                Family::of(*gateway) == group.family && !group.gateways.contains(gateway)
-            })
-            .filter(|gateway| match known {
-                Some(set) => made_from_it && set.gateways.contains(gateway),
-                None => !sibling,
-            })
-            .collect();
-        let mut gateways: Vec<IpAddr> = group
-            .gateways
-            .iter()
-            .copied()
-            .chain(spares.iter().copied())
-            .collect();
+        let spares = group.spares(ours).filter(|gateway| match known {
+            Some(set) => made_from_it && set.gateways.contains(gateway),
+            None => !sibling,
+        });
+        let spares: BTreeSet<IpAddr> = spares.collect();
+        let gateways = group.gateways.iter().copied();
+        let mut gateways: Vec<IpAddr> = gateways.chain(spares).collect();
         if let Some(set) = known {
             // In listed order, as the strategy means it.
             gateways.sort_by_key(|gateway| set.gateways.iter().position(|g| g == gateway));
@@ -163,6 +153,14 @@ struct Group {
 }
 
 impl Group {
+    /// Gateways that the kernel has for this family and that carry nothing of this group.
+    fn spares(&self, ours: &BTreeMap<u32, &NexthopKind>) -> impl Iterator<Item = IpAddr> {
+        let gateways = ours.values().filter_map(|kind| gateway_of(kind));
+        gateways.filter(|gateway| {
+            Family::of(*gateway) == self.family && !self.gateways.contains(gateway)
+        })
+    }
+
     /// What can be seen of what was asked of its gateways: weights, and which are drained.
     fn shares(
         &self,

@@ -1,4 +1,4 @@
-//! Batch lines for `ip` (iproute2), and the marks of our routes and nexthops.
+//! Batch lines for `ip` (iproute2), and what makes a route or nexthop ours.
 //!
 //! Pure. What to write is `diff`'s; running `ip` is `kernel::ip`'s. Only numbers are written where iproute2
 //! would also take names, because the names depend on files of the host.
@@ -19,7 +19,7 @@ pub const BUCKETS: u32 = 2048;
 /// field forget silent flows after about as long, so a flow that is moved was lost anyway.
 pub const IDLE_TIMER: u32 = 300;
 
-/// The marks of our routes and nexthops, and their table.
+/// What makes a route or nexthop ours: protocol, metric and table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ownership {
     /// Route protocol number, also of nexthops.
@@ -139,12 +139,7 @@ impl Line<'_> {
                 resilient,
             } => {
                 let _ = write!(out, "nexthop replace id {id} group ");
-                for (n, Member { weight, id }) in members.iter().enumerate() {
-                    let _ = write!(out, "{}{id}", if n == 0 { "" } else { "/" });
-                    if *weight != 1 {
-                        let _ = write!(out, ",{weight}");
-                    }
-                }
+                render_members(members, out);
                 if let Some(Resilient { buckets, idle }) = resilient {
                     let _ = write!(out, " type resilient buckets {buckets} idle_timer {idle}");
                 }
@@ -155,40 +150,45 @@ impl Line<'_> {
                 target,
                 exists,
             } => {
-                let RouteKey {
-                    prefix,
-                    metric,
-                    table,
-                    ..
-                } = key;
                 let verb = if *exists { "replace" } else { "add" };
-                let _ = match target {
-                    Target::Nexthop(id) => write!(out, "route {verb} {prefix} nhid {id}"),
-                    Target::Blackhole => write!(out, "route {verb} blackhole {prefix}"),
-                    Target::Stray(words) => write!(out, "route {verb} {prefix}{words}"),
-                };
-                writeln!(out, " proto {protocol} metric {metric} table {table}")
+                render_route(verb, key, target, protocol, out);
+                Ok(())
             }
             Line::DeleteRoute { key, target } => {
-                let RouteKey {
-                    prefix,
-                    metric,
-                    table,
-                    tos,
-                } = key;
-                let _ = match target {
-                    Target::Nexthop(id) => write!(out, "route del {prefix} nhid {id}"),
-                    Target::Blackhole => write!(out, "route del blackhole {prefix}"),
-                    Target::Stray(words) => write!(out, "route del {prefix}{words}"),
-                };
-                if *tos != 0 {
-                    let _ = write!(out, " tos {tos:#04x}");
-                }
-                writeln!(out, " proto {protocol} metric {metric} table {table}")
+                render_route("del", key, target, protocol, out);
+                Ok(())
             }
             Line::DeleteNexthop { id } => writeln!(out, "nexthop del id {id}"),
         };
     }
+}
+
+fn render_members(members: &[Member], out: &mut String) {
+    for (n, Member { weight, id }) in members.iter().enumerate() {
+        let _ = write!(out, "{}{id}", if n == 0 { "" } else { "/" });
+        if *weight != 1 {
+            let _ = write!(out, ",{weight}");
+        }
+    }
+}
+
+fn render_route(verb: &str, key: &RouteKey, target: &Target, protocol: u8, out: &mut String) {
+    let RouteKey {
+        prefix,
+        metric,
+        table,
+        tos,
+    } = key;
+    let _ = match target {
+        Target::Nexthop(id) => write!(out, "route {verb} {prefix} nhid {id}"),
+        Target::Blackhole => write!(out, "route {verb} blackhole {prefix}"),
+        Target::Stray(words) => write!(out, "route {verb} {prefix}{words}"),
+    };
+    // Ours have none.
+    if *tos != 0 {
+        let _ = write!(out, " tos {tos:#04x}");
+    }
+    let _ = writeln!(out, " proto {protocol} metric {metric} table {table}");
 }
 
 #[cfg(test)]
@@ -233,7 +233,7 @@ mod tests {
             },
             Line::DeleteRoute {
                 key: RouteKey { tos: 16, ..key },
-                target: &Target::Stray(" dev eth1".into()),
+                target: &Target::Stray(Box::new(" dev eth1".to_owned())),
             },
             Line::DeleteNexthop { id: 3 },
         ] {

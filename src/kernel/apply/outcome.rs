@@ -9,8 +9,8 @@ use super::CHURN;
 use crate::kernel::dump::BatchErrors;
 use crate::report::status::{Problem, ProblemKind};
 use crate::routing::batch::{LEAK_GUARD_METRIC, Line};
-use crate::routing::diff::{Plan, Wanted};
-use crate::routing::state::{Kernel, RouteKey};
+use crate::routing::diff::{Plan, RouteWrite, Wanted};
+use crate::routing::state::{Kernel, OwnRoute, RouteKey, Target};
 
 /// How many refusals are kept verbatim.
 const WORDS_KEPT: usize = 1000;
@@ -127,6 +127,29 @@ impl Outcome {
 }
 
 impl Outcome {
+    /// What changed: the plan without what is left of it.
+    pub(super) fn compare(&mut self, plan: &Plan, left: &Plan) {
+        let missing: HashSet<RouteKey> = left.replace.iter().map(|w| w.route.key).collect();
+        let written = |w: &&RouteWrite| {
+            let key = &w.route.key;
+            !missing.contains(key) && !self.existing.contains(key)
+        };
+        self.changed = Counts {
+            replaced: plan.replace.iter().filter(written).count(),
+            deleted: (plan.delete.len() + plan.dropped.len())
+                .saturating_sub(left.delete.len() + left.dropped.len()),
+            nexthops: (plan.nexthops.len() + plan.groups.len())
+                .saturating_sub(left.nexthops.len() + left.groups.len()),
+        };
+        let strays = |plan: &Plan| {
+            let stray = |r: &&OwnRoute| matches!(r.target, Target::Stray(_));
+            plan.delete.iter().filter(stray).count()
+        };
+        self.strays = strays(plan).saturating_sub(strays(left));
+        // What is there after all needs no words.
+        self.words.retain(|key, _| missing.contains(key));
+    }
+
     /// Takes up what a batch reported about its lines.
     pub(super) fn note(&mut self, chunk: &[Line<'_>], errors: BatchErrors) {
         for (number, words) in errors.refused {
