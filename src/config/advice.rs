@@ -398,7 +398,7 @@ pub(crate) fn is_host_name(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn said(text: &str) -> String {
+    fn advice_for(text: &str) -> String {
         match text.parse::<Prefix>() {
             Ok(_) => "fine".to_owned(),
             Err(error) => about_prefix(text, &error),
@@ -417,7 +417,7 @@ mod tests {
                 right.push_str(&format!("{line}\n"));
                 continue;
             };
-            let answer = said(
+            let answer = advice_for(
                 &text
                     .replace("<nbsp>", "\u{a0}")
                     .replace("<zwsp>", "\u{200b}"),
@@ -427,7 +427,7 @@ mod tests {
             right.push_str(&format!("{text} => {answer}\n"));
             if answer != expected {
                 wrong.push(format!(
-                    "{text}\n  said:     {answer}\n  expected: {expected}"
+                    "{text}\n  advice:   {answer}\n  expected: {expected}"
                 ));
             }
         }
@@ -449,7 +449,7 @@ mod tests {
 
         #[test]
         fn no_text_whatever_makes_it_panic(text in "\\PC{0,40}|[0-9a-f.:/%*!\\[\\]-]{0,30}") {
-            let _ = (said(&text), about_address(&text));
+            let _ = (advice_for(&text), about_address(&text));
         }
     }
 }

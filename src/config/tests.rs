@@ -64,7 +64,7 @@ pub(super) fn accepted(routes_yaml: &str) -> Checked {
     parse(&files(routes_yaml, &[])).unwrap_or_else(|problems| panic!("{problems}\n{routes_yaml}"))
 }
 
-fn said(files: &Files) -> String {
+fn reported(files: &Files) -> String {
     parse(files).map_or_else(|problems| problems.to_string(), |_| "accepted".to_owned())
 }
 

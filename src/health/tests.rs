@@ -216,16 +216,16 @@ fn a_gateway_that_flaps_every_two_seconds_for_an_hour_changes_membership_a_handf
 #[test]
 fn what_is_said_of_a_flapping_gateway_does_not_flap() {
     let mut fed = Fed::new(Duration::from_millis(200), Initial::Unknown);
-    let mut said = Vec::new();
+    let mut reasons = Vec::new();
     for second in 0..600 {
         for _ in 0..5 {
             fed.feed(second / 2 % 2 == 0);
-            said.push(fed.machine.health().reason);
-            said.dedup();
+            reasons.push(fed.machine.health().reason);
+            reasons.dedup();
         }
     }
     // Nothing, why it is down, nothing, once more and how long it will take, nothing, and longer.
-    assert_eq!(said.len(), 6, "{said:?}");
+    assert_eq!(reasons.len(), 6, "{reasons:?}");
 }
 
 #[test]

@@ -290,48 +290,48 @@ mod tests {
 
     #[test]
     fn what_is_not_a_canonical_prefix_is_refused_with_what_would_be_right() {
-        let said = |text: &str| text.parse::<Prefix>().unwrap_err().to_string();
+        let error = |text: &str| text.parse::<Prefix>().unwrap_err().to_string();
         assert_eq!(
-            said("10.1.2.3/8"),
+            error("10.1.2.3/8"),
             "has host bits set; did you mean `10.0.0.0/8`?"
         );
         assert_eq!(
-            said("2001:db8::1/32"),
+            error("2001:db8::1/32"),
             "has host bits set; did you mean `2001:db8::/32`?"
         );
         assert_eq!(
-            said("010.0.0.0/8"),
+            error("010.0.0.0/8"),
             "has a leading zero, which some programs read as octal; write `10.0.0.0`"
         );
         assert_eq!(
-            said("10.0.0.0/08"),
+            error("10.0.0.0/08"),
             "has a leading zero in its prefix length; write `/8`"
         );
         assert_eq!(
-            said("10.0.0.0/255.0.0.0"),
+            error("10.0.0.0/255.0.0.0"),
             "has a dotted mask; write the prefix length in bits, like `/8`"
         );
         assert_eq!(
-            said("10.0.0.0/33"),
+            error("10.0.0.0/33"),
             "has the prefix length `/33`; an IPv4 prefix length is a number from 0 to 32"
         );
         assert_eq!(
-            said("10.0.0.0/+8"),
+            error("10.0.0.0/+8"),
             "has the prefix length `/+8`; an IPv4 prefix length is a number from 0 to 32"
         );
         assert_eq!(
-            said("::ffff:10.0.0.1"),
+            error("::ffff:10.0.0.1"),
             "is an IPv4-mapped IPv6 address; write the IPv4 address `10.0.0.1`"
         );
         assert_eq!(
-            said("fe80::1%eth0"),
+            error("fe80::1%eth0"),
             "has a zone `%eth0`, which means nothing to another node; write `fe80::1`"
         );
         assert_eq!(
-            said("256.1.1.1"),
+            error("256.1.1.1"),
             "is not an IPv4 address: `256` is more than 255"
         );
-        assert!(said("10.0.0.0 /8").starts_with("is not an IP address or CIDR"));
+        assert!(error("10.0.0.0 /8").starts_with("is not an IP address or CIDR"));
     }
 
     #[test]

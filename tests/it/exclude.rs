@@ -106,8 +106,8 @@ fn asked(lab: &Lab, addresses: &[IpAddr]) -> Vec<Option<String>> {
         let _ = writeln!(lines, "route get {address}");
     }
     // -force goes on after `Network is unreachable`, which it counts by line.
-    let said = lab.run_with_input("nd", &["ip", "-o", "-force", "-batch", "-"], &lines);
-    let failed: Vec<usize> = said
+    let output = lab.run_with_input("nd", &["ip", "-o", "-force", "-batch", "-"], &lines);
+    let failed: Vec<usize> = output
         .err
         .lines()
         .filter_map(|line| {
@@ -116,7 +116,7 @@ fn asked(lab: &Lab, addresses: &[IpAddr]) -> Vec<Option<String>> {
                 .ok()
         })
         .collect();
-    let mut found = said.out.lines();
+    let mut found = output.out.lines();
     let device = |line: &str| {
         line.split_whitespace()
             .skip_while(|word| *word != "dev")
@@ -136,8 +136,8 @@ fn asked(lab: &Lab, addresses: &[IpAddr]) -> Vec<Option<String>> {
         found.next(),
         None,
         "an answer too many:\n{}{}",
-        said.out,
-        said.err
+        output.out,
+        output.err
     );
     answers
 }

@@ -164,12 +164,12 @@ fn a_fresh_machine_translates_for_the_vpc_whatever_its_interfaces_are_called_and
  {
     let (lab, dir) = machine();
     assert_eq!(lab.source("nd", TO), "-");
-    let said = start(&lab, dir.path());
+    let output = start(&lab, dir.path());
     assert_eq!(
-        (said.code, said.out.as_str()),
+        (output.code, output.out.as_str()),
         (0, "egress-gateway: forwarding from ens7.20 to wan-0\n"),
         "{}",
-        said.err
+        output.err
     );
     assert_eq!(lab.source("nd", TO), PUBLIC);
     assert_eq!(lab.source("nd", TO6), PUBLIC6);
@@ -251,12 +251,12 @@ fn without_its_rules_a_gateway_forwards_nothing_whoever_removed_them() {
     assert_eq!(open(&lab), ["192.0.2.1", "2001:db8:f::1"]);
 
     // As systemd does when nftables stops: forwarding first.
-    let said = lab.run("gw", &[dir.path().join("stop")]);
+    let output = lab.run("gw", &[dir.path().join("stop")]);
     assert_eq!(
-        (said.code, forwards()),
+        (output.code, forwards()),
         (0, ["0\n", "0\n"].map(Into::into)),
         "{}",
-        said.err
+        output.err
     );
     assert_eq!(open(&lab), ["-", "-"]);
     assert_eq!(start(&lab, dir.path()).code, 0);
@@ -272,27 +272,28 @@ fn a_chosen_source_address_is_what_the_internet_sees_and_one_that_is_not_there_i
     let (lab, dir) = machine();
     let chosen = [("SNAT", "192.0.2.77"), ("SNAT6", "2001:db8:f::77")];
     let start_as = || lab.run_with_env("gw", &[dir.path().join("start")], &chosen);
-    let said = start_as();
-    assert_eq!(said.code, 1);
+    let output = start_as();
+    assert_eq!(output.code, 1);
     assert!(
-        said.err
+        output
+            .err
             .contains("192.0.2.77 is no address of this machine"),
         "{}",
-        said.err
+        output.err
     );
     lab.batch(
         "gw",
         "addr add 192.0.2.77/24 dev wan-0\naddr add 2001:db8:f::77/64 dev wan-0 nodad\n",
     );
-    let said = start_as();
+    let output = start_as();
     assert_eq!(
-        (said.code, said.out.as_str()),
+        (output.code, output.out.as_str()),
         (
             0,
             "egress-gateway: forwarding from ens7.20 to wan-0, IPv4 as 192.0.2.77, IPv6 as 2001:db8:f::77\n"
         ),
         "{}",
-        said.err
+        output.err
     );
     assert_eq!(lab.source("nd", TO), "192.0.2.77");
     assert_eq!(lab.source("nd", TO6), "2001:db8:f::77");
@@ -324,15 +325,15 @@ fn by_an_anchor_gateway_only_forwarded_traffic_leaves_and_with_the_anchor_addres
     );
     let env = [("ANCHOR_GATEWAY", "metadata"), ("PATH", path.as_str())];
     for _ in 0..2 {
-        let said = lab.run_with_env("gw", &[dir.path().join("start")], &env);
+        let output = lab.run_with_env("gw", &[dir.path().join("start")], &env);
         assert_eq!(
-            (said.code, said.out.as_str()),
+            (output.code, output.out.as_str()),
             (
                 0,
                 "egress-gateway: forwarding from ens7.20 to wan-0, IPv4 as 10.19.0.5\n"
             ),
             "{}",
-            said.err
+            output.err
         );
         assert_eq!(lab.source("nd", TO), "192.0.2.50");
         assert_eq!(
@@ -363,10 +364,10 @@ fn connections_are_held_to_what_the_way_out_can_carry() {
     lab.ip("gw", "link set wan-0 mtu 1400");
     let mut held = lab.echo("nd", &["hold", "1000", "7007", TO, TO6]);
     held.wait_for("held 2 of 2", Duration::from_secs(5));
-    let said = lab.must("nd", &["ss", "-Htin", "dport = 7007"]);
-    let mss = |len: u32| said.contains(&format!(" mss:{len} "));
+    let output = lab.must("nd", &["ss", "-Htin", "dport = 7007"]);
+    let mss = |len: u32| output.contains(&format!(" mss:{len} "));
     // 1400 less 20 or 40 for IP, 20 for TCP and 12 for its timestamps.
-    assert!(mss(1348) && mss(1328), "{said}");
+    assert!(mss(1348) && mss(1328), "{output}");
     held.hang_up();
     assert!(wait_until(Duration::from_secs(5), || !held.runs()));
 }
@@ -375,13 +376,14 @@ fn connections_are_held_to_what_the_way_out_can_carry() {
 fn a_machine_without_a_way_out_is_told_so_and_does_not_forward() {
     let (lab, dir) = machine();
     lab.batch("gw", "route del default\nroute del ::/0\n");
-    let said = start(&lab, dir.path());
-    assert_eq!(said.code, 1);
+    let output = start(&lab, dir.path());
+    assert_eq!(output.code, 1);
     assert!(
-        said.err
+        output
+            .err
             .contains("no default route, so no public interface (yet)"),
         "{}",
-        said.err
+        output.err
     );
     assert_eq!(
         lab.must("gw", &["cat", "/proc/sys/net/ipv4/ip_forward"])

@@ -116,7 +116,7 @@ impl World {
             wait_until(SOON, || self.marks().is_empty()
                 && self.routes() == ["203.0.113.0/24"]),
             "{}",
-            agent.said()
+            agent.log()
         );
         agent
     }
@@ -189,11 +189,12 @@ pub fn watched(lab: &Lab, during: impl FnOnce()) -> String {
                 "99",
             ],
         );
-        monitor.said().contains("192.0.2.222")
+        monitor.log().contains("192.0.2.222")
     }));
     during();
-    let said = monitor.said();
-    said.lines()
+    let output = monitor.log();
+    output
+        .lines()
         .filter(|line| line.contains("proto 230"))
         .collect::<Vec<_>>()
         .join("\n")
@@ -226,7 +227,7 @@ fn a_few_resyncs() {
 /// Writes the bad edit and returns when it is in the kernel.
 pub fn cut_off(world: &mut World, agent: &Running, edit: &str) -> Instant {
     world.volume.routes(edit);
-    assert!(wait_until(SOON, || world.cuts()), "{}", agent.said());
+    assert!(wait_until(SOON, || world.cuts()), "{}", agent.log());
     Instant::now()
 }
 
@@ -241,7 +242,7 @@ fn is_taken_back(api: &'static str) {
         wait_until(CONFIRM + SLACK, || !world.cuts()),
         "still there after {:?}: {}",
         since.elapsed(),
-        agent.said()
+        agent.log()
     );
     assert_eq!(
         world.routes(),
@@ -294,7 +295,7 @@ fn is_taken_back(api: &'static str) {
         wait_until(SOON, || world.routes()
             == ["203.0.113.0/24", "203.0.114.0/24"]),
         "{}",
-        agent.said()
+        agent.log()
     );
     assert!(world.has_status("Ready"), "{}", world.status());
     assert_eq!(world.status()["rejectedRevision"], Value::Null);
@@ -336,7 +337,7 @@ fn neither_a_second_bad_edit_nor_a_broken_one_saves_the_first_from_being_taken_b
         assert!(
             wait_until(SOON, || world.routes() == ["203.0.113.0/24"]),
             "{}",
-            agent.said()
+            agent.log()
         );
         assert!(world.has_status(word), "{}", world.status());
         if word == "Invalid" {
@@ -355,26 +356,26 @@ fn an_api_server_that_goes_for_another_reason_delays_a_good_edit_and_does_not_pr
     let agent = world.settled_agent(&FLAGS);
     let edited = |world: &World| world.routes() == ["203.0.113.0/24", "203.0.114.0/24"];
     assert!(
-        wait_until(SOON, || agent.said().contains("Change confirmed")),
+        wait_until(SOON, || agent.log().contains("Change confirmed")),
         "{}",
-        agent.said()
+        agent.log()
     );
     world.volume.routes(&another_good());
-    assert!(wait_until(SOON, || edited(&world)), "{}", agent.said());
+    assert!(wait_until(SOON, || edited(&world)), "{}", agent.log());
     stub.0.kill();
     let taken_back = wait_until(CONFIRM + SLACK, || !edited(&world));
     // The answer may have come before the kill: then nothing is to be taken back.
     assert!(
-        taken_back || agent.said().matches("Change confirmed").count() == 2,
+        taken_back || agent.log().matches("Change confirmed").count() == 2,
         "{}",
-        agent.said()
+        agent.log()
     );
-    assert!(wait_until(SOON, || edited(&world)), "{}", agent.said());
+    assert!(wait_until(SOON, || edited(&world)), "{}", agent.log());
     if taken_back {
         agent.wait_for("re-applying it", SOON);
     }
     a_few_resyncs();
-    assert!(edited(&world), "{}", agent.said());
+    assert!(edited(&world), "{}", agent.log());
     let _stub = world.stub();
     assert!(world.has_status("Ready"), "{}", world.status());
     assert!(
@@ -392,17 +393,17 @@ fn without_an_api_server_before_the_edit_it_is_applied_at_once_and_its_absence_a
     let agent = world.settled_agent(&FLAGS);
     stub.0.kill();
     let happened = world.watched(a_few_resyncs);
-    assert_eq!(happened, "", "nothing was edited: {}", agent.said());
+    assert_eq!(happened, "", "nothing was edited: {}", agent.log());
     let edited = Instant::now();
     world.volume.routes(&bad());
-    assert!(wait_until(SOON, || world.cuts()), "{}", agent.said());
+    assert!(wait_until(SOON, || world.cuts()), "{}", agent.log());
     assert!(
         edited.elapsed() < Duration::from_secs(5),
         "after {:?}",
         edited.elapsed()
     );
     let happened = world.watched(a_few_resyncs);
-    assert_eq!(happened, "", "{}", agent.said());
+    assert_eq!(happened, "", "{}", agent.log());
     assert_eq!(world.rollbacks(), "0");
 }
 
@@ -426,15 +427,15 @@ fn cleanup_removes_marks_too() {
     agent.kill();
     assert!(!world.marks().is_empty());
     // A child that the agent was just starting has the agent's socket until it is `ip`.
-    let mut said = world.lab.egress_routes(NODE, &["cleanup"]);
+    let mut output = world.lab.egress_routes(NODE, &["cleanup"]);
     let ended = wait_until(SOON, || {
-        let ended = !said.err.contains("an agent runs here");
+        let ended = !output.err.contains("an agent runs here");
         if !ended {
-            said = world.lab.egress_routes(NODE, &["cleanup"]);
+            output = world.lab.egress_routes(NODE, &["cleanup"]);
         }
         ended
     });
-    assert!(ended && said.code == 0, "{}{}", said.out, said.err);
+    assert!(ended && output.code == 0, "{}{}", output.out, output.err);
     assert_eq!(
         (
             world.routes().len(),
@@ -460,5 +461,5 @@ fn an_edit_makes_the_agent_look_where_the_api_servers_are_now() {
             && routes.contains(&"203.0.113.76".to_owned())
             && !routes.contains(&"203.0.113.77".to_owned())
     });
-    assert!(is_cut, "{:?}: {}", world.routes(), agent.said());
+    assert!(is_cut, "{:?}: {}", world.routes(), agent.log());
 }

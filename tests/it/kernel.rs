@@ -94,7 +94,7 @@ impl Node {
         .map(|what| self.lab.ip("nd", &format!("-o -N {what}")));
         let mut lines: Vec<&str> = all
             .iter()
-            .flat_map(|said| said.lines())
+            .flat_map(|output| output.lines())
             .map(str::trim)
             .collect();
         lines.sort_unstable();
@@ -146,12 +146,12 @@ impl Node {
 /// Waits for the `times`-th configuration in force.
 fn in_force(agent: &Running, times: usize) {
     let done = wait_until(LIMIT, || {
-        agent.said().matches("Configuration in force").count() >= times
+        agent.log().matches("Configuration in force").count() >= times
     });
     assert!(
         done,
-        "no {times}. configuration in force; it said:\n{}",
-        agent.said()
+        "no {times}. configuration in force; it output:\n{}",
+        agent.log()
     );
 }
 

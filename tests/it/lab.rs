@@ -181,28 +181,28 @@ impl Lab {
 
     /// `ip -batch` on a host; fails the test when one line fails.
     pub fn batch(&self, host: &str, lines: &str) {
-        let said = self.run_with_input(host, &["ip", "-batch", "-"], lines);
+        let output = self.run_with_input(host, &["ip", "-batch", "-"], lines);
         assert_eq!(
-            said.code, 0,
+            output.code, 0,
             "ip -batch on `{host}`:\n{}{}",
-            said.out, said.err
+            output.out, output.err
         );
     }
 
     /// `ip -j ARGS` on a host, such as `-4 route show table all`.
     pub fn json(&self, host: &str, args: &str) -> serde_json::Value {
-        let said = self.ip(host, &format!("-j -N {args}"));
-        if said.trim().is_empty() {
+        let output = self.ip(host, &format!("-j -N {args}"));
+        if output.trim().is_empty() {
             return serde_json::Value::Array(Vec::new()); // `ip -j` prints nothing for an empty list
         }
-        serde_json::from_str(&said)
-            .unwrap_or_else(|why| panic!("`ip -j {args}` said {said:?}: {why}"))
+        serde_json::from_str(&output)
+            .unwrap_or_else(|why| panic!("`ip -j {args}` output {output:?}: {why}"))
     }
 
     /// Loads nftables rules on a host.
     pub fn nft(&self, host: &str, rules: &str) {
-        let said = self.run_with_input(host, &["nft", "-f", "-"], rules);
-        assert_eq!(said.code, 0, "nft on `{host}`: {}", said.err);
+        let output = self.run_with_input(host, &["nft", "-f", "-"], rules);
+        assert_eq!(output.code, 0, "nft on `{host}`: {}", output.err);
     }
 
     /// Sets a kernel parameter, `net.ipv4.ip_forward` style; interface names must not hold dots.
@@ -267,20 +267,20 @@ impl Lab {
 
     /// Runs a command that has to succeed; gives its stdout.
     pub fn must<S: AsRef<OsStr>>(&self, host: &str, args: &[S]) -> String {
-        let said = self.run(host, args);
+        let output = self.run(host, args);
         let words: Vec<_> = args
             .iter()
             .map(|word| word.as_ref().to_string_lossy())
             .collect();
         assert_eq!(
-            said.code,
+            output.code,
             0,
             "`{}` on `{host}` failed:\n{}{}",
             words.join(" "),
-            said.out,
-            said.err
+            output.out,
+            output.err
         );
-        said.out
+        output.out
     }
 
     /// Starts a command on a host; it is killed when the guard is dropped, or the test's thread ends.
@@ -372,8 +372,8 @@ impl Lab {
     pub fn sources(&self, host: &str, to: &[&str]) -> BTreeMap<IpAddr, Option<IpAddr>> {
         let port = ECHO_PORT.to_string();
         let args = [&["ask", "500", &port], to].concat().join("\n");
-        let said = self.run_with_env(host, &echo_program(), &[(ECHO_ARGS, &args)]);
-        let answers: BTreeMap<_, _> = said
+        let output = self.run_with_env(host, &echo_program(), &[(ECHO_ARGS, &args)]);
+        let answers: BTreeMap<_, _> = output
             .out
             .lines()
             .filter_map(|line| line.strip_prefix("echo: ")?.split_once(' '))
@@ -381,9 +381,9 @@ impl Lab {
             .collect();
         assert!(
             to.is_empty() || !answers.is_empty(),
-            "the echo client said: {}{}",
-            said.out,
-            said.err
+            "the echo client output: {}{}",
+            output.out,
+            output.err
         );
         answers
     }

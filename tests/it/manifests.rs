@@ -311,8 +311,8 @@ fn applying_the_configmap_again_has_no_key_to_reset_but_the_example() {
 
 #[test]
 fn the_sample_configuration_is_valid_and_applies_to_no_node() {
-    let (code, said) = check(&sample());
-    assert_eq!(code, Some(0), "{said}");
+    let (code, output) = check(&sample());
+    assert_eq!(code, Some(0), "{output}");
     let config: Value = serde_yaml::from_str(&sample()).unwrap();
     let routes: Value =
         serde_yaml::from_str(config["data"]["routes.yaml"].as_str().unwrap()).unwrap();
@@ -370,6 +370,6 @@ fn every_example_in_the_samples_comments_is_valid_too() {
     }
     assert!(routes["protected"].is_array());
     assert!(objects[0]["data"]["aws.txt"].is_string());
-    let (code, said) = check(&text);
-    assert_eq!(code, Some(0), "{said}");
+    let (code, output) = check(&text);
+    assert_eq!(code, Some(0), "{output}");
 }

@@ -271,8 +271,8 @@ fn happen(lab: &Lab, model: &mut Model, event: &Event) -> [String; 2] {
             let text = lines.join("\n") + "\n";
             let flag: &[&str] = if family.is_some() { &["-6"] } else { &[] };
             let command = [&["ip"], flag, &["-force", "-batch", "-"]].concat();
-            let said = lab.run_with_input("nd", &command, &text);
-            let real = read_batch_errors(&said.err);
+            let output = lab.run_with_input("nd", &command, &text);
+            let real = read_batch_errors(&output.err);
             let ours = model.batch(*family, &text);
             let told = |errors: &egress_routes::kernel::dump::BatchErrors| {
                 let refused = errors.refused.iter().map(|(n, _)| lines[n - 1].clone());

@@ -69,7 +69,7 @@ fn prober(checks: &str) {
                 &BTreeSet::new(),
             );
             let mut view = probes.subscribe();
-            let mut said = BTreeMap::new();
+            let mut output = BTreeMap::new();
             println!("prober: ready");
             loop {
                 for (key, health) in view.borrow_and_update().iter() {
@@ -79,7 +79,7 @@ fn prober(checks: &str) {
                         health.state,
                         health.reason.as_deref().unwrap_or("-")
                     );
-                    if said.insert(key.clone(), text.clone()).as_ref() != Some(&text) {
+                    if output.insert(key.clone(), text.clone()).as_ref() != Some(&text) {
                         println!("{text}");
                     }
                 }
@@ -139,9 +139,10 @@ fn probe(lab: &Lab, checks: &[&str]) -> Running {
 
 /// The last line that the prober printed for a check.
 fn last(prober: &Running, check: &str) -> String {
-    let said = prober.said();
+    let output = prober.log();
     let start = format!("{check} is ");
-    said.lines()
+    output
+        .lines()
         .rev()
         .find_map(|line| line.strip_prefix(&start))
         .unwrap_or("nothing")
@@ -155,8 +156,8 @@ fn become_(prober: &Running, checks: &[&str], state: State) -> Duration {
     for check in checks {
         assert!(
             wait_until(LIMIT, || last(prober, check).starts_with(&wanted)),
-            "{check} is not {state:?}; it said:\n{}",
-            prober.said()
+            "{check} is not {state:?}; it output:\n{}",
+            prober.log()
         );
     }
     start.elapsed()
@@ -188,7 +189,7 @@ fn a_gateway_is_down_within_a_second_of_its_loss_and_up_again_after_its_return()
     lab.ip(FABRIC, "link set g1-eth1 down");
     let took = become_(&prober, &checks, State::Down);
     println!(
-        "interval 200 ms, failures 3: all four kinds of probe said down {took:?} after the cut"
+        "interval 200 ms, failures 3: all four kinds of probe reported down {took:?} after the cut"
     );
     // 0.8 s is what the configuration means; the rest is for a busy machine.
     assert!(took < Duration::from_millis(1200), "{took:?}");
@@ -264,12 +265,7 @@ fn gateways_that_share_a_target_are_told_apart() {
     lab.nft("g2", &rule("forward", "drop"));
     become_(&prober, &checks[2..], State::Down);
     become_(&prober, &checks[..2], State::Up);
-    assert_eq!(
-        prober.said().matches("Down").count(),
-        2,
-        "{}",
-        prober.said()
-    );
+    assert_eq!(prober.log().matches("Down").count(), 2, "{}", prober.log());
 }
 
 #[test]
@@ -361,7 +357,7 @@ fn a_gateway_that_blocks_ping_was_never_up_and_a_node_that_does_is_not_the_gatew
     assert!(
         wait_until(LIMIT, || last(&prober, &g2).contains("not probed")),
         "{}",
-        prober.said()
+        prober.log()
     );
     std::thread::sleep(Duration::from_secs(1)); // five intervals, in which nothing may happen
     assert_eq!(
@@ -387,7 +383,7 @@ fn without_net_raw_ping_works_where_the_kernel_allows_it_and_elsewhere_says_what
         assert!(
             wait_until(LIMIT, || last(&prober, check) == missing),
             "{}",
-            prober.said()
+            prober.log()
         );
     }
     let missing =
@@ -395,7 +391,7 @@ fn without_net_raw_ping_works_where_the_kernel_allows_it_and_elsewhere_says_what
     assert!(
         wait_until(LIMIT, || last(&prober, checks[2]) == missing),
         "{}",
-        prober.said()
+        prober.log()
     );
     lab.sysctl("nd", "net.ipv4.ping_group_range", "0 0");
     become_(&prober, &checks[..2], State::Up);
@@ -442,8 +438,8 @@ fn sixteen_gateways_cost_less_than_a_hundredth_of_a_core() {
     let prober = probe_as(&lab, &[], &checks, 1000);
     become_(&prober, &checks, State::Up);
     let received = || {
-        let said = lab.must("g1", &["cat", "/proc/net/snmp"]);
-        let mut icmp = said
+        let output = lab.must("g1", &["cat", "/proc/net/snmp"]);
+        let mut icmp = output
             .lines()
             .filter(|line| line.starts_with("Icmp:"))
             .map(|line| line.split(' ').collect::<Vec<_>>());

@@ -123,7 +123,7 @@ fn a_nodes_own_subnets_peers_and_addresses_are_protected_and_its_other_routes_ar
     let of_node: Vec<String> = protected
         .iter()
         .map(ToString::to_string)
-        .filter(|said| said.starts_with("the node's"))
+        .filter(|output| output.starts_with("the node's"))
         .collect();
     insta::assert_snapshot!(of_node.join("\n"), @r"
     the node's own address 10.9.9.9 (lo)

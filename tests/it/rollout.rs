@@ -24,7 +24,7 @@ fn an_agent_restarted_while_the_newest_configuration_is_refused_keeps_up_what_th
     world.volume.routes(BROKEN);
 
     let agent = world.agent(&FLAGS);
-    assert!(world.has_status("Invalid"), "{}", agent.said());
+    assert!(world.has_status("Invalid"), "{}", agent.log());
     let is_kept = |world: &World| {
         let status = world.status();
         status["revision"] == revision && status["sets"][0]["installed"] == 1
@@ -33,9 +33,9 @@ fn an_agent_restarted_while_the_newest_configuration_is_refused_keeps_up_what_th
         wait_until(SOON, || is_kept(&world)),
         "{}: {}",
         world.status(),
-        agent.said()
+        agent.log()
     );
-    assert!(wait_until(SOON, || is_ready(&world)), "{}", agent.said());
+    assert!(wait_until(SOON, || is_ready(&world)), "{}", agent.log());
 
     world.lab.ip(NODE, "link set eth1 down");
     assert!(wait_until(SOON, || world.routes().is_empty()));
@@ -43,7 +43,7 @@ fn an_agent_restarted_while_the_newest_configuration_is_refused_keeps_up_what_th
     assert!(
         wait_until(SOON, || world.routes() == ["203.0.113.0/24"]),
         "{}",
-        agent.said()
+        agent.log()
     );
 
     world.volume.routes(&another_good());
@@ -51,7 +51,7 @@ fn an_agent_restarted_while_the_newest_configuration_is_refused_keeps_up_what_th
     assert!(
         wait_until(SOON, || world.routes() == edited),
         "{}",
-        agent.said()
+        agent.log()
     );
     assert!(world.has_status("Ready"), "{}", world.status());
 }
@@ -63,19 +63,19 @@ fn an_agent_restarted_after_a_rollback_keeps_up_the_revision_before() {
     let mut agent = world.settled_agent(&FLAGS);
     let revision = world.status()["revision"].clone();
     cut_off(&mut world, &agent, &bad());
-    assert!(world.has_status("RolledBack"), "{}", agent.said());
+    assert!(world.has_status("RolledBack"), "{}", agent.log());
     agent.wait_for("is confirmed as the cause", SOON);
     agent.kill();
 
     let agent = world.agent(&FLAGS);
-    assert!(world.has_status("RolledBack"), "{}", agent.said());
+    assert!(world.has_status("RolledBack"), "{}", agent.log());
     assert_eq!(world.status()["revision"], revision);
-    assert!(wait_until(SOON, || is_ready(&world)), "{}", agent.said());
+    assert!(wait_until(SOON, || is_ready(&world)), "{}", agent.log());
     world.lab.ip(NODE, "nexthop flush proto 230");
     assert!(
         wait_until(SOON, || world.routes() == ["203.0.113.0/24"]),
         "{}",
-        agent.said()
+        agent.log()
     );
 }
 
@@ -87,15 +87,15 @@ fn routes_that_come_in_long_after_their_edit_are_guarded_and_taken_back() {
     // The harmful set's gateway is not on-link yet: the edit is confirmed without its routes.
     let later = format!("{}{}", good(), set("bad", "10.118.0.7", &[CUT]));
     world.volume.routes(&later);
-    assert!(world.has_status("Degraded"), "{}", agent.said());
+    assert!(world.has_status("Degraded"), "{}", agent.log());
     assert!(!world.cuts());
     world.lab.ip("g3", "addr add 10.118.0.7/24 dev eth1");
     world.lab.ip(NODE, "addr add 10.118.0.1/24 dev eth1");
-    assert!(wait_until(SOON, || world.cuts()), "{}", agent.said());
+    assert!(wait_until(SOON, || world.cuts()), "{}", agent.log());
     assert!(
         wait_until(CONFIRM + SLACK, || !world.cuts()),
         "{}",
-        agent.said()
+        agent.log()
     );
     assert_eq!(world.routes(), ["203.0.113.0/24"]);
     assert!(world.has_status("RolledBack"), "{}", world.status());
@@ -109,7 +109,7 @@ fn an_edit_that_is_taken_back_by_hand_ends_ready() {
     let agent = world.settled_agent(&["--confirm", "20s", "--resync", "1s"]);
     cut_off(&mut world, &agent, &bad());
     world.volume.routes(&good());
-    assert!(wait_until(SOON, || !world.cuts()), "{}", agent.said());
+    assert!(wait_until(SOON, || !world.cuts()), "{}", agent.log());
     assert!(world.has_status("Ready"), "{}", world.status());
     assert_eq!(world.status()["rejectedRevision"], serde_json::Value::Null);
     assert_eq!(world.rollbacks(), "0");
@@ -136,9 +136,9 @@ fn a_signal_in_the_middle_of_the_first_pass_leaves_no_half_of_it() {
     assert!(
         wait_until(SOON, || !world.routes().is_empty()),
         "{}",
-        agent.said()
+        agent.log()
     );
     agent.signal("TERM");
     assert_eq!(agent.ends(SOON), Some(0));
-    assert_eq!(world.routes().len(), 20_000, "{}", agent.said());
+    assert_eq!(world.routes().len(), 20_000, "{}", agent.log());
 }

@@ -208,8 +208,8 @@ fn the_schema_of_routes_yaml_knows_the_keys_of_the_parser_and_no_others() {
         let mut value = full();
         // A name that is near to none, so that the parser lists those it knows.
         value.pointer_mut(place).unwrap()["qqqqqqqqqqqqqqqq"] = json!(1);
-        let said = refused(&value).unwrap();
-        let line = said
+        let output = refused(&value).unwrap();
+        let line = output
             .lines()
             .find(|line| line.contains("`qqqqqqqqqqqqqqqq` is not known here"))
             .unwrap();

@@ -254,18 +254,18 @@ fn a_list_file_that_cannot_be_read_is_a_problem_of_the_configuration() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("routes.yaml"), routes("x")).unwrap();
     fs::write(dir.path().join("gcp.txt"), "").unwrap();
-    let said = || {
+    let output = || {
         config::parse(&read(dir.path()).unwrap().files)
             .unwrap_err()
             .to_string()
     };
     assert_eq!(
-        said(),
+        output(),
         "routes.yaml:5:22: routes[0].destinationFiles[0]: `aws.txt` is not there; the files that are there: `gcp.txt`"
     );
     fs::create_dir(dir.path().join("aws.txt")).unwrap();
     assert_eq!(
-        said(),
+        output(),
         "routes.yaml:5:22: routes[0].destinationFiles[0]: `aws.txt` is a directory; expected a file"
     );
 }

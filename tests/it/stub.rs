@@ -54,8 +54,8 @@ impl Stub {
 
     /// The Node's annotations of ours, without their prefix, as the last write left them.
     pub fn annotations(&self) -> BTreeMap<String, String> {
-        let said = self.0.said();
-        let last = said
+        let output = self.0.log();
+        let last = output
             .lines()
             .filter_map(|line| line.strip_prefix("stub: annotations "))
             .next_back();
@@ -72,7 +72,7 @@ impl Stub {
     /// The reasons of all Events so far.
     pub fn events(&self) -> Vec<String> {
         self.0
-            .said()
+            .log()
             .lines()
             .filter_map(|line| line.strip_prefix("stub: event "))
             .map(str::to_owned)

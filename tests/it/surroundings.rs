@@ -139,13 +139,13 @@ impl Numbered {
             wait_until(SOON, || self.routes() == routes),
             "{:?} is not {routes:?}: {}",
             self.routes(),
-            agent.said()
+            agent.log()
         );
         assert!(
             wait_until(SOON, || self.status()["status"] == "Ready"),
             "{}: {}",
             self.status(),
-            agent.said()
+            agent.log()
         );
     }
 
@@ -158,7 +158,7 @@ impl Numbered {
             reported,
             "no {word} with `{words}` in {}: {}",
             self.status(),
-            agent.said()
+            agent.log()
         );
     }
 

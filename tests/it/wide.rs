@@ -71,7 +71,7 @@ fn foreign(lab: &Lab) -> Vec<String> {
         ["-4", "-6"].map(|family| lab.ip(NODE, &format!("-o -N {family} route show table main")));
     let mut lines: Vec<String> = both
         .iter()
-        .flat_map(|said| said.lines())
+        .flat_map(|output| output.lines())
         .filter(|line| !line.contains("proto 230"))
         .map(str::to_owned)
         .collect();
@@ -154,7 +154,7 @@ fn everything_leaves_by_the_gateway_but_what_the_node_needs_and_its_default_rout
         astray(&lab, &by_the_gateway()),
         [""; 0],
         "in force: {}",
-        agent.said()
+        agent.log()
     );
     assert_eq!(
         (defaults(&lab), foreign(&lab)),
@@ -195,8 +195,8 @@ fn everything_leaves_by_the_gateway_but_what_the_node_needs_and_its_default_rout
     );
     assert_eq!(astray(&lab, &by_the_gateway()), [""; 0], "the routes stay");
 
-    let said = lab.egress_routes(NODE, &["cleanup"]);
-    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+    let output = lab.egress_routes(NODE, &["cleanup"]);
+    assert_eq!(output.code, 0, "{}{}", output.out, output.err);
     assert_eq!(
         (defaults(&lab), foreign(&lab)),
         (defaults_before, foreign_before),
@@ -218,8 +218,12 @@ fn without_a_cluster_too_no_default_route_is_replaced_whatever_its_metric() {
         )
         .unwrap();
         let path = dir.path().to_str().unwrap();
-        let said = lab.egress_routes(NODE, &["apply", path]);
-        assert_eq!(said.code, 0, "metric {metric}: {}{}", said.out, said.err);
+        let output = lab.egress_routes(NODE, &["apply", path]);
+        assert_eq!(
+            output.code, 0,
+            "metric {metric}: {}{}",
+            output.out, output.err
+        );
         assert_eq!(
             (
                 lab.source(NODE, "8.8.8.8"),
@@ -229,8 +233,12 @@ fn without_a_cluster_too_no_default_route_is_replaced_whatever_its_metric() {
         );
         assert_eq!(lab.source(NODE, "169.254.169.254"), NODE_PUBLIC);
         assert_eq!((defaults(&lab), foreign(&lab)), before, "metric {metric}");
-        let said = lab.egress_routes(NODE, &["cleanup"]);
-        assert_eq!(said.code, 0, "metric {metric}: {}{}", said.out, said.err);
+        let output = lab.egress_routes(NODE, &["cleanup"]);
+        assert_eq!(
+            output.code, 0,
+            "metric {metric}: {}{}",
+            output.out, output.err
+        );
         assert_eq!(
             (defaults(&lab), foreign(&lab)),
             before,

@@ -277,12 +277,12 @@ fn a_place_in_a_json_string_is_the_one_where_an_editor_finds_it() {
 
 #[test]
 fn manifests_that_would_not_reach_the_agents_are_refused_or_warned_of() {
-    let said = |text: &str| {
+    let checked = |text: &str| {
         let ran = checked("-", text.as_bytes(), false);
         (ran.verdict, ran.err)
     };
     let good = manifest("routes: []\n", "");
-    assert_eq!(said(&good), (Verdict::Valid, String::new()));
+    assert_eq!(checked(&good), (Verdict::Valid, String::new()));
     for (from, to, verdict, expected) in [
         (
             "name: egress-routes",
@@ -334,9 +334,9 @@ fn manifests_that_would_not_reach_the_agents_are_refused_or_warned_of() {
         ),
     ] {
         let text = good.replacen(from, to, 1);
-        assert_eq!(said(&text), (verdict, expected.to_owned()), "{text}");
+        assert_eq!(checked(&text), (verdict, expected.to_owned()), "{text}");
     }
-    let (verdict, err) = said(
+    let (verdict, err) = checked(
         "apiVersion: networking.digitalocean.com/v1\nkind: StaticRoute\nspec: {destinations: [203.0.113.7], gateway: 10.116.0.5}\n",
     );
     assert_eq!(verdict, Verdict::Refused);

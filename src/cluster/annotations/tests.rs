@@ -12,16 +12,16 @@ fn known(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 
 #[test]
 fn the_annotations_are_those_of_the_contract() {
-    let said = annotations(&example());
-    assert_eq!(said[STATUS].as_deref(), Some("Degraded"));
-    assert_eq!(said[REVISION].as_deref(), Some("0123456789ab"));
-    assert_eq!(said[ROUTES].as_deref(), Some("2048/2050"));
+    let written = annotations(&example());
+    assert_eq!(written[STATUS].as_deref(), Some("Degraded"));
+    assert_eq!(written[REVISION].as_deref(), Some("0123456789ab"));
+    assert_eq!(written[ROUTES].as_deref(), Some("2048/2050"));
     assert_eq!(
-        said[GATEWAYS].as_deref(),
+        written[GATEWAYS].as_deref(),
         Some("10.116.0.5=up,10.116.0.6=down")
     );
     assert_eq!(
-        said[MESSAGE].as_deref(),
+        written[MESSAGE].as_deref(),
         Some("Set `clouds`: 2 of 2050 prefixes are not in the kernel")
     );
     let ready = annotations(&Status {
@@ -103,13 +103,13 @@ fn a_thousand_gateways_and_a_long_message_keep_within_their_limits() {
         .collect();
     status.sets = vec![set("a", &pairs)];
     status.message = Some("\u{1f980}".repeat(500));
-    let said = annotations(&status);
-    let text = said[GATEWAYS].clone().unwrap();
+    let written = annotations(&status);
+    let text = written[GATEWAYS].clone().unwrap();
     assert!(
         text.len() < GATEWAYS_LENGTH + 20 && text.ends_with(" more"),
         "{text}"
     );
-    assert_eq!(said[MESSAGE].as_ref().unwrap().len(), 1024);
+    assert_eq!(written[MESSAGE].as_ref().unwrap().len(), 1024);
 }
 
 #[test]

@@ -129,7 +129,7 @@ fn two_names_with_one_nexthop_group_are_refused() {
         set(&b, "  destinations: [198.51.100.0/24]\n")
     );
     assert_eq!(
-        said(&files(text, &[])),
+        reported(&files(text, &[])),
         format!(
             "routes.yaml:5:9: routes[1].name: `{b}` hashes to the same nexthop group ID as `{a}`; rename one of the two"
         )

@@ -32,18 +32,21 @@ fn each_refused_configuration_is_refused_in_these_words() {
             others,
             ..files(&parts[0].1, &lists)
         };
-        let (said, expected) = (said(&files), expected.join("\n"));
+        let (reported, expected) = (reported(&files), expected.join("\n"));
         let kept: String = body
             .trim_end_matches('\n')
             .split('\n')
             .filter(|line| !line.starts_with(">>> "))
             .map(|line| format!("{line}\n"))
             .collect();
-        let answer: String = said.lines().map(|line| format!(">>> {line}\n")).collect();
+        let answer: String = reported
+            .lines()
+            .map(|line| format!(">>> {line}\n"))
+            .collect();
         write!(right, "\n=== {what}\n{kept}{answer}").unwrap();
-        if said != expected {
+        if reported != expected {
             wrong.push(format!(
-                "{what}\n  said:     {said}\n  expected: {expected}"
+                "{what}\n  reported: {reported}\n  expected: {expected}"
             ));
         }
         cases += 1;
@@ -101,7 +104,7 @@ fn bytes_that_are_no_text_are_refused_in_these_words() {
         ),
     ];
     for (bytes, expected) in routes {
-        assert_eq!(said(&files(bytes, &[])), *expected);
+        assert_eq!(reported(&files(bytes, &[])), *expected);
     }
     let foo = "`1.2.3` is not an IP address or CIDR; expected one like `203.0.113.0/24`, `198.51.100.7` or `2001:db8::/32`";
     let lists: &[(&[u8], &str)] = &[
@@ -123,7 +126,7 @@ fn bytes_that_are_no_text_are_refused_in_these_words() {
         (b"\t 1.2.3", &format!("aws.txt:1:3: {foo}")),
     ];
     for (bytes, expected) in lists {
-        assert_eq!(said(&files(LISTED, &[("aws.txt", bytes)])), *expected);
+        assert_eq!(reported(&files(LISTED, &[("aws.txt", bytes)])), *expected);
     }
 }
 
@@ -158,7 +161,7 @@ fn an_unreadable_list_file_is_a_problem_where_it_is_named() {
         )),
     );
     assert_eq!(
-        said(&files),
+        reported(&files),
         "routes.yaml:4:22: routes[0].destinationFiles[0]: `aws.txt` is a directory; expected a file"
     );
 }
@@ -167,14 +170,14 @@ fn an_unreadable_list_file_is_a_problem_where_it_is_named() {
 fn sizes_beyond_the_limits_are_refused() {
     let mut large = b"routes: []\n#".to_vec();
     large.resize(MAX_FILE, b' ');
-    assert_eq!(said(&files(&large, &[])), "accepted");
+    assert_eq!(reported(&files(&large, &[])), "accepted");
     large.push(b' ');
     assert_eq!(
-        said(&files(&large, &[])),
+        reported(&files(&large, &[])),
         "routes.yaml:1:1: is larger than 4 MiB, which is the limit for a file"
     );
     assert_eq!(
-        said(&files(LISTED, &[("aws.txt", &large)])),
+        reported(&files(LISTED, &[("aws.txt", &large)])),
         "aws.txt:1:1: is larger than 4 MiB, which is the limit for a file"
     );
     large.pop();
@@ -182,7 +185,7 @@ fn sizes_beyond_the_limits_are_refused() {
         .map(|name| (name, large.as_slice()))
         .to_vec();
     assert_eq!(
-        said(&files(LISTED, &three)),
+        reported(&files(LISTED, &three)),
         "routes.yaml:1:1: is larger than 8 MiB with its list files, which is the limit"
     );
     let sets: String = (0..=MAX_SETS)
@@ -194,14 +197,14 @@ fn sizes_beyond_the_limits_are_refused() {
         })
         .collect();
     assert_eq!(
-        said(&files(format!("routes:\n{sets}"), &[])),
+        reported(&files(format!("routes:\n{sets}"), &[])),
         "routes.yaml:2:3: routes: has 1001 route sets; at most 1000 are allowed"
     );
     let list: String = (0..=MAX_DESTINATIONS)
         .map(|i| format!("{}\n", Family::V4.address(i as u128)))
         .collect();
     assert_eq!(
-        said(&files(LISTED, &[("aws.txt", list.as_bytes())])),
+        reported(&files(LISTED, &[("aws.txt", list.as_bytes())])),
         "routes.yaml:4:22: routes[0].destinationFiles[0]: with these, there are more than 250000 CIDRs in all, which is the limit"
     );
 }

@@ -36,25 +36,25 @@ pub(super) async fn run_batch(
     let printed = child.stdout.take();
     let mut stderr = child.stderr.take().context("no pipe from `ip`")?;
     let run = async {
-        let (mut said, mut out) = (Vec::new(), Vec::new());
+        let (mut errors, mut out) = (Vec::new(), Vec::new());
         let print = async {
             match printed {
                 Some(pipe) => pipe.take(ANSWER_LIMIT).read_to_end(&mut out).await,
                 None => Ok(0),
             }
         };
-        let (printed, read) = tokio::join!(print, read_bounded(&mut stderr, &mut said));
+        let (printed, read) = tokio::join!(print, read_bounded(&mut stderr, &mut errors));
         printed.context("reading the answers of `ip -batch`")?;
         read.context("reading the errors of `ip -batch`")?;
         let status = child.wait().await.context("waiting for `ip -batch`")?;
-        anyhow::Ok((status, said, out))
+        anyhow::Ok((status, errors, out))
     };
     let Ok(done) = timeout(TIME_LIMIT, run).await else {
         end(&mut child).await;
         return Err(Hung).with_context(|| format!("running `ip {}`", arguments.join(" ")));
     };
-    let (status, said, out) = done?;
-    let mut errors = dump::read_batch_errors(&String::from_utf8_lossy(&said));
+    let (status, errors, out) = done?;
+    let mut errors = dump::read_batch_errors(&String::from_utf8_lossy(&errors));
     let killed = status.signal().is_some();
     if errors.stopped.is_none() && (killed || (errors.refused.is_empty() && !status.success())) {
         errors.stopped = Some(format!(
@@ -164,9 +164,9 @@ pub(super) async fn finish<T, E: Into<anyhow::Error>>(
     reader: impl Future<Output = Result<T, E>>,
 ) -> anyhow::Result<T> {
     let mut stderr = child.stderr.take().context("no pipe from `ip`")?;
-    let mut said = Vec::new();
+    let mut errors = Vec::new();
     let run = async {
-        let (made, read) = tokio::join!(reader, read_bounded(&mut stderr, &mut said));
+        let (made, read) = tokio::join!(reader, read_bounded(&mut stderr, &mut errors));
         read.context("reading its errors")?;
         let status = child.wait().await.context("waiting for its end")?;
         anyhow::Ok((made, status))
@@ -176,8 +176,8 @@ pub(super) async fn finish<T, E: Into<anyhow::Error>>(
         bail!(Hung);
     };
     let (made, status) = done?;
-    let said = String::from_utf8_lossy(&said);
-    if said.contains("interrupted") {
+    let errors = String::from_utf8_lossy(&errors);
+    if errors.contains("interrupted") {
         bail!(Interrupted);
     }
     match made {
@@ -187,7 +187,7 @@ pub(super) async fn finish<T, E: Into<anyhow::Error>>(
         }
         Ok(made) if status.success() => Ok(made),
         _ => {
-            let words = said
+            let words = errors
                 .lines()
                 .last()
                 .unwrap_or("it printed nothing")

@@ -15,12 +15,12 @@ impl std::fmt::Display for Unfit {
 impl std::error::Error for Unfit {}
 
 /// Whether the version that `ip -V` prints is new enough.
-pub(super) fn is_fit(said: &str) -> Result<(), Unfit> {
+pub(super) fn is_fit(output: &str) -> Result<(), Unfit> {
     // "ip utility, iproute2-6.1.0, libbpf 1.1.2"; those before 5.7 carry a date: "iproute2-ss200127"
-    let Some((_, version)) = said.split_once("iproute2-") else {
-        let said = said.trim().chars().take(200).collect::<String>();
+    let Some((_, version)) = output.split_once("iproute2-") else {
+        let output = output.trim().chars().take(200).collect::<String>();
         return Err(Unfit(format!(
-            "`ip -V` prints {said:?}: egress-routes needs `ip` from iproute2 5.12 or later"
+            "`ip -V` prints {output:?}: egress-routes needs `ip` from iproute2 5.12 or later"
         )));
     };
     let version = version
@@ -55,7 +55,7 @@ mod tests {
         ] {
             assert!(is_fit(fit).is_ok(), "{fit}");
         }
-        let why = |said| is_fit(said).unwrap_err().to_string();
+        let why = |output| is_fit(output).unwrap_err().to_string();
         assert_eq!(
             why("ip utility, iproute2-5.11.0\n"),
             "iproute2 5.11.0 is too old: resilient nexthop groups need 5.12 or later"

@@ -98,14 +98,14 @@ fn every_protection_of_the_contract_is_there_and_says_what_it_is() {
         ..NodeFacts::default()
     });
     let config = config(&["10.117.0.5"], &["64.225.0.0/16"]);
-    let said = |destination: &str| forbidden(&node(), &facts, &config, destination);
+    let why = |destination: &str| forbidden(&node(), &facts, &config, destination);
     insta::assert_snapshot!(
         [
             "127.0.0.53", "169.254.169.254", "224.0.0.0/4", "255.255.255.255", "0.0.0.0/8", "::1", "fe80::5", "ff02::1", "::",
             "10.116.0.0/24", "10.116.0.128/25", "10.116.0.20", "10.9.9.9", "2001:db8:5::/80", "10.117.0.5", "10.244.3.7", "198.51.100.6",
             "10.96.0.1", "64.225.0.0/16", "64.225.9.0/24", "224.0.0.0/3",
         ]
-        .map(|d| format!("{d}: {}", said(d)))
+        .map(|d| format!("{d}: {}", why(d)))
         .join("\n"),
         @r"
         127.0.0.53: inside the loopback range 127.0.0.0/8
@@ -141,7 +141,7 @@ fn every_protection_of_the_contract_is_there_and_says_what_it_is() {
         "2001:db8::/32",
         "128.0.0.0/1",
     ] {
-        assert_eq!(said(free), "", "{free}");
+        assert_eq!(why(free), "", "{free}");
     }
 }
 
@@ -180,13 +180,13 @@ fn an_address_with_length_zero_protects_only_itself() {
     kernel
         .links
         .push(Link::with("tun0", &[("10.50.0.1", 0), ("fd00:50::1", 0)]));
-    let said = |d: &str| forbidden(&kernel, &Facts::NoCluster, &config(&[], &[]), d);
+    let why = |d: &str| forbidden(&kernel, &Facts::NoCluster, &config(&[], &[]), d);
     assert_eq!(
-        said("10.50.0.1"),
+        why("10.50.0.1"),
         "is the node's own address 10.50.0.1 (tun0)"
     );
     assert_eq!(
-        (said("10.50.0.2"), said("fd00:50::2")),
+        (why("10.50.0.2"), why("fd00:50::2")),
         (String::new(), String::new())
     );
 }
@@ -196,13 +196,13 @@ fn the_peer_of_a_point_to_point_link_is_on_link() {
     let mut kernel = node();
     kernel.links.push(Link::with("ppp0", &[("10.51.0.1", 32)]));
     kernel.foreign.push(route("10.51.0.2/32", "ppp0", 2));
-    let said = |d: &str| forbidden(&kernel, &Facts::NoCluster, &config(&[], &[]), d);
+    let why = |d: &str| forbidden(&kernel, &Facts::NoCluster, &config(&[], &[]), d);
     assert_eq!(
-        said("10.51.0.2"),
+        why("10.51.0.2"),
         "is the node's on-link subnet 10.51.0.2/32 (ppp0)"
     );
     assert_eq!(
-        said("10.51.0.1"),
+        why("10.51.0.1"),
         "is the node's own address 10.51.0.1 (ppp0)"
     );
 }
@@ -214,13 +214,13 @@ fn an_on_link_prefix_that_an_advertisement_or_dhcp_gave_is_a_subnet() {
         route("2001:db8:7::/64", "eth0", 9),
         route("172.31.1.1/32", "eth0", 16),
     ]);
-    let said = |d: &str| forbidden(&kernel, &Facts::NoCluster, &config(&[], &[]), d);
+    let why = |d: &str| forbidden(&kernel, &Facts::NoCluster, &config(&[], &[]), d);
     assert_eq!(
-        said("2001:db8:7::/80"),
+        why("2001:db8:7::/80"),
         "inside the node's on-link subnet 2001:db8:7::/64 (eth0)"
     );
     assert_eq!(
-        said("172.31.1.1"),
+        why("172.31.1.1"),
         "is the node's on-link subnet 172.31.1.1/32 (eth0)"
     );
 }
@@ -236,7 +236,7 @@ fn routes_to_a_device_that_somebody_made_protect_nothing() {
         route("10.244.7.0/24", "via eth1", 2),
         route("10.61.0.0/16", "blackhole", 2),
     ]);
-    let said = |d: &str| forbidden(&kernel, &Facts::NoCluster, &config(&[], &[]), d);
+    let why = |d: &str| forbidden(&kernel, &Facts::NoCluster, &config(&[], &[]), d);
     for free in [
         "8.8.8.8",
         "200.0.0.0/8",
@@ -244,7 +244,7 @@ fn routes_to_a_device_that_somebody_made_protect_nothing() {
         "10.244.7.0/24",
         "10.61.0.0/16",
     ] {
-        assert_eq!(said(free), "", "{free}");
+        assert_eq!(why(free), "", "{free}");
     }
 }
 
@@ -255,11 +255,11 @@ fn the_most_specific_protection_gives_the_reason_and_equal_ones_the_best_name() 
         ..NodeFacts::default()
     });
     let config = config(&["10.116.0.5", "10.116.0.6"], &["10.116.0.0/24"]);
-    let said = |d: &str| forbidden(&node(), &facts, &config, d);
-    assert_eq!(said("10.116.0.5"), "is the API server 10.116.0.5");
-    assert_eq!(said("10.116.0.6"), "is the gateway 10.116.0.6");
+    let why = |d: &str| forbidden(&node(), &facts, &config, d);
+    assert_eq!(why("10.116.0.5"), "is the API server 10.116.0.5");
+    assert_eq!(why("10.116.0.6"), "is the gateway 10.116.0.6");
     assert_eq!(
-        said("10.116.0.0/24"),
+        why("10.116.0.0/24"),
         "is the node's on-link subnet 10.116.0.0/24 (eth1)"
     );
 }
@@ -278,13 +278,13 @@ fn a_gateway_in_a_subnet_of_a_link_that_is_up_is_usable() {
 
 #[test]
 fn a_gateway_that_cannot_be_one_is_refused_with_the_reason() {
-    let said = |gateway: &str| next_hop(ip(gateway), &node()).unwrap_err();
+    let why = |gateway: &str| next_hop(ip(gateway), &node()).unwrap_err();
     insta::assert_snapshot!(
         [
             "10.116.0.20", "10.9.9.9", "127.0.0.2", "10.116.0.0", "10.116.0.255", "fd00:116::", "198.51.100.1", "10.244.7.1", "2001:db9::1", "224.0.0.1",
             "0.0.0.0", "255.255.255.255",
         ]
-        .map(|g| format!("{g} {}", said(g)))
+        .map(|g| format!("{g} {}", why(g)))
         .join("\n"),
         @r"
         10.116.0.20 is one of the node's own addresses (eth1)
@@ -413,10 +413,10 @@ fn a_device_whose_name_would_break_a_batch_is_refused() {
         let mut kernel = node();
         kernel.links.push(Link::with(name, &[("10.80.0.1", 24)]));
         kernel.foreign.push(route("10.80.0.0/24", name, 2));
-        let said = next_hop(ip("10.80.0.5"), &kernel).unwrap_err();
+        let why = next_hop(ip("10.80.0.5"), &kernel).unwrap_err();
         assert!(
-            said.ends_with("a device name that cannot be written into a batch of `ip`"),
-            "{said}"
+            why.ends_with("a device name that cannot be written into a batch of `ip`"),
+            "{why}"
         );
     }
 }

@@ -136,10 +136,10 @@ impl<'a> View<'a> {
     }
 
     pub fn revision(&self) -> String {
-        let said = self.nodes(&["-o", "json"]);
-        crate::schema::must_be("nodes", &said.out);
-        let json: Value = serde_json::from_str(&said.out)
-            .unwrap_or_else(|why| panic!("{why}: {}{}", said.out, said.err));
+        let output = self.nodes(&["-o", "json"]);
+        crate::schema::must_be("nodes", &output.out);
+        let json: Value = serde_json::from_str(&output.out)
+            .unwrap_or_else(|why| panic!("{why}: {}{}", output.out, output.err));
         json["revision"].as_str().unwrap().to_owned()
     }
 
@@ -213,15 +213,16 @@ fn nodes_shows_a_line_per_node_to_somebody_with_few_rights() {
     let view = View::new(server, "seen", &["seen-1", "seen-2"], Also::Nothing);
     let revision = view.revision();
     view.applied("seen-1", "Ready", &revision);
-    let said = view.nodes(&[]);
+    let output = view.nodes(&[]);
     assert_eq!(
-        said.code, 1,
+        output.code, 1,
         "one node has not reported: {}{}",
-        said.out, said.err
+        output.out, output.err
     );
-    assert!(said.out.starts_with("NODE "), "{}", said.out);
+    assert!(output.out.starts_with("NODE "), "{}", output.out);
     let line = |node: &str| {
-        said.out
+        output
+            .out
             .lines()
             .find(|line| line.starts_with(node))
             .unwrap_or_default()
@@ -237,19 +238,21 @@ fn nodes_shows_a_line_per_node_to_somebody_with_few_rights() {
     server.node("seen-3");
     kubelet_reports(server, "seen-3", "True");
     view.applied("seen-3", "Ready", &revision);
-    let said = view.nodes(&[]);
+    let output = view.nodes(&[]);
     assert!(
-        said.out
+        output
+            .out
             .lines()
             .any(|line| line.starts_with("seen-3") && line.contains("NotRunning")),
         "{}",
-        said.out
+        output.out
     );
     assert!(
-        said.err
+        output
+            .err
             .contains("DaemonSet `seen/egress-routes` cannot be read"),
         "{}",
-        said.err
+        output.err
     );
 }
 
@@ -269,12 +272,12 @@ fn wait_returns_when_the_last_node_has_the_edit_and_says_who_was_missing_when_th
     let revision = view.revision();
     assert_ne!(revision, old);
     view.applied("waited-1", "Ready", &revision);
-    let said = view.nodes(&["waited-1", "waited-2", "--wait", "--timeout", "3s"]);
-    assert_eq!(said.code, 3, "{}{}", said.out, said.err);
+    let output = view.nodes(&["waited-1", "waited-2", "--wait", "--timeout", "3s"]);
+    assert_eq!(output.code, 3, "{}{}", output.out, output.err);
     assert!(
-        said.err.contains("1/2 nodes") && said.err.contains("waited-2"),
+        output.err.contains("1/2 nodes") && output.err.contains("waited-2"),
         "{}",
-        said.err
+        output.err
     );
     let mut waiting = view
         .command(
@@ -326,24 +329,24 @@ fn what_cannot_be_asked_is_an_error_that_says_what_and_where() {
     let server = shared();
     let view = View::new(server, "errors", &[], Also::ReadTheDaemonSet);
     server.kubectl(&["delete", "configmap", "egress-routes", "-n", "errors"]);
-    let said = view.nodes(&[]);
-    assert_eq!(said.code, 2);
+    let output = view.nodes(&[]);
+    assert_eq!(output.code, 2);
     assert!(
-        said.err.contains("errors/egress-routes") && said.err.contains("not found"),
+        output.err.contains("errors/egress-routes") && output.err.contains("not found"),
         "{}",
-        said.err
+        output.err
     );
     assert_eq!(view.nodes(&["--kubeconfig", "/nowhere"]).code, 2);
     // A ConfigMap without the key is there, and no agent will take it.
     let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "egress-routes", "namespace": "errors"}, "data": {"route.yaml": ""}});
     server.kubectl_with_input(&["create", "-f", "-"], &map.to_string());
-    let said = view.nodes(&[]);
-    assert_eq!(said.code, 1, "{}", said.err);
+    let output = view.nodes(&[]);
+    assert_eq!(output.code, 1, "{}", output.err);
     assert!(
-        said.err.contains("it has no key `routes.yaml`") && said.out.starts_with("NODE"),
+        output.err.contains("it has no key `routes.yaml`") && output.out.starts_with("NODE"),
         "{}{}",
-        said.out,
-        said.err
+        output.out,
+        output.err
     );
 }
 
@@ -373,18 +376,21 @@ fn a_node_of_a_narrowed_daemonset_has_a_word_of_its_own_and_all_is_not_well() {
         "--force",
     ]);
     controller_wants(server, "narrowed", "narrowed-web", 1);
-    let said = view.nodes(&[&ours[..], &["--wait", "--timeout", "20s"]].concat());
-    assert_eq!(said.code, 1, "{}{}", said.out, said.err);
-    let line = said.out.lines().find(|line| line.starts_with("narrowed-2"));
+    let output = view.nodes(&[&ours[..], &["--wait", "--timeout", "20s"]].concat());
+    assert_eq!(output.code, 1, "{}{}", output.out, output.err);
+    let line = output
+        .out
+        .lines()
+        .find(|line| line.starts_with("narrowed-2"));
     assert!(
         line.is_some_and(|line| line.contains("Unmanaged")),
         "{}",
-        said.out
+        output.out
     );
     assert!(
-        said.err.contains("narrowed-2") && said.err.contains("docs/install.md"),
+        output.err.contains("narrowed-2") && output.err.contains("docs/install.md"),
         "{}",
-        said.err
+        output.err
     );
     // Cleaned up, annotations too: it is a node like any other without an agent.
     let gone = ["status", "revision", "routes", "gateways", "message"]
@@ -402,16 +408,16 @@ fn a_node_that_is_off_holds_up_nobody_and_counts_unless_it_may_miss() {
     view.applied("off-1", "Ready", &revision);
     kubelet_reports(server, "off-2", "Unknown");
     let wait = ["off-1", "off-2", "--wait", "--timeout", "60s"];
-    let said = view.nodes(&wait);
-    assert_eq!(said.code, 1, "{}{}", said.out, said.err);
+    let output = view.nodes(&wait);
+    assert_eq!(output.code, 1, "{}{}", output.out, output.err);
     assert!(
-        said.out.contains("NodeNotReady") && !said.err.contains("timed out"),
+        output.out.contains("NodeNotReady") && !output.err.contains("timed out"),
         "{}{}",
-        said.out,
-        said.err
+        output.out,
+        output.err
     );
-    let said = view.nodes(&[&wait[..], &["--allow-missing"]].concat());
-    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+    let output = view.nodes(&[&wait[..], &["--allow-missing"]].concat());
+    assert_eq!(output.code, 0, "{}{}", output.out, output.err);
 }
 
 #[test]
@@ -427,31 +433,31 @@ fn nodes_are_chosen_by_name_and_label_and_printed_as_one_likes() {
     view.applied("chosen-1", "Ready", &revision);
     view.applied("chosen-2", "Degraded", &revision);
     server.kubectl(&["label", "node", "chosen-1", "pool=chosen"]);
-    let said = view.nodes(&["-l", "pool=chosen", "--no-headers"]);
-    assert_eq!(said.code, 0, "{}", said.err);
+    let output = view.nodes(&["-l", "pool=chosen", "--no-headers"]);
+    assert_eq!(output.code, 0, "{}", output.err);
     assert!(
-        said.out.starts_with("chosen-1 ") && said.out.lines().count() == 1,
+        output.out.starts_with("chosen-1 ") && output.out.lines().count() == 1,
         "{}",
-        said.out
+        output.out
     );
-    let said = view.nodes(&["chosen-2", "-o", "wide"]);
-    assert_eq!(said.code, 1, "{}", said.err);
+    let output = view.nodes(&["chosen-2", "-o", "wide"]);
+    assert_eq!(output.code, 1, "{}", output.err);
     assert!(
-        said.out.contains("agent-chosen-2") && !said.out.contains("chosen-1"),
+        output.out.contains("agent-chosen-2") && !output.out.contains("chosen-1"),
         "{}",
-        said.out
+        output.out
     );
-    let said = view.nodes(&["chosen-1", "-o", "yaml"]);
-    let yaml: Value = serde_yaml::from_str(&said.out).unwrap();
+    let output = view.nodes(&["chosen-1", "-o", "yaml"]);
+    let yaml: Value = serde_yaml::from_str(&output.out).unwrap();
     assert_eq!(
         yaml["nodes"][0]["routes"],
         json!({"wanted": 3, "installed": 3})
     );
     assert_eq!(yaml["nodes"][0]["gateways"], json!({"10.116.0.5": "up"}));
     assert_eq!(yaml["ready"], true);
-    let said = view.nodes(&["chosen-3"]);
+    let output = view.nodes(&["chosen-3"]);
     assert_eq!(
-        (said.code, said.err.trim()),
+        (output.code, output.err.trim()),
         (2, "error: there is no node `chosen-3`")
     );
     assert_eq!(view.nodes(&["-l", "pool in (", "--wait"]).code, 2);

@@ -109,20 +109,21 @@ fn an_edit_is_checked_shown_in_words_written_and_followed_to_the_last_node() {
         wait_until(LIMIT, || editing.try_wait().unwrap().is_some()),
         "it still waits"
     );
-    let said = ended(editing);
+    let output = ended(editing);
     assert!(
-        said.err.contains(
+        output.err.contains(
             "~ set `a`: +1 destinations (203.0.113.0/25), -1 destinations (203.0.113.0/24)"
         ),
         "{}",
-        said.err
+        output.err
     );
     assert!(
-        said.out
+        output
+            .out
             .lines()
             .any(|line| line.starts_with("edited-1") && line.contains(" Ready ")),
         "{}",
-        said.out
+        output.out
     );
     let pod: Value = serde_json::from_str(&server.kubectl(&[
         "get",
@@ -143,9 +144,9 @@ fn what_agents_would_refuse_goes_back_to_the_editor_with_what_is_wrong_and_is_ne
     let view = view(server, "refused", &["refused-1"]);
     let before = configmap(server, "refused");
     let editor = Editor::new("cat \"$1\" >>seen; sed -i 's/203.0.113.0/203.0.113.1/' \"$1\"");
-    let said = ended(editor.edits(&view, &[]).spawn().unwrap());
-    assert_eq!(said.code, 1, "{}", said.err);
-    assert!(said.err.contains("still refused"), "{}", said.err);
+    let output = ended(editor.edits(&view, &[]).spawn().unwrap());
+    assert_eq!(output.code, 1, "{}", output.err);
+    assert!(output.err.contains("still refused"), "{}", output.err);
     assert_eq!(configmap(server, "refused"), before, "nothing is written");
     // Two times the text and, the second time, what is wrong with it: its line is the one in the editor.
     let seen = editor.file("seen");
@@ -154,7 +155,7 @@ fn what_agents_would_refuse_goes_back_to_the_editor_with_what_is_wrong_and_is_ne
         "{seen}"
     );
     // Nobody's work is lost.
-    let kept = said
+    let kept = output
         .err
         .lines()
         .find_map(|line| line.strip_prefix("the edited text is in "))
@@ -168,8 +169,8 @@ fn what_agents_would_refuse_goes_back_to_the_editor_with_what_is_wrong_and_is_ne
     let editor = Editor::new(
         "if grep -q '^#~' \"$1\"; then sed -i 's/113.1/113.128/; s/.24/\\/25/' \"$1\"; else sed -i 's/203.0.113.0/203.0.113.1/' \"$1\"; fi",
     );
-    let said = ended(editor.edits(&view, &["--timeout", "1s"]).spawn().unwrap());
-    assert_eq!(said.code, 3, "no agent follows: {}", said.err);
+    let output = ended(editor.edits(&view, &["--timeout", "1s"]).spawn().unwrap());
+    assert_eq!(output.code, 3, "no agent follows: {}", output.err);
     let text = configmap(server, "refused")["data"]["routes.yaml"]
         .as_str()
         .unwrap()
@@ -198,11 +199,11 @@ fn an_edit_of_somebody_else_meanwhile_is_not_overwritten_and_a_label_is_no_edit(
         fs::write(editor.0.path().join("go"), "").unwrap();
         ended(child)
     };
-    let said = meanwhile(
+    let output = meanwhile(
         &json!({"metadata": {"labels": {"seen": "yes"}}, "data": {"other.txt": "203.0.113.1\n"}}),
     );
-    assert_eq!(said.code, 3, "written; no agent follows: {}", said.err);
-    assert!(said.err.contains("no route changes"), "{}", said.err);
+    assert_eq!(output.code, 3, "written; no agent follows: {}", output.err);
+    assert!(output.err.contains("no route changes"), "{}", output.err);
     let map = configmap(server, "contended");
     assert_eq!(map["data"]["routes.yaml"], BEFORE.replace("# one", "# two"));
     assert_eq!(
@@ -219,19 +220,20 @@ fn an_edit_of_somebody_else_meanwhile_is_not_overwritten_and_a_label_is_no_edit(
         &json!({"data": {"routes.yaml": BEFORE}}),
     );
     let theirs = BEFORE.replace("name: a", "name: theirs");
-    let said = meanwhile(&json!({"data": {"routes.yaml": theirs}}));
-    assert_eq!(said.code, 1, "{}", said.err);
+    let output = meanwhile(&json!({"data": {"routes.yaml": theirs}}));
+    assert_eq!(output.code, 1, "{}", output.err);
     assert!(
-        said.err
+        output
+            .err
             .contains("somebody else changed `routes.yaml` meanwhile"),
         "{}",
-        said.err
+        output.err
     );
     assert_eq!(
         configmap(server, "contended")["data"]["routes.yaml"],
         theirs
     );
-    let kept = said
+    let kept = output
         .err
         .lines()
         .find_map(|line| line.strip_prefix("the edited text is in "))
@@ -248,9 +250,9 @@ fn an_editor_that_changes_nothing_or_fails_writes_nothing_and_a_list_can_be_edit
         ("true", "nothing changed"),
         ("exit 7", "ended with exit status: 7"),
     ] {
-        let said = ended(Editor::new(script).edits(&view, &[]).spawn().unwrap());
-        assert_eq!(said.code, 1, "{}", said.err);
-        assert!(said.err.contains(words), "{}", said.err);
+        let output = ended(Editor::new(script).edits(&view, &[]).spawn().unwrap());
+        assert_eq!(output.code, 1, "{}", output.err);
+        assert!(output.err.contains(words), "{}", output.err);
     }
     assert_eq!(configmap(server, "lists"), before);
     patch(
@@ -259,17 +261,17 @@ fn an_editor_that_changes_nothing_or_fails_writes_nothing_and_a_list_can_be_edit
         &json!({"data": {"routes.yaml": BEFORE.replace("destinations: [203.0.113.0/24]", "destinationFiles: [aws.txt]")}}),
     );
     let editor = Editor::new("echo 192.0.2.0/24 >>\"$1\"");
-    let said = ended(
+    let output = ended(
         editor
             .edits(&view, &["aws.txt", "--timeout", "1s"])
             .spawn()
             .unwrap(),
     );
-    assert_eq!(said.code, 3, "{}", said.err);
+    assert_eq!(output.code, 3, "{}", output.err);
     assert!(
-        said.err.contains("+1 destinations (192.0.2.0/24)"),
+        output.err.contains("+1 destinations (192.0.2.0/24)"),
         "{}",
-        said.err
+        output.err
     );
     assert_eq!(
         configmap(server, "lists")["data"]["aws.txt"],
@@ -312,31 +314,33 @@ fn a_drain_is_written_into_every_set_and_waits_until_no_node_has_a_flow_on_the_g
         wait_until(LIMIT, || draining.try_wait().unwrap().is_some()),
         "it still waits"
     );
-    let said = ended(draining);
-    assert!(matches!(said.code, 0 | 1), "{}{}", said.out, said.err);
+    let output = ended(draining);
+    assert!(matches!(output.code, 0 | 1), "{}{}", output.out, output.err);
     assert!(
-        said.err.contains("~ set `a`: 10.116.0.7 is drained"),
+        output.err.contains("~ set `a`: 10.116.0.7 is drained"),
         "{}",
-        said.err
+        output.err
     );
     // Again: nothing to write, and nothing to wait for.
-    let said = view.run("drain", &["10.116.0.7", "--timeout", "30s"]);
-    assert!(matches!(said.code, 0 | 1), "{}", said.err);
+    let output = view.run("drain", &["10.116.0.7", "--timeout", "30s"]);
+    assert!(matches!(output.code, 0 | 1), "{}", output.err);
     assert!(
-        said.err
+        output
+            .err
             .contains("10.116.0.7 is already drained in every set"),
         "{}",
-        said.err
+        output.err
     );
-    let said = view.run("undrain", &["10.116.0.7", "--timeout", "1s"]);
-    assert_eq!(said.code, 3, "no agent follows: {}", said.err);
+    let output = view.run("undrain", &["10.116.0.7", "--timeout", "1s"]);
+    assert_eq!(output.code, 3, "no agent follows: {}", output.err);
     assert!(written(text), "the old text, to the letter");
-    let said = view.run("drain", &["10.116.0.9"]);
-    assert_eq!(said.code, 2);
+    let output = view.run("drain", &["10.116.0.9"]);
+    assert_eq!(output.code, 2);
     assert!(
-        said.err
+        output
+            .err
             .contains("no set has the gateway 10.116.0.9; there are: 10.116.0.5, 10.116.0.7"),
         "{}",
-        said.err
+        output.err
     );
 }

@@ -97,16 +97,16 @@ fn idle(span: Duration) {
     assert!(
         wait_until(SOON, || reported() && world.writes().len() >= 2),
         "{}",
-        agent.said()
+        agent.log()
     );
     world.falls_silent();
     assert_eq!(world.writes().len(), 2, "{:?}", world.writes());
 
     let server = &world.server;
-    let (requests, node, said) = (
+    let (requests, node, output) = (
         server.audited(NAMESPACE).len(),
         server.get_node(NODE),
-        agent.said(),
+        agent.log(),
     );
     let happened = watched(server.lab(), || sleep(span)); // the span that is measured
     assert_eq!(happened, "", "writes to the kernel");
@@ -150,7 +150,7 @@ fn idle(span: Duration) {
             "{requests:?}"
         );
     }
-    assert_eq!(agent.said(), said, "and there was nothing to say");
+    assert_eq!(agent.log(), output, "and there was nothing to say");
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn a_node_loses_its_startup_taint_when_its_routes_are_there_and_a_restart_tells_
     assert!(
         wait_until(SOON, || world.annotation("routes") == "0/1"),
         "{}",
-        agent.said()
+        agent.log()
     );
     sleep(Duration::from_secs(3)); // some resyncs, for what must not happen
     let taints_now = || world.server.get_node(NODE)["spec"]["taints"].clone();
@@ -194,13 +194,13 @@ fn a_node_loses_its_startup_taint_when_its_routes_are_there_and_a_restart_tells_
     assert!(
         wait_until(SOON, || !taints_now().to_string().contains(TAINT)),
         "{}",
-        agent.said()
+        agent.log()
     );
     assert!(http_get(lab, NODE, "/readyz").ends_with("ok\n"));
     assert!(
         wait_until(SOON, || world.annotation("gateways") == "10.117.0.5=down"),
         "{}",
-        agent.said()
+        agent.log()
     );
     world.falls_silent();
 
@@ -216,7 +216,7 @@ fn a_node_loses_its_startup_taint_when_its_routes_are_there_and_a_restart_tells_
         format!("{:?}", &world.writes()[before..]),
         "[]",
         "{}",
-        agent.said()
+        agent.log()
     );
 }
 
@@ -235,7 +235,7 @@ fn a_gateway_that_carries_nothing_any_more_is_an_event_of_its_node_once() {
         let reported = wait_until(Duration::from_mins(1), || {
             world.annotation("gateways") == states
         });
-        assert!(reported, "not {states}: {}", agent.said());
+        assert!(reported, "not {states}: {}", agent.log());
     };
     gateways(&world, &format!("{G1}=up,{G2}=up"));
     world.volume.routes(&routes(true));

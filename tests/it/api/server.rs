@@ -148,7 +148,7 @@ impl Server {
     fn wait(self) -> Self {
         assert!(
             self.becomes_ready(),
-            "no API server within {START:?}; it said:\n{}",
+            "no API server within {START:?}; it output:\n{}",
             self.log()
         );
         self
@@ -223,9 +223,13 @@ impl Server {
 
     /// The same, with something to read on stdin.
     pub fn kubectl_with_input(&self, args: &[&str], input: &str) -> String {
-        let said = self.kubectl_says(args, input);
-        assert_eq!(said.code, 0, "kubectl {args:?}: {}{}", said.out, said.err);
-        said.out
+        let output = self.kubectl_says(args, input);
+        assert_eq!(
+            output.code, 0,
+            "kubectl {args:?}: {}{}",
+            output.out, output.err
+        );
+        output.out
     }
 
     /// kubectl, however it ends.

@@ -49,10 +49,10 @@ fn sync_annotates_the_agents_pods_until_the_last_node_follows() {
         wait_until(limit, || waiting.try_wait().unwrap().is_some()),
         "it still waits"
     );
-    let said = waiting.wait_with_output().unwrap();
+    let output = waiting.wait_with_output().unwrap();
     // Nodes that other tests left count as unmanaged here.
-    assert!(matches!(said.status.code(), Some(0 | 1)), "{said:?}");
-    let out = String::from_utf8_lossy(&said.stdout);
+    assert!(matches!(output.status.code(), Some(0 | 1)), "{output:?}");
+    let out = String::from_utf8_lossy(&output.stdout);
     let ready = |node: &str| {
         out.lines()
             .any(|line| line.starts_with(node) && line.contains(" Ready "))
@@ -64,11 +64,11 @@ fn sync_annotates_the_agents_pods_until_the_last_node_follows() {
 fn sync_names_the_right_that_it_lacks() {
     let server = shared();
     let view = View::new(server, "lacking", &["lacking-1"], Also::ReadTheDaemonSet);
-    let said = view.run("sync", &[]);
-    assert_eq!(said.code, 2, "{}", said.out);
+    let output = view.run("sync", &[]);
+    assert_eq!(output.code, 2, "{}", output.out);
     assert!(
-        said.err.contains("needs `patch` on pods in `lacking`"),
+        output.err.contains("needs `patch` on pods in `lacking`"),
         "{}",
-        said.err
+        output.err
     );
 }

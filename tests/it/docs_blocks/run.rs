@@ -58,15 +58,15 @@ impl Scene {
     /// Waits until every version of the configuration so far is in force and each gateway has answered or not.
     fn settle(&self) {
         let settled = || {
-            let said = self.agent.said();
+            let output = self.agent.log();
             let status = self.run("egress-routes status", "-uo").out;
-            said.matches("Configuration in force").count() >= self.versions
+            output.matches("Configuration in force").count() >= self.versions
                 && !status.contains("unknown")
         };
         assert!(
             wait_until(Duration::from_secs(30), settled),
             "not in force: {}",
-            self.agent.said()
+            self.agent.log()
         );
     }
 
@@ -147,18 +147,18 @@ pub fn faults(block: &Block, run: &dyn Fn(&str, &str) -> CommandOutput) -> Strin
     let mut faults = String::new();
     for (command, printed) in block.commands() {
         let Some(printed) = printed else {
-            let said = run(&command, "-euo");
-            if said.code != 0 {
-                let _ = write!(faults, "{block}: exit {}:\n{}", said.code, said.out);
+            let output = run(&command, "-euo");
+            if output.code != 0 {
+                let _ = write!(faults, "{block}: exit {}:\n{}", output.code, output.out);
             }
             continue;
         };
-        let said = run(&command, "-uo");
-        if !fits(printed.trim_matches('\n'), said.out.trim_matches('\n')) {
+        let output = run(&command, "-uo");
+        if !fits(printed.trim_matches('\n'), output.out.trim_matches('\n')) {
             let _ = write!(
                 faults,
                 "{block}: $ {command}\n--- it printed:\n{}--- the page has:{printed}\n",
-                said.out
+                output.out
             );
         }
     }
@@ -291,9 +291,9 @@ fn every_yaml_block_parses_and_every_configuration_is_valid() {
                 "apiVersion: v1\nkind: ConfigMap\nmetadata: {{ name: egress-routes }}\n{text}"
             );
         }
-        let said = lab.run_with_input(FABRIC, &[AGENT, "check", "-"], &text);
-        if said.code != 0 {
-            let _ = write!(wrong, "{block}: {}{}", said.out, said.err);
+        let output = lab.run_with_input(FABRIC, &[AGENT, "check", "-"], &text);
+        if output.code != 0 {
+            let _ = write!(wrong, "{block}: {}{}", output.out, output.err);
         }
     }
     assert!(wrong.is_empty(), "{wrong}");

@@ -84,7 +84,7 @@ fn gateways_that_cannot_be_next_hops_cost_the_others_nothing_and_are_looked_at_a
     assert!(
         wait_until(LIMIT, || node.gateways("a")["10.116.0.5"] == "unusable"),
         "{}",
-        agent.said()
+        agent.log()
     );
     node.lab.ip("nd", "link set eth1 up");
     node.wait_for_gateways("a", &left_out);

@@ -27,10 +27,10 @@ fn cut_and_return(wrapper: Option<&WrappedIp>) -> Broken {
         None => node.agent_in_force(&[]),
     };
     assert_eq!(
-        agent.said().contains("no resilient nexthop groups"),
+        agent.log().contains("no resilient nexthop groups"),
         wrapper.is_some(),
         "{}",
-        agent.said()
+        agent.log()
     );
     node.wait_for_gateways("a", &["up*", "up*", "up*"]);
     let mut talk = Talk::start(&node);

@@ -164,7 +164,7 @@ fn with_drain(case: &Case) -> Seen {
             counts.extend(buckets);
             state == "draining" && buckets.is_some_and(|n| n <= most)
         });
-        assert!(came, "{counts:?} {:#}\n{}", node.status(), agent.said());
+        assert!(came, "{counts:?} {:#}\n{}", node.status(), agent.log());
     };
     let mut talking: Vec<&mut Talk> = others.iter_mut().chain([&mut busy]).collect();
     down_to(&mut talking, most);

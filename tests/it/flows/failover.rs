@@ -7,9 +7,10 @@ use crate::lab::{Node, WrappedIp};
 /// How many milliseconds [`ONE`] was silent before it answered by this source. Where nothing was lost, the last answers
 /// of the other source may come a little later than the first of this one: those are no change.
 fn silences(watch: &Running, source: &str) -> Vec<u64> {
-    let said = watch.said();
+    let output = watch.log();
     let start = format!("echo: {ONE} {source} after ");
-    said.lines()
+    output
+        .lines()
         .filter_map(|line| line.strip_prefix(&start)?.strip_suffix(" ms")?.parse().ok())
         .filter(|ms| *ms >= 100)
         .collect()
@@ -17,8 +18,8 @@ fn silences(watch: &Running, source: &str) -> Vec<u64> {
 
 /// The `took_ms` of every switch that the agent logged.
 fn switches(agent: &Running) -> Vec<u64> {
-    let said = agent.said();
-    let lines = said
+    let output = agent.log();
+    let lines = output
         .lines()
         .filter(|line| line.contains("Nexthop groups re-pointed"));
     lines
@@ -54,8 +55,8 @@ fn the_backup_carries_the_traffic_soon_however_many_destinations_there_are() {
             assert!(
                 wait_until(LIMIT, || silences(&watch, G2_PUBLIC).len() == cut),
                 "{}{}",
-                agent.said(),
-                watch.said()
+                agent.log(),
+                watch.log()
             );
             // The report follows a little later than the traffic.
             node.wait_for_gateways("a", &["down", "up*"]);
@@ -71,7 +72,7 @@ fn the_backup_carries_the_traffic_soon_however_many_destinations_there_are() {
         assert!(
             there.iter().all(|ms| *ms < 5000),
             "{there:?}\n{}",
-            agent.said()
+            agent.log()
         );
         assert_eq!(leaked.packets(), 0, "there was a moment without a route");
     }
@@ -100,7 +101,7 @@ fn a_switch_does_not_wait_for_a_long_table_to_be_read() {
     assert!(
         silence < u64::from(READING) * 1000 - 1000,
         "{silence}\n{}",
-        agent.said()
+        agent.log()
     );
 }
 
@@ -126,7 +127,7 @@ fn a_switch_is_one_batch_of_nexthop_commands_and_never_a_route_command() {
         node.lab.ip(FABRIC, &format!("link set g1-eth1 {link}"));
         node.wait_for_gateways("a", &states);
         let batches = wrapper.batches();
-        assert_eq!(batches.len(), 1, "{batches:?}\n{}", agent.said());
+        assert_eq!(batches.len(), 1, "{batches:?}\n{}", agent.log());
         assert!(
             batches[0].lines().count() == 1 && batches[0].starts_with("nexthop replace id "),
             "{batches:?}"
@@ -184,7 +185,7 @@ fn without_failback_the_backup_stays_also_while_the_kernel_cannot_be_read() {
     node.lab.ip(FABRIC, "link set g1-eth1 up");
     // Groups are re-pointed before this is logged.
     agent.wait_for("Gateway up again", LIMIT);
-    assert_eq!(node.lab.source("nd", ONE), G2_PUBLIC, "{}", agent.said());
+    assert_eq!(node.lab.source("nd", ONE), G2_PUBLIC, "{}", agent.log());
     wrapper.fail(false);
     node.wait_for_gateways("a", &["up", "up*"]);
     assert_eq!(node.lab.source("nd", ONE), G2_PUBLIC);

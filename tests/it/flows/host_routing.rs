@@ -24,16 +24,16 @@ fn pod(node: &Node) {
         node.volume.path().file_name().unwrap().to_str().unwrap()
     ));
     let include = format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH);
-    let said = Command::new("clang")
+    let output = Command::new("clang")
         .args(["-O2", "-g", "-Wall", "-Werror", "-target", "bpf", &include])
         .args(["-c", SOURCE, "-o"])
         .arg(&object)
         .output()
         .expect("clang is needed for this test");
     assert!(
-        said.status.success(),
+        output.status.success(),
         "{}",
-        String::from_utf8_lossy(&said.stderr)
+        String::from_utf8_lossy(&output.stderr)
     );
     let lab = &node.lab;
     lab.host("pod");

@@ -70,13 +70,13 @@ fn nothing_leaves(when_down: &str, destinations: &str) {
     flows(&node, G1_PUBLIC, G1_PUBLIC6);
     public.reset();
     let seen = |node: &Node, during: &str| {
-        let said = node.lab.must(
+        let output = node.lab.must(
             "nd",
             &["nft", "list", "counter", "inet", "count_eth0", "seen"],
         );
         assert!(
-            said.contains("packets 0 "),
-            "{when_down}: a packet left during: {during}\n{said}"
+            output.contains("packets 0 "),
+            "{when_down}: a packet left during: {during}\n{output}"
         );
     };
 
@@ -131,11 +131,11 @@ fn nothing_leaves(when_down: &str, destinations: &str) {
     flows(&node, G2_PUBLIC, G2_PUBLIC6);
     seen(&node, "agent started while the link is down");
 
-    let said = watch.said();
-    let answered_by = |source: &str| said.contains(&format!(" {source} after "));
+    let output = watch.log();
+    let answered_by = |source: &str| output.contains(&format!(" {source} after "));
     assert!(
         answered_by(G1_PUBLIC) && answered_by(G2_PUBLIC) && answered_by(G2_PUBLIC6),
-        "{said}"
+        "{output}"
     );
 }
 
@@ -184,7 +184,7 @@ fn twins_come_before_their_routes_and_go_after_them() {
     // The guard alone goes: no route is touched.
     wrapper.forget();
     node.volume.write(&[("routes.yaml", &plain), ("l", &list)]);
-    assert!(wait_until(LIMIT, || twins(&node) == 0), "{}", agent.said());
+    assert!(wait_until(LIMIT, || twins(&node) == 0), "{}", agent.log());
     let written = wrapper.lines();
     assert!(
         written
@@ -198,12 +198,12 @@ fn twins_come_before_their_routes_and_go_after_them() {
     assert!(
         wait_until(LIMIT, || twins(&node) == 1500),
         "{}",
-        agent.said()
+        agent.log()
     );
     // Both go: the routes by the one command that removes their group.
     wrapper.forget();
     node.volume.routes("routes: []\n");
-    assert!(wait_until(LIMIT, || twins(&node) == 0), "{}", agent.said());
+    assert!(wait_until(LIMIT, || twins(&node) == 0), "{}", agent.log());
     let written = wrapper.lines();
     let first_twin = place(&written, "route del blackhole ").unwrap();
     let last_route = written

@@ -81,7 +81,7 @@ fn flap(interval: Duration, half: Duration, flaps: u32) -> String {
     let agent = node.agent_in_force_behind(&wrapper);
     node.wait_for_gateways("a", &["up*", "up*"]);
     wrapper.forget();
-    let lines = || agent.said().lines().count();
+    let lines = || agent.log().lines().count();
     let before = lines();
     for _ in 0..flaps {
         for state in ["down", "up"] {
@@ -91,8 +91,8 @@ fn flap(interval: Duration, half: Duration, flaps: u32) -> String {
     }
     let (batches, lines) = (wrapper.batches().len(), lines() - before);
     // Five, ten and twenty successes are asked for; more than half a period has.
-    assert!((1..=8).contains(&batches), "{batches}\n{}", agent.said());
-    assert!(lines <= 3 * batches, "{lines}\n{}", agent.said());
+    assert!((1..=8).contains(&batches), "{batches}\n{}", agent.log());
+    assert!(lines <= 3 * batches, "{lines}\n{}", agent.log());
     format!(
         "interval {interval:?}, {flaps} times {half:?} down and {half:?} up: {batches} membership changes, {lines} lines of log"
     )

@@ -22,10 +22,10 @@ fn all(node: &Node, states: &[&str; 3]) {
 
 /// The error of a connection, and after how long at most it comes: a blackhole answers the node's own processes at once.
 fn is_refused_by_the_node(node: &Node, to: &str) {
-    let said = node.lab.run("nd", &["ip", "route", "get", to]);
+    let output = node.lab.run("nd", &["ip", "route", "get", to]);
     assert!(
-        said.code == 2 && said.err.contains("Invalid argument"),
-        "{said:?}"
+        output.code == 2 && output.err.contains("Invalid argument"),
+        "{output:?}"
     );
 }
 
@@ -69,16 +69,16 @@ fn all_gateways_dead_holds_withdraws_or_blackholes() {
         all(&node, &["up*", "up*", "up*"]);
         assert_eq!(node.status()["status"], "Ready");
     }
-    let said = agent.said();
+    let output = agent.log();
     assert_eq!(
         (
-            said.matches("Gateway down").count(),
-            said.matches("Gateway up again").count()
+            output.matches("Gateway down").count(),
+            output.matches("Gateway up again").count()
         ),
         (2, 2),
-        "{said}"
+        "{output}"
     );
-    assert_eq!(said.matches("No healthy gateway").count(), 2, "{said}");
+    assert_eq!(output.matches("No healthy gateway").count(), 2, "{output}");
 }
 
 #[test]
@@ -135,9 +135,9 @@ fn a_probe_that_was_never_answered_is_the_likelier_fault_so_the_routes_stay_and_
     };
     routes_stay();
     assert!(
-        agent.said().contains("the probe is probably blocked"),
+        agent.log().contains("the probe is probably blocked"),
         "{}",
-        agent.said()
+        agent.log()
     );
     agent.kill();
     let _agent = node.agent_in_force(&[]);
@@ -177,7 +177,7 @@ fn a_set_that_was_withdrawn_or_blackholed_stays_so_over_a_restart_of_the_agent()
         (public.packets(), private.packets()),
         (0, 0),
         "{}",
-        agent.said()
+        agent.log()
     );
 }
 
@@ -198,10 +198,10 @@ fn correcting_the_port_of_a_check_that_never_answered_takes_no_working_route_awa
     node.volume.routes(&routes(ECHO_PORT));
     node.wait_for_gateways("withdraw", &["up*"]);
     assert!(
-        !watch.said().contains(NODE_PUBLIC),
+        !watch.log().contains(NODE_PUBLIC),
         "packets left by the node's own address:\n{}\n{}",
-        watch.said(),
-        agent.said()
+        watch.log(),
+        agent.log()
     );
     // From now on the check counts.
     drop(listening);

@@ -37,8 +37,8 @@ impl Talk {
 
     /// The source that the echo host sees of each connection.
     pub fn sources(&self) -> BTreeMap<String, String> {
-        let said = self.program.said();
-        let pairs = said
+        let output = self.program.log();
+        let pairs = output
             .lines()
             .filter_map(|line| line.strip_prefix("echo: 198.18."));
         pairs
@@ -51,8 +51,8 @@ impl Talk {
     pub fn round(&mut self) {
         self.program.tell("");
         self.rounds += 1;
-        let done = || self.program.said().matches("echo: alive").count() == self.rounds;
-        assert!(wait_until(LIMIT, done), "{}", self.program.said());
+        let done = || self.program.log().matches("echo: alive").count() == self.rounds;
+        assert!(wait_until(LIMIT, done), "{}", self.program.log());
     }
 
     /// Keeps talking until something is so, and for three more rounds.
@@ -65,14 +65,16 @@ impl Talk {
                 more == 0
             }),
             "{}",
-            self.program.said()
+            self.program.log()
         );
     }
 
     /// The addresses of all that broke so far.
     pub fn broken(&self) -> BTreeSet<String> {
-        let said = self.program.said();
-        let rounds = said.lines().filter(|line| line.starts_with("echo: alive"));
+        let output = self.program.log();
+        let rounds = output
+            .lines()
+            .filter(|line| line.starts_with("echo: alive"));
         rounds
             .flat_map(|line| {
                 line.split(' ')

@@ -135,11 +135,11 @@ pub struct Counter<'a> {
 
 impl Counter<'_> {
     pub fn packets(&self) -> u64 {
-        let said = self.lab.must(
+        let output = self.lab.must(
             "nd",
             &["nft", "list", "counter", "inet", &self.table, "seen"],
         );
-        let words: Vec<&str> = said.split_whitespace().collect();
+        let words: Vec<&str> = output.split_whitespace().collect();
         let at = words.iter().position(|word| *word == "packets").unwrap();
         words[at + 1].parse().unwrap()
     }

@@ -17,11 +17,11 @@ fn an_agent_killed_before_the_confirmation_takes_the_edit_back_at_its_next_start
     );
 
     let mut agent = world.agent(&FLAGS);
-    assert!(wait_until(SOON, || !world.cuts()), "{}", agent.said());
+    assert!(wait_until(SOON, || !world.cuts()), "{}", agent.log());
     assert!(
         wait_until(SOON, || world.is_marked_rejected()),
         "{}",
-        agent.said()
+        agent.log()
     );
     assert!(world.has_status("RolledBack"), "{}", world.status());
     // Objects that nothing uses any more go at the next --resync.
@@ -39,7 +39,7 @@ fn an_agent_killed_before_the_confirmation_takes_the_edit_back_at_its_next_start
         agent.wait_for("was reverted before the agent started", SOON);
         a_few_resyncs();
     });
-    assert_eq!(happened, "", "{}", agent.said());
+    assert_eq!(happened, "", "{}", agent.log());
     assert!(
         world.has_status("RolledBack") && world.is_marked_rejected(),
         "{}",
@@ -59,12 +59,12 @@ fn an_agent_killed_before_the_confirmation_takes_the_edit_back_at_its_next_start
         wait_until(SOON, || world.routes()
             == ["203.0.113.0/24", "203.0.114.0/24"]),
         "{}",
-        agent.said()
+        agent.log()
     );
     assert!(
         world.has_status("Ready") && wait_until(SOON, || world.marks().is_empty()),
         "{}",
-        agent.said()
+        agent.log()
     );
 }
 
@@ -77,7 +77,7 @@ fn a_good_edit_whose_agent_was_killed_before_the_confirmation_stays() {
     assert!(
         wait_until(SOON, || world.routes().len() == 2),
         "{}",
-        agent.said()
+        agent.log()
     );
     // Silent until the agent is dead, so that the confirmation does not come first.
     stub.0.signal("STOP");
@@ -89,7 +89,7 @@ fn a_good_edit_whose_agent_was_killed_before_the_confirmation_stays() {
             world.has_status("Ready"),
             "{}: {}",
             world.status(),
-            agent.said()
+            agent.log()
         );
     });
     assert!(
@@ -99,7 +99,7 @@ fn a_good_edit_whose_agent_was_killed_before_the_confirmation_stays() {
     assert!(
         wait_until(SOON, || world.marks().is_empty()),
         "{}",
-        agent.said()
+        agent.log()
     );
 }
 
@@ -115,7 +115,7 @@ fn an_edit_made_while_the_agent_was_dead_does_not_hide_that_the_one_before_was_n
     assert!(
         wait_until(SOON, || !world.cuts() && world.is_marked_rejected()),
         "{}",
-        agent.said()
+        agent.log()
     );
     assert!(world.has_status("RolledBack"), "{}", world.status());
     assert_eq!(

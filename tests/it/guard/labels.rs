@@ -25,11 +25,11 @@ fn labels_that_cut_off_the_api_server_or_bring_two_sets_together_change_nothing_
     let minute = Duration::from_secs(65);
 
     stub.0.tell("label tier=gold");
-    assert!(wait_until(minute, || world.cuts()), "{}", agent.said());
+    assert!(wait_until(minute, || world.cuts()), "{}", agent.log());
     assert!(
         wait_until(CONFIRM + SLACK, || !world.cuts()),
         "{}",
-        agent.said()
+        agent.log()
     );
     assert_eq!(world.routes(), ["203.0.113.0/24"], "as it was before");
     assert!(world.has_status("RolledBack"), "{}", world.status());
@@ -39,7 +39,7 @@ fn labels_that_cut_off_the_api_server_or_bring_two_sets_together_change_nothing_
         wait_until(minute, || world.status()["status"] == "Degraded"),
         "{}: {}",
         world.status(),
-        agent.said()
+        agent.log()
     );
     assert!(
         world.status()["message"]
@@ -56,7 +56,7 @@ fn labels_that_cut_off_the_api_server_or_bring_two_sets_together_change_nothing_
         wait_until(minute, || world.status()["status"] == "Ready"),
         "{}: {}",
         world.status(),
-        agent.said()
+        agent.log()
     );
     assert_eq!(world.routes(), ["203.0.113.0/24"]);
     assert!(

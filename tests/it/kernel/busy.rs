@@ -42,10 +42,10 @@ fn a_probe_that_is_refused_and_sent_by_turns_starts_no_pass_and_no_line() {
          icmp type echo-request numgen inc mod 3 < 2 counter name refused drop\n}\n}",
     );
     let refused = || {
-        let said = node
+        let output = node
             .lab
             .must("nd", &["nft", "list", "counter", "inet", "full", "refused"]);
-        let words: Vec<&str> = said.split_whitespace().collect();
+        let words: Vec<&str> = output.split_whitespace().collect();
         let at = words.iter().position(|word| *word == "packets").unwrap();
         words[at + 1].parse::<u32>().unwrap()
     };
@@ -55,12 +55,12 @@ fn a_probe_that_is_refused_and_sent_by_turns_starts_no_pass_and_no_line() {
         "{:#}",
         state()
     );
-    let (reads, lines) = (ip.reads(), agent.said().lines().count());
+    let (reads, lines) = (ip.reads(), agent.log().lines().count());
     let first = refused();
     assert!(wait_until(LIMIT, || refused() >= first + 30));
     assert_eq!(state()["state"], "up");
-    assert_eq!(ip.reads(), reads, "{}", agent.said());
-    assert_eq!(agent.said().lines().count(), lines, "{}", agent.said());
+    assert_eq!(ip.reads(), reads, "{}", agent.log());
+    assert_eq!(agent.log().lines().count(), lines, "{}", agent.log());
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn nexthop_objects_of_others_start_no_pass() {
     }
     node.loses_and_regains("198.51.100.0/24");
     let reads = ip.reads() - reads;
-    assert!(reads <= OF_A_REPAIR, "{reads} reads:\n{}", agent.said());
+    assert!(reads <= OF_A_REPAIR, "{reads} reads:\n{}", agent.log());
 }
 
 #[test]
@@ -108,16 +108,19 @@ fn a_stray_that_somebody_adds_again_and_again_is_removed_only_so_often_and_the_r
         drop(others);
         let removal = |batch: &&String| batch.contains("route del 20.9.9.0/24");
         let removals = ip.batches().iter().filter(removal).count();
-        let said = agent.said();
+        let output = agent.log();
         println!("{removals} removals against an addition every {pause} s");
         // Two tries a pass.
-        assert!((3..=14).contains(&removals), "{removals} removals:\n{said}");
-        let lines = said.matches("somebody else had added").count();
-        assert!(lines <= 7, "{said}");
+        assert!(
+            (3..=14).contains(&removals),
+            "{removals} removals:\n{output}"
+        );
+        let lines = output.matches("somebody else had added").count();
+        assert!(lines <= 7, "{output}");
         assert_eq!(
-            said.matches("Something keeps removing").count(),
+            output.matches("Something keeps removing").count(),
             1,
-            "{said}"
+            "{output}"
         );
     }
 }
@@ -133,7 +136,7 @@ fn a_first_install_after_a_link_event_and_a_new_cut_are_not_called_a_repair_and_
         node.status_if_any()
             .is_some_and(|status| state(&status) == "unusable")
     };
-    assert!(wait_until(LIMIT, unusable), "{}", agent.said());
+    assert!(wait_until(LIMIT, unusable), "{}", agent.log());
     // The gateway's subnet comes.
     node.lab.ip("nd", "addr add 10.118.0.2/24 dev eth1");
     node.owns(&["20.0.0.0/8".to_owned()].into());
@@ -152,18 +155,18 @@ fn a_first_install_after_a_link_event_and_a_new_cut_are_not_called_a_repair_and_
         .contains(&"RoutesApplied".to_owned())));
     let restored = |api: &Stub| api.events().contains(&"RoutesRestored".to_owned());
     assert!(
-        !agent.said().contains("Routes restored") && !restored(&api),
+        !agent.log().contains("Routes restored") && !restored(&api),
         "{}",
-        agent.said()
+        agent.log()
     );
     // The event of a real loss comes after those that were wrong.
     node.loses_and_regains("20.0.0.0/8");
     assert!(wait_until(LIMIT, || restored(&api)), "{:?}", api.events());
-    let said = agent.said();
-    assert_eq!(said.matches("Routes restored").count(), 1, "{said}");
+    let output = agent.log();
+    assert_eq!(output.matches("Routes restored").count(), 1, "{output}");
     assert!(
-        said.contains("egress_routes") || said.contains("Routes restored"),
-        "{said}"
+        output.contains("egress_routes") || output.contains("Routes restored"),
+        "{output}"
     );
 }
 
@@ -202,5 +205,5 @@ fn addresses_of_services_need_no_hole_in_a_wide_destination_and_their_coming_wri
         .filter(other)
         .collect();
     assert!(others.is_empty(), "{others:?}");
-    assert!(!agent.said().contains("holes"), "{}", agent.said());
+    assert!(!agent.log().contains("holes"), "{}", agent.log());
 }

@@ -40,14 +40,14 @@ fn while_other_ipv6_routes_come_and_go_no_route_of_ours_is_deleted_or_written_an
     in_force(&agent, 1);
     node.owns(&wanted);
     assert!(wait_until(LIMIT, || api.events() == ["RoutesApplied"]));
-    let before = agent.said();
+    let before = agent.log();
     let monitor = node
         .lab
         .spawn("nd", &["ip", "-6", "-N", "monitor", "route"]);
     let listens = || {
         node.lab.ip("nd", "-6 route replace 2a0e::/48 dev eth0");
         node.lab.ip("nd", "-6 route del 2a0e::/48 dev eth0");
-        monitor.said().contains("2a0e::/48")
+        monitor.log().contains("2a0e::/48")
     };
     assert!(wait_until(LIMIT, listens));
     for pause in ["0.05", "0"] {
@@ -55,18 +55,18 @@ fn while_other_ipv6_routes_come_and_go_no_route_of_ours_is_deleted_or_written_an
         std::thread::sleep(Duration::from_secs(seconds)); // how long it goes on is the test
     }
     let others = churn(&node, "0.05");
-    let said = monitor.said();
+    let output = monitor.log();
     let (all, ours): (usize, Vec<&str>) = (
-        said.lines().count(),
-        said.lines().filter(|l| l.contains("proto 230")).collect(),
+        output.lines().count(),
+        output.lines().filter(|l| l.contains("proto 230")).collect(),
     );
     println!(
         "{seconds} s: {all} changes of others, {} of ours",
         ours.len()
     );
     assert!(all > 200, "that was no churn: {all}");
-    assert_eq!(ours, Vec::<&str>::new(), "{}", agent.said());
-    let since = agent.said()[before.len()..].to_owned();
+    assert_eq!(ours, Vec::<&str>::new(), "{}", agent.log());
+    let since = agent.log()[before.len()..].to_owned();
     println!("the agent's log meanwhile:\n{since}");
     assert!(!since.contains("Routes"), "{since}");
     assert_eq!(api.events(), ["RoutesApplied"], "no other Event");
@@ -81,7 +81,7 @@ fn while_other_ipv6_routes_come_and_go_no_route_of_ours_is_deleted_or_written_an
             .ip("nd", "-6 route show 2a00:7da::/48")
             .contains("proto 230")
     };
-    assert!(wait_until(LIMIT, || added(&node)), "{}", agent.said());
+    assert!(wait_until(LIMIT, || added(&node)), "{}", agent.log());
     drop(others);
     node.owns(&edited);
 }
@@ -125,10 +125,10 @@ fn a_removal_that_waits_for_quiet_is_reported_as_not_done_and_comes_soon_after_w
             .as_str()
             .is_some_and(|m| m.contains(waits))
     });
-    assert!(waiting, "{status:#}\n{}", agent.said());
+    assert!(waiting, "{status:#}\n{}", agent.log());
     assert_eq!(status["status"], "Degraded");
     assert!(node.own().contains("2a00:1::/48"));
-    assert_eq!(agent.said().matches("Configuration in force").count(), 1);
+    assert_eq!(agent.log().matches("Configuration in force").count(), 1);
     std::fs::remove_file(&noise).unwrap();
     node.owns(&wanted);
     in_force(&agent, 2);
@@ -147,25 +147,25 @@ fn one_shot_commands_are_as_careful() {
     )]);
     node.volume
         .write(&[("routes.yaml", yaml), ("list.txt", listed(&wanted))]);
-    let said = node.command(&["apply"]);
-    assert_eq!(said.code, 0, "{said:?}");
+    let output = node.command(&["apply"]);
+    assert_eq!(output.code, 0, "{output:?}");
     node.owns(&wanted);
     let others = churn(&node, "0");
     for _ in 0..5 {
-        let said = node.command(&["diff"]);
-        let removed = said
+        let output = node.command(&["diff"]);
+        let removed = output
             .out
             .lines()
             .filter(|line| line.starts_with('-'))
             .count();
-        assert_eq!(removed, 0, "{said:?}");
-        let said = node.command(&["apply"]);
-        assert_eq!(said.code, 0, "{said:?}");
-        assert!(!said.out.contains("2a00:"), "{said:?}");
+        assert_eq!(removed, 0, "{output:?}");
+        let output = node.command(&["apply"]);
+        assert_eq!(output.code, 0, "{output:?}");
+        assert!(!output.out.contains("2a00:"), "{output:?}");
     }
     drop(others);
     node.owns(&wanted);
-    let said = node.lab.egress_routes("nd", &["cleanup"]);
-    assert_eq!(said.code, 0, "{said:?}");
+    let output = node.lab.egress_routes("nd", &["cleanup"]);
+    assert_eq!(output.code, 0, "{output:?}");
     node.owns(&BTreeSet::new());
 }

@@ -28,8 +28,8 @@ fn what_an_agent_would_undo_is_refused_unless_it_is_forced() {
             "error: an agent runs here: its own configuration would be back in seconds; end it first, or use --force\n",
         ),
     ] {
-        let said = node.lab.egress_routes("nd", arguments);
-        assert_eq!((said.code, said.err.as_str()), (2, why));
+        let output = node.lab.egress_routes("nd", arguments);
+        assert_eq!((output.code, output.err.as_str()), (2, why));
     }
     assert_eq!(node.own().len(), 2);
     let status = node.lab.egress_routes("nd", &["status", "-o", "json"]);
@@ -72,14 +72,15 @@ fn diff_and_apply_read_manifests_from_standard_input_with_places_of_the_manifest
     assert_eq!(run("apply", &manifest(&one())).code, 0);
     let bad = manifest(&one().replace("198.51.100.0/24", "198.51.100.1/24"));
     for (command, code) in [("diff", 2), ("apply", 1)] {
-        let said = run(command, &bad);
-        assert_eq!(said.code, code);
+        let output = run(command, &bad);
+        assert_eq!(output.code, code);
         assert!(
-            said.err
+            output
+                .err
                 .starts_with("<stdin>:12:24: routes[0].destinations[0]: ")
-                && said.err.ends_with("refused: nothing is changed\n"),
+                && output.err.ends_with("refused: nothing is changed\n"),
             "{}",
-            said.err
+            output.err
         );
     }
     let json = node.lab.run_with_input(
@@ -129,15 +130,15 @@ fn a_reader_that_has_seen_enough_is_no_error() {
         format!("{AGENT} check {path} -o json"),
         format!("{AGENT} status --config {path} -o json"),
     ] {
-        let said = node
+        let output = node
             .lab
             .run("nd", &["sh", "-c", &format!("{command} | head -n 1")]);
         assert!(
-            !said.err.contains("error") && !said.err.contains("roken pipe"),
+            !output.err.contains("error") && !output.err.contains("roken pipe"),
             "{command}: {}",
-            said.err
+            output.err
         );
-        assert!(!said.out.is_empty(), "{command}");
+        assert!(!output.out.is_empty(), "{command}");
     }
 }
 
@@ -164,9 +165,9 @@ fn an_ordinary_user_is_told_which_right_is_missing() {
     let path = path.to_str().unwrap();
     let missing = "error: changing routes needs root or the capability NET_ADMIN\n";
     for arguments in [&["apply", path][..], &["cleanup"]] {
-        let said = as_nobody(arguments);
+        let output = as_nobody(arguments);
         assert_eq!(
-            (said.code, said.err.as_str()),
+            (output.code, output.err.as_str()),
             (2, missing),
             "{arguments:?}"
         );
@@ -187,12 +188,12 @@ fn without_an_agent_status_shows_the_kernels_gateways_and_that_nobody_keeps_them
     assert_eq!(node.command(&["apply"]).code, 0);
     node.volume.routes(&one().replace(G1, G2));
     let path = node.volume.path().to_str().unwrap().to_owned();
-    let said = node
+    let output = node
         .lab
         .egress_routes("nd", &["status", "--config", &path, "-o", "json"]);
-    assert_eq!(said.code, 1);
-    crate::schema::must_be("status", &said.out);
-    let status: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(output.code, 1);
+    crate::schema::must_be("status", &output.out);
+    let status: serde_json::Value = serde_json::from_str(&output.out).unwrap();
     assert_eq!(
         (&status["agent"], &status["problems"][0]["kind"]),
         (&"absent".into(), &"noAgent".into())
@@ -215,9 +216,9 @@ fn without_an_agent_status_shows_the_kernels_gateways_and_that_nobody_keeps_them
         } else {
             vec!["cleanup", "-o", "json"]
         };
-        let said = node.lab.egress_routes("nd", &flags);
-        assert_eq!(said.code, 0, "{}", said.err);
-        crate::schema::must_be(command, &said.out);
+        let output = node.lab.egress_routes("nd", &flags);
+        assert_eq!(output.code, 0, "{}", output.err);
+        crate::schema::must_be(command, &output.out);
     }
     let table = node.lab.egress_routes("nd", &["status", "--config", &path]);
     assert!(

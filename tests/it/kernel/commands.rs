@@ -167,15 +167,16 @@ fn without_iproute2_every_command_that_needs_it_is_an_error_that_says_so() {
         vec!["cleanup"],
     ] {
         let args: Vec<&str> = [AGENT].into_iter().chain(args).collect();
-        let said = node
+        let output = node
             .lab
             .run_with_env("nd", &args, &[("PATH", empty.to_str().unwrap())]);
-        assert_eq!(said.code, 2, "{args:?} {said:?}");
+        assert_eq!(output.code, 2, "{args:?} {output:?}");
         assert!(
-            said.err
+            output
+                .err
                 .contains("`ip` is not on the PATH; egress-routes needs iproute2"),
             "{}",
-            said.err
+            output.err
         );
     }
 }
@@ -187,9 +188,9 @@ fn a_json_log_is_json_on_every_line_and_a_text_log_has_no_colours_where_it_is_no
         let mut agent = node.agent_in_force(&["--log-format", format]);
         agent.signal("TERM");
         assert_eq!(agent.ends(LIMIT), Some(0));
-        let said = agent.said();
-        assert!(!said.contains('\u{1b}'), "{said}");
-        for line in said.lines().filter(|_| format == "json") {
+        let output = agent.log();
+        assert!(!output.contains('\u{1b}'), "{output}");
+        for line in output.lines().filter(|_| format == "json") {
             let line: serde_json::Value =
                 serde_json::from_str(line).unwrap_or_else(|why| panic!("{why}: {line}"));
             assert!(
@@ -208,17 +209,17 @@ fn no_color_is_honoured_on_a_terminal() {
     let node = with(BAD);
     let command = format!("{AGENT} check {}", node.volume.path().display());
     // `script` gives the command a terminal.
-    let said = |no_color: &str| {
-        let said = node.lab.run_with_env(
+    let output = |no_color: &str| {
+        let output = node.lab.run_with_env(
             "nd",
             &["script", "-qec", &command, "/dev/null"],
             &[("NO_COLOR", no_color), ("TERM", "xterm")],
         );
-        assert_eq!(said.code, 1, "{said:?}");
-        said.out
+        assert_eq!(output.code, 1, "{output:?}");
+        output.out
     };
-    assert!(said("").contains("\u{1b}["));
-    let plain = said("1");
+    assert!(output("").contains("\u{1b}["));
+    let plain = output("1");
     assert!(
         plain.contains("host bits") && !plain.contains('\u{1b}'),
         "{plain:?}"

@@ -19,7 +19,7 @@ fn three_swaps_in_a_row_are_all_seen() {
         node.owns(&[format!("198.51.10{round}.0/24")].into());
         println!("swap {round}: in the kernel after {:?}", start.elapsed());
     }
-    assert!(!agent.said().contains("WARN"), "{}", agent.said());
+    assert!(!agent.log().contains("WARN"), "{}", agent.log());
 }
 
 #[test]
@@ -46,14 +46,14 @@ fn a_storm_of_swaps_costs_few_applies_and_never_mixes_keys_of_two_versions() {
     }
     let storm = start.elapsed();
     node.owns(&["20.100.0.0/16".to_owned(), "30.100.0.0/16".to_owned()].into());
-    let applied = agent.said().matches("Configuration in force").count() - 1;
+    let applied = agent.log().matches("Configuration in force").count() - 1;
     println!("100 swaps in {storm:?}: {applied} applies");
     // One in half a second, and one or two after the end.
     let most = usize::try_from(storm.as_millis() / 500).unwrap() + 3;
     assert!(
         (1..=most).contains(&applied),
         "{applied} applies in {storm:?}:\n{}",
-        agent.said()
+        agent.log()
     );
     let version_of = |line: &str| line.split('.').nth(1).unwrap().to_owned();
     for batch in ip.batches() {
@@ -64,7 +64,7 @@ fn a_storm_of_swaps_costs_few_applies_and_never_mixes_keys_of_two_versions() {
             .collect();
         assert!(written.len() <= 1, "two versions in one:\n{batch}");
     }
-    assert!(!agent.said().contains("refused"), "{}", agent.said());
+    assert!(!agent.log().contains("refused"), "{}", agent.log());
 }
 
 #[test]
@@ -123,14 +123,14 @@ fn whatever_is_refused_missing_empty_or_unreadable_changes_nothing_and_is_report
     std::fs::rename(&aside, node.volume.path()).unwrap();
     node.becomes("Ready");
     assert_eq!(node.everything(), good);
-    let said = agent.said();
+    let output = agent.log();
     assert!(
-        said.contains("Configuration refused, the last good one stays"),
-        "{said}"
+        output.contains("Configuration refused, the last good one stays"),
+        "{output}"
     );
     assert!(
-        !said.contains("Routes changed") || said.matches("Routes changed").count() == 1,
-        "{said}"
+        !output.contains("Routes changed") || output.matches("Routes changed").count() == 1,
+        "{output}"
     );
 
     // Only this empties.
@@ -174,7 +174,7 @@ fn plain_files_work_and_the_log_says_what_they_cannot_do() {
     .unwrap();
     std::fs::rename(node.volume.path().join("routes.yaml.new"), &routes_yaml).unwrap();
     node.owns(&["198.51.102.0/24".to_owned()].into());
-    assert_eq!(agent.said().matches("plain files").count(), 1);
+    assert_eq!(agent.log().matches("plain files").count(), 1);
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn without_routes_yaml_a_bare_node_is_ready_and_says_that_it_is_not_configured()
     }
     let ready = || http_get(&node.lab, "nd", "/readyz").ends_with("ok\n");
     assert!(wait_until(LIMIT, ready), "a rollout would wait for it");
-    assert!(!agent.said().contains("ERROR"), "{}", agent.said());
+    assert!(!agent.log().contains("ERROR"), "{}", agent.log());
     node.volume.routes(&one("a", "198.51.100.0/24"));
     node.owns(&["198.51.100.0/24".to_owned()].into());
     assert_eq!(node.becomes("Ready")["message"], serde_json::Value::Null);

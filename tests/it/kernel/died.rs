@@ -25,9 +25,9 @@ fn halves(prefix: &str) -> [String; 2] {
 }
 
 /// Destinations that for a moment no route of ours had, by the kernel's notifications in order.
-fn uncovered(said: &str, before: &BTreeSet<String>) -> Vec<String> {
+fn uncovered(output: &str, before: &BTreeSet<String>) -> Vec<String> {
     let (mut there, mut uncovered) = (before.clone(), Vec::new());
-    for line in said.lines().filter(|line| line.contains(" proto 230 ")) {
+    for line in output.lines().filter(|line| line.contains(" proto 230 ")) {
         let Some(gone) = line.strip_prefix("Deleted ") else {
             there.extend(line.split_whitespace().next().map(str::to_owned));
             continue;
@@ -65,7 +65,7 @@ fn while_prefixes_are_replaced_by_their_halves_no_destination_is_without_a_route
     let listens = || {
         node.lab.ip("nd", "route replace 198.18.0.0/24 dev eth0");
         node.lab.ip("nd", "route del 198.18.0.0/24 dev eth0");
-        monitor.said().contains("198.18.0.0/24")
+        monitor.log().contains("198.18.0.0/24")
     };
     assert!(wait_until(LIMIT, listens));
     let deaths = node.path().join("deaths");
@@ -75,23 +75,23 @@ fn while_prefixes_are_replaced_by_their_halves_no_destination_is_without_a_route
     }
     version(&mut node, &in_halves);
     let took = node.owns(&in_halves);
-    let said = || monitor.said();
-    let all_gone = || said().matches("Deleted 20.").count() >= whole.len();
-    assert!(wait_until(LIMIT, all_gone), "{}", said());
+    let output = || monitor.log();
+    let all_gone = || output().matches("Deleted 20.").count() >= whole.len();
+    assert!(wait_until(LIMIT, all_gone), "{}", output());
     let left = std::fs::read_dir(&deaths).unwrap().count();
     assert_eq!(left, 0, "each death was died");
     println!("{DEATHS} deaths after {LINES} lines each: all there after {took:?}");
     assert!(
-        !said().contains("receive error"),
-        "the kernel said more than was read"
+        !output().contains("receive error"),
+        "the kernel reported more than was read"
     );
-    let uncovered = uncovered(&said(), &whole);
+    let uncovered = uncovered(&output(), &whole);
     assert!(
         uncovered.is_empty(),
         "{} destinations had no route for a while, such as {}:\n{}",
         uncovered.len(),
         uncovered[0],
-        agent.said()
+        agent.log()
     );
     assert_eq!(node.foreign(), foreign);
     in_force(&agent, 2);

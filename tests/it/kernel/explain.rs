@@ -70,12 +70,12 @@ impl Node {
             .chain(args.split_whitespace())
             .collect();
         let json: Vec<&str> = all.iter().copied().chain(["-o", "json"]).collect();
-        let said = self.lab.egress_routes("nd", &json);
-        if said.code < 2 {
-            crate::schema::must_be("explain", &said.out);
+        let output = self.lab.egress_routes("nd", &json);
+        if output.code < 2 {
+            crate::schema::must_be("explain", &output.out);
         }
-        let said = self.lab.egress_routes("nd", &all);
-        format!("{}{}exit {}", said.out, said.err, said.code)
+        let output = self.lab.egress_routes("nd", &all);
+        format!("{}{}exit {}", output.out, output.err, output.code)
     }
 }
 

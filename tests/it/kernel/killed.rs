@@ -13,7 +13,7 @@ fn every_line(node: &Node) -> BTreeSet<String> {
         "nexthop show",
     ]
     .map(|what| node.lab.ip("nd", &format!("-d -o -N {what}")));
-    let lines = all.iter().flat_map(|said| said.lines().map(str::trim));
+    let lines = all.iter().flat_map(|output| output.lines().map(str::trim));
     lines
         .filter(|line| !is_of_a_link_local_address(line))
         .map(str::to_owned)

@@ -59,7 +59,7 @@ fn a_link_without_carrier_costs_only_its_own_gateway() {
     node.lab.ip("peer", "link set eth2 down");
     node.becomes("Degraded");
     assert_eq!(gateways_in_use(&node), [G1.to_owned()].into());
-    assert_eq!(node.own(), own, "{}", agent.said());
+    assert_eq!(node.own(), own, "{}", agent.log());
 }
 
 #[test]
@@ -82,11 +82,11 @@ fn a_blackholed_set_leaks_no_longer_than_the_notification_takes_when_its_link_lo
         // From the first moment at which the routes are gone to the blackhole.
         let (mut leaked, mut longest) = (None, Duration::ZERO);
         let closed = wait_until(LIMIT, || {
-            let said = way();
-            if said.out.contains("eth0") {
+            let output = way();
+            if output.out.contains("eth0") {
                 leaked.get_or_insert_with(Instant::now);
             }
-            said.code != 0
+            output.code != 0
         });
         if let Some(since) = leaked {
             longest = since.elapsed();
@@ -95,7 +95,7 @@ fn a_blackholed_set_leaks_no_longer_than_the_notification_takes_when_its_link_lo
             "{check}: blackholed {:?} after the carrier went, leaked for {longest:?}",
             start.elapsed()
         );
-        assert!(closed, "{}", monitor.said());
+        assert!(closed, "{}", monitor.log());
         monitor.kill();
         assert!(
             node.lab

@@ -54,21 +54,21 @@ fn installs_and_switches(files: &[(String, String)]) {
         ],
     );
     assert!(
-        wait_until(LIMIT, || asking.said().contains(&format!("via {G1} "))),
+        wait_until(LIMIT, || asking.log().contains(&format!("via {G1} "))),
         "{}",
-        asking.said()
+        asking.log()
     );
     ip.forget();
     let start = Instant::now();
     write(&mut node, G2);
     let switched = |asking: &Running| {
         asking
-            .said()
+            .log()
             .lines()
             .last()
             .is_some_and(|line| line.contains(&format!("via {G2} ")))
     };
-    assert!(wait_until(LIMIT, || switched(&asking)), "{}", agent.said());
+    assert!(wait_until(LIMIT, || switched(&asking)), "{}", agent.log());
     println!(
         "{count} routes: from the edit to the first lookup through the second gateway {:?}",
         start.elapsed()
@@ -77,7 +77,7 @@ fn installs_and_switches(files: &[(String, String)]) {
     asking.signal("TERM");
     let (first, second, other) =
         asking
-            .said()
+            .log()
             .lines()
             .fold((0, 0, Vec::new()), |(first, second, mut other), line| {
                 let by = |gateway: &str| line.contains(&format!("via {gateway} dev eth1"));
@@ -136,9 +136,9 @@ fn comes_and_goes(files: &[(String, String)]) -> u64 {
     node.volume.write(&keys);
     let before = node.everything();
     let start = Instant::now();
-    let said = node.command(&["apply"]);
-    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
-    println!("apply took {:?}: {}", start.elapsed(), said.out);
+    let output = node.command(&["apply"]);
+    assert_eq!(output.code, 0, "{}{}", output.out, output.err);
+    println!("apply took {:?}: {}", start.elapsed(), output.out);
     let during = node.everything();
     let count = node.own().len() as u64;
     let diff = node.command(&["diff"]);
@@ -164,12 +164,12 @@ fn comes_and_goes(files: &[(String, String)]) -> u64 {
         again.err
     );
     assert_eq!(node.everything(), during);
-    let said = node.lab.egress_routes("nd", &["cleanup"]);
+    let output = node.lab.egress_routes("nd", &["cleanup"]);
     assert_eq!(
-        (said.code, said.out),
+        (output.code, output.out),
         (0, format!("{count} routes removed\n")),
         "{}",
-        said.err
+        output.err
     );
     assert_eq!(node.everything(), before);
     count

@@ -77,7 +77,7 @@ fn a_process_that_is_not_root_keeps_the_agent_waiting_and_is_not_believed() {
             .get("status")
             .is_some_and(|s| s == "Degraded")
     };
-    assert!(wait_until(LIMIT, reported), "{}", agent.said());
+    assert!(wait_until(LIMIT, reported), "{}", agent.log());
     assert!(stub.annotations()["message"].contains(&words));
 
     let status = lab.egress_routes(NODE, &["status"]);

@@ -16,7 +16,7 @@ fn a_restart_with_an_unchanged_configuration_writes_nothing() {
     let mut first = node.agent_in_force(&[]);
     let before = node.everything();
     first.signal("TERM");
-    assert_eq!(first.ends(LIMIT), Some(0), "{}", first.said());
+    assert_eq!(first.ends(LIMIT), Some(0), "{}", first.log());
     assert_eq!(
         node.everything(),
         before,
@@ -31,10 +31,10 @@ fn a_restart_with_an_unchanged_configuration_writes_nothing() {
     assert!(
         wait_until(LIMIT, || ip.reads() > reads + 2),
         "{}",
-        second.said()
+        second.log()
     );
     assert_eq!(ip.batches(), Vec::<String>::new());
-    assert_eq!(monitor.said(), "");
+    assert_eq!(monitor.log(), "");
     assert_eq!(node.everything(), before);
     // The monitor would have printed it.
     node.lab.ip("nd", "route add 203.0.113.9/32 dev eth0");
@@ -87,8 +87,8 @@ fn killed_at_random_moments_of_an_apply_each_restart_ends_in_exactly_the_wanted_
             node.own(),
             wanted,
             "round {round}; first:\n{}\nthen:\n{}",
-            killed.said(),
-            next.said()
+            killed.log(),
+            next.log()
         );
         let twins = node
             .lab
@@ -128,7 +128,7 @@ fn a_second_agent_waits_for_the_first_and_takes_over_when_that_is_killed() {
     node.volume
         .routes(&routes(&[set("a", G1, "198.51.101.0/24", "")]));
     in_force(&first, 2);
-    assert!(second.runs() && !second.said().contains("Configuration in force"));
+    assert!(second.runs() && !second.log().contains("Configuration in force"));
     first.kill();
     let start = Instant::now();
     in_force(&second, 1);

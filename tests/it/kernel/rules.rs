@@ -73,7 +73,7 @@ impl Asking {
         assert!(
             wait_until(LIMIT, || self.ip.lookups() >= begun + 3),
             "{}",
-            self.said()
+            self.log()
         );
     }
 }
@@ -81,11 +81,11 @@ impl Asking {
 impl Node {
     /// Checks that began after now find nothing.
     fn stays_ready(&self, agent: &Asking) {
-        let alarms = || agent.said().matches("Traffic bypasses the routes").count();
+        let alarms = || agent.log().matches("Traffic bypasses the routes").count();
         let before = alarms();
         agent.has_checked();
         assert_eq!(self.status()["status"], "Ready", "{:#}", self.status());
-        assert_eq!(alarms(), before, "{}", agent.said());
+        assert_eq!(alarms(), before, "{}", agent.log());
     }
 
     fn is_bypassed_by(&self, rule: &str) -> serde_json::Value {
@@ -120,13 +120,13 @@ fn a_rule_for_one_pod_that_leads_elsewhere_is_found_and_named_and_when_it_goes_a
     let checks = agent.ip.lookups() - begun;
     println!("found after {:?}, by the {checks}. check", start.elapsed());
     // One on the notification, one at the resync, and one that may have begun before the report was seen.
-    assert!(checks <= 3, "{checks} checks:\n{}", agent.said());
+    assert!(checks <= 3, "{checks} checks:\n{}", agent.log());
     assert!(
         agent
-            .said()
+            .log()
             .contains("Traffic bypasses the routes: policy rule 1536"),
         "{}",
-        agent.said()
+        agent.log()
     );
     assert_eq!(
         status["sets"][0]["installed"], 3,
@@ -136,14 +136,14 @@ fn a_rule_for_one_pod_that_leads_elsewhere_is_found_and_named_and_when_it_goes_a
     node.becomes("Ready");
     assert!(
         agent
-            .said()
+            .log()
             .contains("Traffic no longer bypasses the routes")
     );
     assert_eq!(
-        agent.said().matches("Traffic bypasses").count(),
+        agent.log().matches("Traffic bypasses").count(),
         1,
         "once: {}",
-        agent.said()
+        agent.log()
     );
 }
 
@@ -377,10 +377,10 @@ fn a_more_specific_route_of_somebody_else_goes_on_winning_and_is_reported() {
     );
     assert_eq!(status["status"], "Ready");
     assert!(
-        wait_until(LIMIT, || agent.said().contains(
+        wait_until(LIMIT, || agent.log().contains(
             "1 more specific route(s) of others win inside its destinations"
         )),
         "{}",
-        agent.said()
+        agent.log()
     );
 }

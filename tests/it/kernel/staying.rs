@@ -72,7 +72,7 @@ fn routes_that_were_lost_or_removed_are_back_at_once() {
         .filter(|line| line.contains("192.0.2.1"))
         .all(|line| node.foreign().contains(line));
     assert!(back, "{}", node.foreign());
-    assert!(agent.said().contains("Routes restored"), "{}", agent.said());
+    assert!(agent.log().contains("Routes restored"), "{}", agent.log());
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn a_stray_of_our_protocol_is_removed_and_the_right_route_stays() {
             wait_until(LIMIT, || shown() == right),
             "after `{stray}`:\n{}\n{}",
             shown(),
-            agent.said()
+            agent.log()
         );
         println!("{stray}: undone after {:?}", start.elapsed());
     }
@@ -156,9 +156,9 @@ fn a_foreign_route_with_a_lower_metric_is_reported_as_shadowing() {
         "1 destination(s) of set `a` are shadowed, among them 20.0.7.0/24 (shadowed by the route 20.0.7.0/24 via 192.0.2.1 dev eth0 proto static metric 50, whose metric is lower)"
     );
     assert!(
-        agent.said().contains(status["message"].as_str().unwrap()),
+        agent.log().contains(status["message"].as_str().unwrap()),
         "the log has what status has:\n{}",
-        agent.said()
+        agent.log()
     );
     let skipped = &status["sets"][0]["skipped"][0];
     assert_eq!(skipped["destination"], "20.0.7.0/24");
@@ -186,14 +186,14 @@ fn a_fight_over_our_routes_is_bounded_and_named_once() {
         LIMIT,
     );
     std::thread::sleep(Duration::from_secs(4)); // in which up to twenty more removals happen
-    let said = agent.said();
-    let restored = said.matches("Routes restored").count();
+    let output = agent.log();
+    let restored = output.matches("Routes restored").count();
     println!("{restored} repairs against a removal every 200 ms");
-    assert!((3..=7).contains(&restored), "{restored} repairs:\n{said}");
-    assert_eq!(said.matches("Something keeps removing").count(), 1);
+    assert!((3..=7).contains(&restored), "{restored} repairs:\n{output}");
+    assert_eq!(output.matches("Something keeps removing").count(), 1);
     assert!(
-        said.contains("systemd-networkd (set ManageForeignRoutes=no"),
-        "the likely cause is not named:\n{said}"
+        output.contains("systemd-networkd (set ManageForeignRoutes=no"),
+        "the likely cause is not named:\n{output}"
     );
     drop(fight);
 }
@@ -217,12 +217,13 @@ fn a_kernel_without_resilient_groups_gets_plain_ones_and_one_warning() {
     ]));
     in_force(&agent, 2);
     node.owns(&["198.51.100.0/24".to_owned(), "198.51.101.0/24".to_owned()].into());
-    let said = agent.said();
+    let output = agent.log();
     assert_eq!(
-        said.matches("This kernel has no resilient nexthop groups")
+        output
+            .matches("This kernel has no resilient nexthop groups")
             .count(),
         1,
-        "{said}"
+        "{output}"
     );
     let groups = node.lab.ip("nd", "nexthop show groups");
     assert!(

@@ -41,7 +41,7 @@ fn a_foreign_route_that_comes_between_the_read_and_the_write_is_not_overwritten_
     assert!(
         shown.matches("proto 4 ").count() == 2 && !shown.contains("proto 230"),
         "{shown}\n{}",
-        agent.said()
+        agent.log()
     );
     let message = status["message"].as_str().unwrap();
     assert!(

@@ -13,8 +13,8 @@ impl Lab {
     pub fn kernel(&self, host: &str, ownership: &Ownership) -> Kernel {
         let script =
             "for what in 'nexthop show' 'addr show'; do ip -j -N $what; echo; echo ==; done";
-        let said = self.must(host, &["sh", "-ec", script]);
-        let parts: Vec<&str> = said.split("==\n").collect();
+        let output = self.must(host, &["sh", "-ec", script]);
+        let parts: Vec<&str> = output.split("==\n").collect();
         let mut kernel = Kernel::default();
         read_nexthops(parts[0].as_bytes(), &mut kernel).unwrap();
         read_links(parts[1].as_bytes(), &mut kernel).unwrap();

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 pub struct Running {
     child: process::Child,
     stdin: Option<ChildStdin>,
-    said: Arc<Mutex<String>>,
+    output: Arc<Mutex<String>>,
 }
 
 impl Running {
@@ -23,17 +23,21 @@ impl Running {
             .stderr(Stdio::piped())
             .spawn()
             .expect("starting nsenter");
-        let said = Arc::new(Mutex::new(String::new()));
+        let output = Arc::new(Mutex::new(String::new()));
         collect(
             child.stdout.take().expect("stdout was piped"),
-            Arc::clone(&said),
+            Arc::clone(&output),
         );
         collect(
             child.stderr.take().expect("stderr was piped"),
-            Arc::clone(&said),
+            Arc::clone(&output),
         );
         let stdin = child.stdin.take();
-        Self { child, stdin, said }
+        Self {
+            child,
+            stdin,
+            output,
+        }
     }
 
     /// The program's own process id (of the host's process namespace).
@@ -42,8 +46,8 @@ impl Running {
     }
 
     /// Everything printed so far on stdout and stderr, line by line.
-    pub fn said(&self) -> String {
-        self.said
+    pub fn log(&self) -> String {
+        self.output
             .lock()
             .expect("no thread panics while it holds this")
             .clone()
@@ -52,9 +56,9 @@ impl Running {
     /// Waits until something was printed; otherwise fails the test with all that was printed.
     pub fn wait_for(&self, text: &str, limit: Duration) {
         assert!(
-            wait_until(limit, || self.said().contains(text)),
-            "`{text}` was not said within {limit:?}; what was:\n{}",
-            self.said()
+            wait_until(limit, || self.log().contains(text)),
+            "`{text}` was not logged within {limit:?}; what was:\n{}",
+            self.log()
         );
     }
 
@@ -123,7 +127,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.kill();
         if thread::panicking() {
-            eprintln!("what a program of this test printed:\n{}", self.said());
+            eprintln!("what a program of this test printed:\n{}", self.log());
         }
     }
 }

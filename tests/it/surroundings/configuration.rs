@@ -146,5 +146,5 @@ fn a_read_only_root_and_configuration_are_all_the_agent_needs() {
         &["--resync", "1s"],
     );
     node.is_well(&agent);
-    assert!(!agent.said().contains("Read-only"), "{}", agent.said());
+    assert!(!agent.log().contains("Read-only"), "{}", agent.log());
 }

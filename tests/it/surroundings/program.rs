@@ -61,10 +61,10 @@ fn is_survived(node: &mut Numbered, agent: &Running, (script, words): Fault) {
         "{script}"
     );
     assert!(
-        agent.said().contains(words),
+        agent.log().contains(words),
         "no word of `{words}` in the log"
     );
-    assert_eq!(node.routes(), routes, "{script}: {}", agent.said());
+    assert_eq!(node.routes(), routes, "{script}: {}", agent.log());
     node.lives();
     node.ip_behaves();
     node.is_well(agent);
@@ -167,9 +167,9 @@ fn an_agent_that_starts_with_a_broken_ip_says_so_and_begins_its_work_when_ip_is_
         node.lives();
         assert!(!http_get(&node.lab, NODE, "/readyz").ends_with("ok\n"));
         assert!(
-            agent.said().matches("ERROR").count() < 5,
+            agent.log().matches("ERROR").count() < 5,
             "one line for one fault: {}",
-            agent.said()
+            agent.log()
         );
         node.ip_behaves();
         node.is_well(&agent);
@@ -194,7 +194,7 @@ fn two_agents_take_turns_and_nothing_changes_when_the_second_takes_over() {
         node.is_well(&second);
         std::thread::sleep(Duration::from_secs(2));
     });
-    assert_eq!(happened, "", "{}", second.said());
+    assert_eq!(happened, "", "{}", second.log());
     assert!(second.runs());
 }
 
@@ -221,7 +221,7 @@ fn a_resync_reads_no_routes_by_ip_until_something_is_another() {
         let (saves, resyncs) = (count("route save"), count("-4 rule show"));
         wait_until(SOON, || count("-4 rule show") >= resyncs + 5) && count("route save") == saves
     };
-    assert!(wait_until(SOON, without_routes_by_ip), "{}", agent.said());
+    assert!(wait_until(SOON, without_routes_by_ip), "{}", agent.log());
     let before = count("route save");
     // The kernel announces neither: the object is another program's, and its IPv4 routes go in silence.
     node.lab.ip(NODE, "nexthop del id 7");
@@ -243,7 +243,7 @@ fn a_route_that_is_lost_while_the_kernel_is_read_for_an_edit_comes_back_without_
         go.display()
     ));
     node.edit();
-    assert!(wait_until(SOON, || read.exists()), "{}", agent.said());
+    assert!(wait_until(SOON, || read.exists()), "{}", agent.log());
     node.lab.ip(NODE, "route del 203.0.113.0/24 proto 230");
     fs::write(go, "").unwrap();
     node.is_well(&agent);

@@ -35,9 +35,9 @@ fn an_agent_out_of_file_descriptors_changes_no_route_and_goes_on_when_there_are_
     node.reports("Degraded", "Too many open files", &agent);
     node.edit();
     assert!(wait_until(SOON, || agent
-        .said()
+        .log()
         .contains("Configuration refused")
-        || agent.said().contains("Too many open files")));
+        || agent.log().contains("Too many open files")));
     assert_eq!(node.routes(), routes);
     leave_files(agent.pid(), 1000);
     node.is_well(&agent);
@@ -75,7 +75,7 @@ fn without_inotify_the_configuration_is_polled_and_the_watch_is_taken_up_when_th
         edited.elapsed() < Duration::from_secs(5),
         "after {:?}: {}",
         edited.elapsed(),
-        agent.said()
+        agent.log()
     );
 }
 
@@ -114,7 +114,7 @@ fn a_flood_of_other_routes_overruns_the_socket_and_a_loss_in_it_is_repaired_all_
     );
     agent.signal("CONT");
     node.is_well(&agent);
-    assert!(!agent.said().contains("Cannot listen"), "{}", agent.said());
+    assert!(!agent.log().contains("Cannot listen"), "{}", agent.log());
     // A loss behind the flood is noticed at once again.
     node.lab.ip(NODE, "route del 203.0.113.0/24 proto 230");
     node.is_well(&agent);
@@ -145,12 +145,12 @@ fn scan(node: &Numbered, words: &str) {
          for ((n = 0; n < 1000; n++)); do exec {{fd}}<>/dev/tcp/127.0.0.1/9465 && printf '{words}' >&$fd; done\n\
          exec 3<>/dev/tcp/127.0.0.1/9465; printf 'GET /livez HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
     );
-    let said = node.lab.run(NODE, &["bash", "-c", &script]);
+    let output = node.lab.run(NODE, &["bash", "-c", &script]);
     assert!(
-        said.out.ends_with("\nok\n"),
+        output.out.ends_with("\nok\n"),
         "the scanner's own probe was not answered: {} {}",
-        said.code,
-        said.out
+        output.code,
+        output.out
     );
 }
 

@@ -49,7 +49,7 @@ fn the_only_healthy_gateway_goes_on_and_drains_as_soon_as_another_one_is_healthy
     node.deaf("g2", false);
     busy.until(|| report(&node, G1).0 == "draining");
     (0..5).for_each(|_| busy.round());
-    assert_eq!(busy.broken().len(), 0, "{}", agent.said());
+    assert_eq!(busy.broken().len(), 0, "{}", agent.log());
     assert!(report(&node, G1).1.is_some_and(|n| n >= 90));
 }
 
@@ -110,7 +110,7 @@ fn of_sixteen_gateways_fifteen_drain_at_once_and_one_takes_all() {
             .all(|host| report(&node, host).0 == "draining")
     });
     (0..5).for_each(|_| busy.round());
-    assert_eq!(busy.broken().len(), 0, "{}", agent.said());
+    assert_eq!(busy.broken().len(), 0, "{}", agent.log());
     drop(busy);
     let done = || {
         hosts[1..]

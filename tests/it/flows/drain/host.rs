@@ -19,7 +19,7 @@ fn connections_of_host_processes_stay_with_a_drained_gateway_too() {
         counts.extend(report(&node, G1).1);
         began.elapsed().as_secs() > 30
     });
-    assert_eq!(busy.broken().len(), 0, "{}", agent.said());
+    assert_eq!(busy.broken().len(), 0, "{}", agent.log());
     assert!(
         counts.last().is_some_and(|n| (80..=120).contains(n)),
         "{counts:?}"

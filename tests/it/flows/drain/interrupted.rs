@@ -24,7 +24,7 @@ fn drains_over_a_kill(case: &Case, before: impl FnOnce(&Node)) {
         counts.extend(report(&node, G1).1);
         rounds > 20
     });
-    assert_eq!(busy.broken().len(), 0, "{}", second.said());
+    assert_eq!(busy.broken().len(), 0, "{}", second.log());
     assert!(counts.iter().any(|n| *n >= 90), "{counts:?}");
     drop(busy);
     let done = || report(&node, G1) == ("draining".to_owned(), Some(0));
@@ -83,11 +83,11 @@ fn a_refused_configuration_and_a_new_agent_do_not_bring_a_drained_gateway_back()
         wait_until(LIMIT, || node.status()["sets"][0]["installed"] == 1),
         "{:#}\n{}",
         node.status(),
-        second.said()
+        second.log()
     );
     for _ in 0..5 {
         let all = addresses("198.18");
-        assert_eq!(on_it(&node, &all, G1_PUBLIC).len(), 0, "{}", second.said());
+        assert_eq!(on_it(&node, &all, G1_PUBLIC).len(), 0, "{}", second.log());
     }
     assert!(!on_it(&node, &addresses("198.18"), G2_PUBLIC).is_empty());
 }
@@ -107,7 +107,7 @@ fn connections_of_ipv6_stay_as_well() {
     node.volume.routes(&routes(&drained));
     busy.until(|| report(&node, G1_V6).0 == "draining");
     (0..5).for_each(|_| busy.round());
-    assert_eq!(busy.broken().len(), 0, "{}", agent.said());
+    assert_eq!(busy.broken().len(), 0, "{}", agent.log());
     assert!(report(&node, G1_V6).1.is_some_and(|n| n >= 40));
     drop(busy);
     let done = || report(&node, G1_V6).1 == Some(0);

@@ -40,7 +40,7 @@ fn first_returns(failback: &str) -> Seen {
             counts.extend(buckets);
             buckets.unwrap_or(0) <= most
         });
-        assert!(fell, "{counts:?} {:#}\n{}", node.status(), agent.said());
+        assert!(fell, "{counts:?} {:#}\n{}", node.status(), agent.log());
     };
     let most = u64::try_from(CONNECTIONS / 2).unwrap();
     let mut busy = Some(busy);
