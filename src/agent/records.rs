@@ -10,13 +10,10 @@ use crate::routing::diff::records_to;
 use crate::routing::state::Kernel;
 
 impl<O: Outside> Engine<O> {
-    /// What the kernel has to record. While a change is undecided, no record goes.
+    /// What the kernel has to record.
     pub(super) fn records(&self, kernel: &Kernel) -> BTreeSet<u32> {
-        let mut records = self.rollout.records();
-        if !self.rollout.records_are_final() {
-            records.extend(kernel.records(&self.ownership()));
-        }
-        records
+        self.rollout
+            .records_beside(kernel.records(&self.ownership()))
     }
 
     /// Makes the records equal to what is true once nothing is undecided, or a change is out of the kernel again.
@@ -44,15 +41,14 @@ impl<O: Outside> Engine<O> {
             .iter()
             .copied()
             .filter(|id| !nexthop_id::is_revision(*id))
+            .filter(|id| self.last.kernel.nexthops.contains_key(id))
             .collect();
         if !resync || unused.is_empty() || self.rollout.is_undecided() {
             return;
         }
         match self.applier.sweep(&unused).await {
-            Ok(()) => {
-                tracing::debug!(count = unused.len(), "Unused nexthop objects removed");
-                self.last.unused.clear();
-            }
+            // Where one is left after all, the next periodic read finds it as it was.
+            Ok(()) => tracing::debug!(count = unused.len(), "Unused nexthop objects removed"),
             // Tried again at the next periodic read.
             Err(error) => tracing::debug!("Unused nexthop objects could not be removed: {error:#}"),
         }

@@ -308,10 +308,13 @@ impl Rollout {
         self.has_api && !self.within.is_zero()
     }
 
-    /// What was confirmed last; without it, nothing at all.
+    /// What was confirmed last, without going back to facts that were not known yet; nothing at all where nothing was confirmed.
     fn before(&self) -> Target {
-        match &self.confirmed {
-            Some(confirmed) => confirmed.target.clone(),
+        match self.confirmed.as_ref().map(|c| &c.target) {
+            Some(target) if matches!(target.facts, Facts::NotYet { .. }) => {
+                self.here(target.source.clone())
+            }
+            Some(target) => target.clone(),
             None => self.here(Source::Adopted(Arc::default())),
         }
     }

@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::net::nexthop_id;
 use crate::net::prefix::Family;
 use crate::net::prefix::value_of;
 use crate::routing::adopt::Adopted;
@@ -71,8 +70,8 @@ impl Target {
     }
 }
 
-/// Everything that can lead packets elsewhere: a sorted hash of each route and of each gateway's nexthop object. Blackhole nexthops
-/// and duplicates are no part of it, nor are groups' members: what health does with confirmed gateways is no change.
+/// Everything that can lead packets elsewhere: a sorted hash of each route and of each gateway that has a nexthop object, its own or a
+/// duplicate. Blackhole nexthops are no part of it, nor are groups' members: what health does with confirmed gateways is no change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Footprint {
     /// Sorted.
@@ -84,8 +83,8 @@ pub struct Footprint {
 impl Footprint {
     /// Of a wanted state.
     pub fn of(wanted: &Wanted) -> Self {
-        let gateways = wanted.nexthops.iter().filter_map(|(id, what)| match what {
-            WantedNexthop::Via(gateway, dev) => gateway_hash(*id, *gateway, dev),
+        let gateways = wanted.nexthops.values().filter_map(|what| match what {
+            WantedNexthop::Via(gateway, dev) => Some(gateway_hash(*gateway, dev)),
             WantedNexthop::Blackhole(_) => None,
         });
         Self::from_parts(&wanted.routes, gateways)
@@ -93,15 +92,12 @@ impl Footprint {
 
     /// Of what the kernel has of ours.
     pub fn found(kernel: &Kernel, ownership: &Ownership) -> Self {
-        let gateways = kernel
-            .nexthops
-            .iter()
-            .filter_map(|(id, nexthop)| match &nexthop.kind {
-                NexthopKind::Via { gateway, dev } if nexthop.protocol == ownership.protocol => {
-                    gateway_hash(*id, *gateway, dev)
-                }
-                _ => None,
-            });
+        let ours = kernel.nexthops.values();
+        let ours = ours.filter(|nexthop| nexthop.protocol == ownership.protocol);
+        let gateways = ours.filter_map(|nexthop| match &nexthop.kind {
+            NexthopKind::Via { gateway, dev } => Some(gateway_hash(*gateway, dev)),
+            _ => None,
+        });
         Self::from_parts(&kernel.own, gateways)
     }
 
@@ -110,6 +106,7 @@ impl Footprint {
         hashes.extend(routes.iter().map(route_hash));
         hashes.extend(gateways);
         hashes.sort_unstable();
+        hashes.dedup();
         Self {
             hashes: hashes.into(),
             any_v6: false,
@@ -181,19 +178,10 @@ impl Footprint {
         let has = |hash: u64| {
             self.hashes.binary_search(&hash).is_ok() || (self.any_v6 && is_of_v6_route(hash))
         };
-        let held_back: Vec<WantedNexthop> = wanted
-            .nexthops
-            .iter()
-            .filter(|(id, what)| match what {
-                WantedNexthop::Via(gateway, dev) => {
-                    gateway_hash(**id, *gateway, dev).is_some_and(|hash| !has(hash))
-                }
-                WantedNexthop::Blackhole(_) => false,
-            })
-            .map(|(_, what)| what.clone())
-            .collect();
-        // Duplicates go with their gateway.
-        wanted.nexthops.retain(|_, what| !held_back.contains(what));
+        wanted.nexthops.retain(|_, what| match what {
+            WantedNexthop::Via(gateway, dev) => has(gateway_hash(*gateway, dev)),
+            WantedNexthop::Blackhole(_) => true,
+        });
         let nexthops = &wanted.nexthops;
         for group in wanted.groups.values_mut() {
             group
@@ -246,9 +234,9 @@ const fn is_of_v6_route(hash: u64) -> bool {
     hash & 3 == 2
 }
 
-/// None for a duplicate: it leads where its gateway's own object does.
-fn gateway_hash(id: u32, gateway: IpAddr, dev: &str) -> Option<u64> {
-    (!nexthop_id::is_duplicate(id)).then(|| hash(&(id, gateway, dev)) | 1)
+/// Of whichever object leads to it.
+fn gateway_hash(gateway: IpAddr, dev: &str) -> u64 {
+    hash(&(gateway, dev)) | 1
 }
 
 fn hash(value: &impl Hash) -> u64 {
@@ -291,7 +279,24 @@ mod tests {
             Footprint::found(&kernel, &ownership),
             Footprint::of(&wanted)
         );
+        let primary = kernel.nexthops.remove(&100);
         kernel.nexthops.insert(102, via(230));
+        assert!(primary.is_some());
+        assert_eq!(
+            Footprint::found(&kernel, &ownership),
+            Footprint::of(&wanted),
+            "a duplicate leads there too"
+        );
+        let other = NexthopKind::Via {
+            gateway: "10.116.0.6".parse().unwrap(),
+            dev: "eth1".into(),
+        };
+        let protocol = 230;
+        let other = Nexthop {
+            kind: other,
+            protocol,
+        };
+        kernel.nexthops.insert(103, other);
         assert_ne!(
             Footprint::found(&kernel, &ownership),
             Footprint::of(&wanted)

@@ -18,7 +18,7 @@ pub use crate::kernel::ip::CHURN;
 use crate::kernel::ip::{CHUNK, RouteTable};
 use crate::net::prefix::Family;
 use crate::routing::batch::{Line, Ownership};
-use crate::routing::diff::{Plan, Wanted, diff, diff_nexthops, records_to};
+use crate::routing::diff::{GroupWrite, Plan, Wanted, diff, diff_nexthops, records_to};
 use crate::routing::state::{Kernel, Member, NexthopKind, RouteKey, Target};
 pub use outcome::{Counts, Outcome};
 
@@ -68,7 +68,9 @@ impl<T: RouteTable> Applier<T> {
         self.write(&lines, &plan, true, &mut outcome).await?;
         outcome.writing = started.elapsed();
         let mut kernel = self.read_back(wanted, &plan, &outcome).await?;
-        let refused = refused(&plan, &kernel);
+        let mut refused = refused(&plan, &kernel);
+        // What no run of `ip` came to was not refused.
+        refused.retain(|_| outcome.stopped == 0);
         let possible = if refused.is_empty() {
             Cow::Borrowed(wanted)
         } else {
@@ -77,9 +79,8 @@ impl<T: RouteTable> Applier<T> {
         let mut again = diff(&possible, &kernel, &self.ownership, self.resilient);
         let once_refused = plan.nexthops.iter().filter(|(id, _)| refused.contains(id));
         again.nexthops.extend(once_refused.cloned());
-        if !again.is_empty() {
-            // The batch may have stopped before them, and what is written now needs them as much.
-            let lines = self.lines_of(records, &kernel);
+        let lines = self.lines_of(records, &kernel);
+        if !(again.is_empty() && lines.is_empty()) {
             kernel = self
                 .once_more(&possible, &plan, again, kernel, &lines, &mut outcome)
                 .await?;
@@ -131,16 +132,12 @@ impl<T: RouteTable> Applier<T> {
         outcome: &mut Outcome,
     ) -> anyhow::Result<Kernel> {
         let has = |m: &Member| kernel.nexthops.contains_key(&m.id);
-        let refused = left
-            .groups
-            .iter()
-            .filter(|g| g.resilient.is_some() && !g.exists)
-            // Not because a member was refused.
-            .any(|g| {
-                first
-                    .groups
-                    .iter()
-                    .any(|f| f.id == g.id && f.members.iter().all(has))
+        let mut missing = left.groups.iter();
+        // Not because a member was refused, nor because no run of `ip` came to it.
+        let refused = outcome.stopped == 0
+            && missing.any(|g| {
+                let tried = |f: &GroupWrite| f.id == g.id && f.members.iter().all(has);
+                g.resilient.is_some() && !g.exists && first.groups.iter().any(tried)
             });
         let plan = if refused {
             diff(wanted, &kernel, &self.ownership, false)
@@ -267,8 +264,9 @@ impl<T: RouteTable> Applier<T> {
         }
     }
 
-    /// Writes, then deletes. Deletions wait for the next look at the kernel when a write before them did not run, and at the
-    /// `first` try also when one was refused: what goes may be what the traffic falls back to.
+    /// Writes, then deletes. Records come first, alone: without its record no change is written, because the agent may be killed at
+    /// any time. Deletions wait for the next look at the kernel when a write before them did not run, and at the `first` try also when
+    /// one was refused: what goes may be what the traffic falls back to.
     async fn write(
         &mut self,
         records: &[Line<'static>],
@@ -276,14 +274,19 @@ impl<T: RouteTable> Applier<T> {
         first: bool,
         outcome: &mut Outcome,
     ) -> anyhow::Result<()> {
+        let records = records.iter().cloned();
+        let ran = self.write_lines(None, records, outcome).await?;
+        if ran != Ran::Whole {
+            outcome.stopped += u64::from(ran == Ran::Refused);
+            return Ok(());
+        }
         // These alone need an `ip -6`: a batch line cannot name the family of a blackhole.
         let blackholes: Vec<Line<'_>> = plan.v6_blackholes().collect();
         let mut ran = self
             .write_lines(Some(Family::V6), blackholes.into_iter(), outcome)
             .await?;
         if ran != Ran::Stopped {
-            let writes = records.iter().cloned().chain(plan.writes());
-            ran = ran.max(self.write_lines(None, writes, outcome).await?);
+            ran = ran.max(self.write_lines(None, plan.writes(), outcome).await?);
         }
         if ran == Ran::Whole || (ran == Ran::Refused && !first) {
             self.write_lines(None, plan.deletions(), outcome).await?;

@@ -151,6 +151,11 @@ pub const fn is_unconfirmed(id: u32) -> bool {
     id & !SPACE == UNCONFIRMED
 }
 
+/// Whether an id records a rejected revision, whichever.
+pub const fn is_rejected(id: u32) -> bool {
+    id & !SPACE == REJECTED
+}
+
 /// Whether an id records a revision, whichever and as what.
 pub const fn is_revision(id: u32) -> bool {
     matches!(

@@ -175,10 +175,15 @@ pub fn records_to(
     let new = records
         .difference(&there)
         .map(|id| Line::BlackholeNexthop { id: *id });
-    let old = there
-        .difference(records)
-        .map(|id| Line::DeleteNexthop { id: *id });
-    new.chain(old).collect()
+    // A change that is recorded as rejected and as unconfirmed counts as taken out of the kernel: that it was rejected goes first.
+    let old = there.difference(records).copied();
+    let (first, last): (Vec<u32>, Vec<u32>) = old.partition(|id| nexthop_id::is_rejected(*id));
+    let delete = |id| Line::DeleteNexthop { id };
+    let first = first.into_iter().map(delete);
+    first
+        .chain(new)
+        .chain(last.into_iter().map(delete))
+        .collect()
 }
 
 /// Nexthops and groups alone: all that a change of health or gateway needs while the groups stay.

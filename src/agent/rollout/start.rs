@@ -119,17 +119,13 @@ impl Rollout {
         }
     }
 
-    /// The API server answers with what an earlier agent left: it is good as far as it is there.
+    /// The API server answers with what an earlier agent left: what of it the next pass finds is good, what that pass brings is a change.
     pub(super) fn inherit(&mut self, found: Arc<Adopted>) -> Vec<Effect> {
-        if let Some(source) = self.newest_to_follow() {
-            self.target = Some(self.here(source));
-            self.phase = Phase::Writing {
-                guarded: Some(Baseline::Answered),
-            };
-        } else {
-            self.confirm_adopted(found);
-            self.target = self.confirmed.as_ref().map(|c| c.target.clone());
-        }
+        let source = self.newest_to_follow().unwrap_or(Source::Adopted(found));
+        self.target = Some(self.here(source));
+        self.phase = Phase::Writing {
+            guarded: Some(Baseline::Answered),
+        };
         vec![Effect::StopAsking, Effect::Pass]
     }
 
@@ -148,6 +144,13 @@ impl Rollout {
             let facts = change.target.facts.clone();
             return self.rolls_back_with(facts);
         }
+        if let Phase::Confirming { change, .. } = &self.phase {
+            // With the facts that it was made with; or, where those make it clash now, as it is there.
+            let made = Some(change.target.clone()).filter(|made| *made != target);
+            self.target = made.or_else(|| Some(self.here(Source::Adopted(found))));
+            self.misfits.push(Misfit { target, why });
+            return vec![Effect::Pass];
+        }
         let is_next = matches!(self.phase, Phase::Writing { .. } | Phase::Asking { .. });
         // What the kernel holds of a change that is undecided may be what silences the API server.
         let takes_back = is_next && self.unsettled;
@@ -159,10 +162,7 @@ impl Rollout {
             self.put_back();
             return vec![Effect::Pass];
         }
-        self.target = match &self.phase {
-            Phase::Confirming { change, .. } => Some(change.target.clone()),
-            _ => self.candidate(),
-        };
+        self.target = self.candidate();
         if is_next {
             self.phase = Phase::Settled;
         }

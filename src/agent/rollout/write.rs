@@ -109,13 +109,21 @@ impl Rollout {
         records
     }
 
-    /// Whether [`records`](Self::records) are all that the kernel should hold, also before the next batch.
-    pub const fn records_are_final(&self) -> bool {
+    /// The same, with what of those that are `there` has to stay: while a change is undecided all, but not that it was once rejected.
+    pub fn records_beside(&self, there: BTreeSet<u32>) -> BTreeSet<u32> {
+        let mut records = self.records();
         let is_decided = matches!(
             self.phase,
             Phase::Settled | Phase::Writing { guarded: None }
         );
-        is_decided && !self.unsettled
+        if is_decided && !self.unsettled {
+            return records;
+        }
+        let written = matches!(self.phase, Phase::Writing { .. } | Phase::Confirming { .. });
+        let target = self.target.as_ref().filter(|_| written);
+        let outdated = target.and_then(Target::revision).map(nexthop_id::rejected);
+        records.extend(there.into_iter().filter(|id| Some(*id) != outdated));
+        records
     }
 
     /// Whether health may re-point groups: they are the target's, and nothing holds them back.

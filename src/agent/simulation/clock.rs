@@ -103,7 +103,7 @@ impl World {
             self.comes_back(back);
             return Ok(());
         }
-        let reachable = self.is_reachable();
+        let (reachable, has_own_way) = (self.is_reachable(), self.has_own_way());
         let now = self.now();
         let (directory, labels) = (self.directory, self.labels);
         let answering = if due == Due::Probes {
@@ -150,6 +150,9 @@ impl World {
                 } else {
                     // A server that is away refuses at once; packets that a route takes elsewhere are waited for.
                     asking.at = engine.now() + if self.away { ASK_AGAIN } else { SILENT_AGAIN };
+                    asking.lost += u8::from(!has_own_way && !self.away);
+                    // A change is decided after two.
+                    self.rules.excused |= asking.lost >= 2;
                     engine.outside.asking = Some(asking);
                 }
             }

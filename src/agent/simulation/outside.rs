@@ -26,6 +26,8 @@ pub(super) struct Asking {
     pub(super) at: Clock,
     /// It was asked before, and nobody answered.
     pub(super) again: bool,
+    /// How often its packets were lost.
+    pub(super) lost: u8,
 }
 
 /// The agent's part of the world: it ends with the agent.
@@ -50,6 +52,7 @@ impl Outside for ModelOutside {
             question,
             at,
             again: false,
+            lost: 0,
         });
     }
 

@@ -56,6 +56,12 @@ impl World {
         };
         let words = || status.message.clone().unwrap_or_default();
         match (&newest, expected) {
+            // An agent that is cut off, with an excuse, does not know the labels: what they would make is no truth that it could report.
+            (Newest::Good(_), _) if !self.is_reachable() => {
+                if !self.rules.excused {
+                    return Err("the API server is cut off for good".to_owned());
+                }
+            }
             (Newest::Good(loaded), Some(Ok(resolution))) => {
                 let harmful = cuts_off(&resolution.wanted);
                 let in_force = engine.rollout.is_at_newest();
@@ -65,8 +71,7 @@ impl World {
                 if !in_force && !harmful && !self.rules.blameable {
                     return Err(format!("what is harmless is not in force: {}", words()));
                 }
-                // An agent that is cut off, with an excuse, does not know the labels.
-                if in_force && self.is_reachable() {
+                if in_force {
                     self.check_kernel(&resolution.wanted)?;
                     if status.status != Overall::Ready && !is_untested(&status) {
                         return Err(format!("all is in force, and not Ready: {}", words()));
@@ -74,7 +79,7 @@ impl World {
                     if status.revision != loaded.revision {
                         return Err("another revision than the newest is reported".to_owned());
                     }
-                } else if !in_force && status.status != Overall::RolledBack {
+                } else if status.status != Overall::RolledBack {
                     return Err(format!(
                         "not in force, and {:?}: {}",
                         status.status,

@@ -64,6 +64,8 @@ pub(super) struct Rules {
     labels: BTreeSet<u8>,
     /// The edit is decided with its labels in the sight of the API server; from when on they show.
     fresh: Option<Clock>,
+    /// When the last pass began.
+    began: Clock,
     pub(super) actions: usize,
 }
 
@@ -128,6 +130,17 @@ impl World {
         rules.blocked = None;
     }
 
+    /// The agent reads the kernel before it takes up an edit, and a run of `ip` may hang.
+    pub(super) fn is_read_late(&mut self) {
+        let now = self.now();
+        let fresh = self.rules.fresh.as_mut();
+        let is_late = |from: &&mut Clock| **from < now;
+        fresh
+            .into_iter()
+            .filter(is_late)
+            .for_each(|from| *from = now + FOLLOWS);
+    }
+
     /// Something happens after which the target may make other routes.
     pub(super) fn routes_may_change(&mut self) {
         self.rules.blocked = None;
@@ -139,6 +152,14 @@ impl World {
         self.rules.returned = false;
         self.rules.taken_back.clear();
         self.rules.made = None;
+        // An earlier agent may have ended before it could record what it had confirmed.
+        let records = self.state.borrow().model.dump(&OURS).records(&OURS);
+        let of = crate::net::nexthop_id::applied_revision(&records);
+        self.rules.in_force = self
+            .rules
+            .in_force
+            .take()
+            .filter(|r| of.as_ref() == Some(r));
     }
 
     // --- after each step ---
@@ -235,6 +256,8 @@ impl World {
 
     /// Before a pass: an agent that does not know what was confirmed takes out all of ours, guards too (`design.md`).
     pub(super) fn before_pass(&mut self) {
+        self.rules.began = self.now();
+        self.narrow_to_what_is_known();
         let Some(agent) = &self.agent else { return };
         let rollout = &agent.engine.rollout;
         if rollout.stage() != Stage::RollingBack {
@@ -282,6 +305,12 @@ impl World {
 
     /// After a pass that confirms the newest configuration, what is guarded stays so.
     pub(super) fn promise(&mut self, failed: bool) -> Verdict {
+        let now = self.now();
+        // An answer that came while a run of `ip` hung waits for its end.
+        let waits = |from: &mut Clock| *from = now + FOLLOWS;
+        let began = self.rules.began;
+        let hung = |from: &&mut Clock| failed && **from > began;
+        self.rules.fresh.iter_mut().filter(hung).for_each(waits);
         let Some(agent) = &self.agent else {
             return Ok(());
         };
@@ -317,14 +346,14 @@ impl World {
         }
         self.rules.in_force = target.revision().map(str::to_owned);
         let known: Vec<Facts> = self.rules.labels.iter().map(|l| facts(*l)).collect();
-        let fresh = self.rules.fresh.is_some_and(|from| self.now() >= from);
+        let fresh = self.rules.fresh.is_some_and(|from| now >= from);
         if fresh && !known.contains(&target.facts) {
             return Err("an edit is in force with labels from before it".to_owned());
         }
         if engine.last.ended == Some(engine.now()) && !failed && target.facts == facts(self.labels)
         {
             self.rules.promised = Some(self.directory);
-            let guarded = self.guarded(self.directory);
+            let guarded = Self::guarded(self.directory, &facts(self.labels));
             self.state.borrow_mut().guard(guarded);
         }
         Ok(())
@@ -340,18 +369,34 @@ impl World {
     pub(super) fn narrow(&mut self) {
         let newest = Some(self.directory).filter(|d| matches!(read(*d), Newest::Good(_)));
         for directory in self.rules.promised.into_iter().chain(newest) {
-            let now = self.guarded(directory);
-            let mut state = self.state.borrow_mut();
-            let kept = state.guarded().iter().filter(|a| now.contains(a));
-            let kept = kept.copied().collect();
-            state.guard(kept);
+            self.keep_guarded(&Self::guarded(directory, &facts(self.labels)));
         }
     }
 
-    /// An address of each destination of the guarded sets that apply with the node's labels.
-    fn guarded(&self, directory: Directory) -> Vec<(IpAddr, u8)> {
-        let (Newest::Good(loaded), Facts::Known(known)) = (read(directory), facts(self.labels))
-        else {
+    /// What is decided while the server is away is decided with labels that may be old: only what applies with them too is kept.
+    fn narrow_to_what_is_known(&self) {
+        let rollout = self.agent.as_ref().map(|agent| &agent.engine.rollout);
+        let target = rollout.and_then(|rollout| rollout.target());
+        let known = target
+            .map(|target| &target.facts)
+            .filter(|known| matches!(known, Facts::Known(_)) && **known != facts(self.labels));
+        if let (Some(known), Newest::Good(_), false) =
+            (known, read(self.directory), self.has_own_way())
+        {
+            self.keep_guarded(&Self::guarded(self.directory, known));
+        }
+    }
+
+    fn keep_guarded(&self, now: &[(IpAddr, u8)]) {
+        let mut state = self.state.borrow_mut();
+        let kept = state.guarded().iter().filter(|a| now.contains(a));
+        let kept = kept.copied().collect();
+        state.guard(kept);
+    }
+
+    /// An address of each destination of the guarded sets that apply with what is known of the node.
+    fn guarded(directory: Directory, facts: &Facts) -> Vec<(IpAddr, u8)> {
+        let (Newest::Good(loaded), Facts::Known(known)) = (read(directory), facts) else {
             return Vec::new();
         };
         let applies = |set: &&crate::config::RouteSet| {

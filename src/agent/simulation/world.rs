@@ -134,6 +134,9 @@ impl World {
                 self.narrow();
                 if let Some(agent) = self.running() {
                     at_once(agent.engine.read_ahead());
+                    self.is_read_late();
+                }
+                if let Some(agent) = self.running() {
                     agent.engine.step(Event::Read(read(directory)));
                     self.returned()?;
                 }
@@ -414,7 +417,10 @@ impl World {
             health.state == crate::health::State::Up
                 || matches!(key.check.probe, crate::config::Probe::Tcp(_))
         };
+        // After a failure the node's facts are read again within that time.
+        let is_informed = agent.facts_at > self.now() + FACTS_AGAIN;
         agent.starting.is_none()
+            && (is_informed || !self.is_reachable())
             && !engine.rollout.is_undecided()
             // What cuts it off may be in force, with an excuse; then the labels are asked for in vain.
             && (engine.outside.asking.is_none() || !self.is_reachable())

@@ -33,7 +33,7 @@ pub struct Outcome {
     pub complaints: Vec<String>,
     /// How many of the removed routes had our protocol number and a target that is never ours.
     pub strays: usize,
-    /// Runs of `ip` that ended before their last line.
+    /// Runs of `ip` that ended before their last line, or came to nothing because what had to be there before was refused.
     pub stopped: u64,
     /// Up to five of the changes, as `diff` prints them.
     pub examples: Vec<String>,

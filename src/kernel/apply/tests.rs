@@ -9,6 +9,7 @@ use futures::FutureExt as _;
 use proptest::prelude::*;
 
 use super::*;
+use crate::net::nexthop_id;
 use crate::net::prefix::Prefix;
 use crate::routing::batch::LEAK_GUARD_METRIC;
 use crate::routing::diff::{Conflict, WantedGroup, WantedNexthop};
@@ -338,12 +339,27 @@ fn records_that_a_batch_did_not_reach_are_written_by_the_second_try() {
         "dddddddddddd",
     ]
     .into_iter()
-    .flat_map(crate::net::nexthop_id::applied)
+    .flat_map(nexthop_id::applied)
     .collect();
     let found = applier.table.kernel();
     applier.table.fail_at(1, Fault::StopsSilently);
     now(applier.apply(&many(1, &[1]), found, Some(&ids))).unwrap();
     assert_eq!(applier.table.kernel().records(&OURS), ids);
+}
+
+#[test]
+fn a_change_is_not_made_while_the_kernel_refuses_its_record() {
+    for fault in [Fault::RefusesHalf, Fault::Stops] {
+        let mut applier = applier();
+        let ids = nexthop_id::applied("aaaaaaaaaaaa").into_iter().collect();
+        let found = applier.table.kernel();
+        applier.table.fail_at(1, fault);
+        now(applier.apply(&many(1, &[1]), found, Some(&ids))).unwrap();
+        let lines = applier.table.take_lines();
+        assert!(lines[..2].contains(&lines[2]), "before anything else");
+        assert_eq!(applier.table.kernel().records(&OURS), ids);
+        assert_eq!(applier.own().len(), 1);
+    }
 }
 
 #[test]

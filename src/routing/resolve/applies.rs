@@ -30,12 +30,7 @@ impl Inputs<'_> {
             Facts::Known(_) => Applies::No,
             // The kernel remembers what an earlier agent knew.
             Facts::NotYet { .. } => {
-                let there = |family| {
-                    self.kernel
-                        .nexthops
-                        .contains_key(&nexthop_id::group(&set.name, family))
-                };
-                if Family::BOTH.into_iter().any(there) || self.is_guarded(set) {
+                if self.has_group(set) || self.is_guarded(set) {
                     Applies::Yes
                 } else {
                     Applies::NotYet
@@ -44,16 +39,25 @@ impl Inputs<'_> {
         }
     }
 
+    fn has_group(&self, set: &RouteSet) -> bool {
+        Family::BOTH.into_iter().any(|family| {
+            let id = nexthop_id::group(&set.name, family);
+            self.kernel.nexthops.contains_key(&id)
+        })
+    }
+
     /// Whether the kernel has leak guards of this set, which outlive its group.
     fn is_guarded(&self, set: &RouteSet) -> bool {
         let own = &self.kernel.own;
-        let of_another = |prefix: &Prefix| {
-            let mut others = self
-                .config
-                .sets
-                .iter()
-                .filter(|other| other.name != set.name && other.leak_guard);
-            others.any(|other| other.destinations.binary_search(prefix).is_ok())
+        let others = self.config.sets.iter();
+        let others = others.filter(|other| other.name != set.name && other.leak_guard);
+        let others: Vec<&RouteSet> = others.collect();
+        // Where both have it as a destination only one can apply: the one that has more there.
+        let of_another = |prefix: &Prefix, is_destination: bool| {
+            let has = |other: &&&RouteSet| other.destinations.binary_search(prefix).is_ok();
+            let applies = |other: &RouteSet| other.node_selector.is_none() || self.has_group(other);
+            let mut others = others.iter().filter(has);
+            others.any(|other| !is_destination || applies(other))
         };
         set.leak_guard
             && set.destinations.iter().any(|destination| {
@@ -63,8 +67,7 @@ impl Inputs<'_> {
                     .take_while(|route| destination.covers(route.key.prefix));
                 let mut guards = inside
                     .filter(|route| route.key == self.ownership.leak_guard_key(route.key.prefix));
-                guards
-                    .any(|guard| guard.key.prefix == *destination || !of_another(&guard.key.prefix))
+                guards.any(|guard| !of_another(&guard.key.prefix, guard.key.prefix == *destination))
             })
     }
 

@@ -299,3 +299,42 @@ fn an_unconfirmed_change_of_the_revision_before_a_rejected_one_is_neither_kept_n
     assert_eq!((scene.stage(), scene.revision()), (Stage::Settled, "none"));
     assert_eq!(scene.rollout.rejected_revision().as_deref(), Some(B));
 }
+
+#[test]
+fn what_an_earlier_agent_left_unconfirmed_and_has_vanished_is_guarded_when_it_comes_back() {
+    let inherited = || {
+        let mut scene = Scene::new(facts("web"));
+        scene
+            .read(refused())
+            .found(&[nexthop_id::unconfirmed(B)], Some(adopted()));
+        scene.step(Event::Answered);
+        scene
+    };
+    let mut vanished = inherited();
+    vanished.written(&[], false, false).pass(ONE);
+    assert_eq!(vanished.effects, [Effect::AskForNode]);
+    let mut repaired = inherited();
+    repaired.pass(ONE);
+    assert_eq!(repaired.stage(), Stage::Confirming);
+    let mut there = inherited();
+    there.written(ONE, false, false);
+    assert_eq!(there.stage(), Stage::Settled);
+}
+
+#[test]
+fn that_a_revision_was_once_rejected_is_forgotten_before_it_is_written_again() {
+    let mut scene = confirming();
+    scene.silence().pass(ONE).answered();
+    let kept = scene.rollout.records();
+    assert!(kept.contains(&nexthop_id::rejected(B)));
+    scene.read(good(C)).read(good(B));
+    let still = scene.rollout.records_beside(kept.clone());
+    assert!(still.contains(&nexthop_id::rejected(B)), "not written yet");
+    scene.answered();
+    let records = scene.rollout.records_beside(kept);
+    assert!(!records.contains(&nexthop_id::rejected(B)));
+    let records: Vec<u32> = records.into_iter().collect();
+    let mut restarted = Scene::new(not_yet());
+    restarted.read(good(B)).found(&records, Some(adopted()));
+    assert_eq!(restarted.stage(), Stage::Inherited, "it may be the cause");
+}

@@ -277,3 +277,35 @@ fn what_a_link_brings_with_a_return_to_what_is_in_force_is_guarded() {
     scene.read(good(B)).read(good(A));
     assert!(scene.is_held_back(TWO));
 }
+
+#[test]
+fn a_change_that_looks_like_a_clash_once_it_is_written_is_confirmed_as_it_is_there() {
+    let mut scene = Scene::new(not_yet());
+    scene.read(good(A)).found(&[], None).answered().pass(ONE);
+    assert_eq!(scene.stage(), Stage::Confirming);
+    let (why, found) = ("both apply".to_owned(), adopted());
+    scene.step(Event::Clash { why, found });
+    assert_eq!(scene.stage(), Stage::Confirming, "nobody has answered");
+    let source = &scene.rollout.target().unwrap().source;
+    assert!(matches!(source, Source::Adopted(_)));
+    let mut harmful = scene;
+    harmful.silence();
+    assert_eq!(
+        (harmful.stage(), harmful.revision()),
+        (Stage::RollingBack, "none")
+    );
+}
+
+#[test]
+fn what_was_confirmed_before_the_facts_were_known_is_put_back_with_them() {
+    let mut scene = Scene::new(not_yet());
+    scene
+        .read(good(A))
+        .found(&nexthop_id::applied(A), None)
+        .pass(ONE);
+    scene.step(Event::Facts(facts("web")));
+    scene.pass(TWO).answered().pass(TWO).silence();
+    assert_eq!(scene.stage(), Stage::RollingBack);
+    assert_eq!(scene.rollout.target().unwrap().facts, facts("web"));
+    assert!(scene.is_held_back(TWO), "what was there is all that may be");
+}

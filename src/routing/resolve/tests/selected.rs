@@ -87,3 +87,26 @@ fn a_prefix_of_two_sets_is_refused_only_where_both_apply() {
         "203.0.113.0/24 is a destination of both `a` and `b`, which both apply to this node; keep it in one"
     );
 }
+
+#[test]
+fn a_leak_guard_of_two_sets_shows_that_the_one_that_has_its_group_applies() {
+    let set = |name: &str, label: &str| {
+        format!(
+            "- {{name: {name}, gateways: [{A}], leakGuard: true, destinations: [203.0.113.0/24], nodeSelector: {{matchLabels: {{{label}: '1'}}}}}}\n"
+        )
+    };
+    let two = format!("routes:\n{}{}", set("a", "x"), set("b", "y"));
+    let case = Case::new(config(&two))
+        .facts(known(Some(("x", "1"))))
+        .apply();
+    let mut restarted = case.facts(Facts::NotYet {
+        api_servers: Vec::new(),
+    });
+    assert_eq!(restarted.resolve().wanted.routes.len(), 2);
+    let group = nexthop_id::group("a", Family::V4);
+    restarted.kernel.nexthops.remove(&group);
+    assert!(
+        resolve(&restarted.inputs()).is_err(),
+        "without a group nobody knows whose it is"
+    );
+}
