@@ -143,18 +143,22 @@ impl<O: Outside> Engine<O> {
             self.sweep(causes.resync).await;
             return Ok(());
         };
-        let admitted = self.admit(decided, before);
+        let admitted = self.admit(decided, before, kernel.uncertain_v6);
         self.carry_out(admitted, kernel, causes, started).await
     }
 
     /// What of a decision may be written now.
-    fn admit(&mut self, decided: Decided, before: Footprint) -> Admitted {
+    fn admit(&mut self, decided: Decided, before: Footprint, uncertain_v6: bool) -> Admitted {
         let Decided {
             target,
             health,
             mut resolution,
         } = decided;
-        let planned = Footprint::of(&resolution.wanted).shared_with(&before);
+        let mut planned = Footprint::of(&resolution.wanted).shared_with(&before);
+        // What was adopted is what is there, and that is more than what was seen.
+        if uncertain_v6 && target.config().is_none() {
+            planned = planned.or_any_v6();
+        }
         let now = self.now();
         let (limit, effects) = self.rollout.admit(&planned, now);
         self.perform(effects);

@@ -26,12 +26,14 @@ pub struct Adopted {
     /// A set for each group, so that probing and choosing gateways is the same as with a configuration.
     pub config: Config,
     routes: Vec<OwnRoute>,
+    /// The read may have left IPv6 routes out: those that are found later were there too.
+    uncertain_v6: bool,
 }
 
 impl Adopted {
     /// Whether nothing of ours was there.
     pub fn is_empty(&self) -> bool {
-        self.routes.is_empty()
+        self.routes.is_empty() && !self.uncertain_v6
     }
 
     /// Reads it from the kernel. `newest` is the newest configuration where it could be parsed; `made_from_it` whether the kernel's
@@ -51,6 +53,7 @@ impl Adopted {
         let mut adopted = Self {
             revision: nexthop_id::applied_revision(&kernel.records(ownership)),
             routes: kernel.own.clone(),
+            uncertain_v6: kernel.uncertain_v6,
             ..Self::default()
         };
         let groups: Vec<Group> = ours
@@ -123,11 +126,14 @@ impl Adopted {
 
     /// What the kernel shall have: its routes as they were found, through the gateways that can carry them now.
     pub fn resolve(&self, inputs: &Inputs<'_>) -> Resolution {
+        let late = |r: &&OwnRoute| {
+            r.key.prefix.family() == Family::V6 && self.routes.binary_search(r).is_err()
+        };
+        let seen_late = inputs.kernel.own.iter().filter(|_| self.uncertain_v6);
+        let seen_late: Vec<&OwnRoute> = seen_late.filter(late).collect();
+        let all = || self.routes.iter().chain(seen_late.iter().copied());
         let mut resolution = groups_only(inputs, |id| {
-            self.routes
-                .iter()
-                .filter(|r| r.target == Target::Nexthop(id))
-                .count()
+            all().filter(|r| r.target == Target::Nexthop(id)).count()
         });
         let wanted = &resolution.wanted;
         let leads = |route: &&OwnRoute| match &route.target {
@@ -136,7 +142,8 @@ impl Adopted {
             }
             Target::Blackhole | Target::Stray(_) => true,
         };
-        let routes = self.routes.iter().filter(leads).cloned().collect();
+        let mut routes: Vec<OwnRoute> = all().filter(leads).cloned().collect();
+        routes.sort();
         resolution.wanted.routes = routes;
         resolution
     }

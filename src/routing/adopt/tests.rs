@@ -1,6 +1,8 @@
 //! What is asked of gateways, as far as the kernel shows it.
 
 use super::*;
+use crate::health::HealthView;
+use crate::routing::node_facts::Facts;
 use crate::routing::state::{Member, Nexthop, Resilient};
 
 const OURS: Ownership = Ownership::DEFAULT;
@@ -97,4 +99,35 @@ fn a_drained_gateway_that_has_left_does_not_come_back() {
     kernel.nexthops.insert(nexthop_id::drained(C), record);
     let shares = vec![(1, false), (1, false), (1, true)];
     assert_eq!(adopted(&kernel), (Strategy::Balance, shares));
+}
+
+#[test]
+fn an_ipv6_route_that_an_uncertain_read_left_out_stays_when_the_next_one_shows_it() {
+    let guard = |prefix: &str| OwnRoute {
+        key: OURS.leak_guard_key(prefix.parse().unwrap()),
+        target: Target::Blackhole,
+    };
+    let (seen, unseen) = (guard("2001:db8:5::/48"), guard("2001:db8:6::/48"));
+    let read = |uncertain_v6| Kernel {
+        own: vec![seen.clone()],
+        uncertain_v6,
+        ..Kernel::default()
+    };
+    let later = Kernel {
+        own: vec![seen.clone(), unseen.clone()],
+        ..Kernel::default()
+    };
+    let kept = |first: &Kernel| {
+        let adopted = Adopted::from(first, &OURS, None, false);
+        let inputs = Inputs {
+            config: &adopted.config,
+            kernel: &later,
+            facts: &Facts::NoCluster,
+            health: &HealthView::new(),
+            ownership: &OURS,
+        };
+        adopted.resolve(&inputs).wanted.routes
+    };
+    assert_eq!(kept(&read(true)), later.own);
+    assert_eq!(kept(&read(false)), read(false).own, "it came later");
 }
