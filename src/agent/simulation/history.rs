@@ -141,6 +141,8 @@ const WEIGHTS: [u8; Action::KINDS.len()] = [11, 6, 3, 2, 2, 1, 2, 1, 1, 3, 3, 6,
 const ALWAYS: [&str; 3] = ["wait", "edit", "start"];
 /// How long what goes is away.
 const TIMES: [u32; 6] = [30, 700, 3_000, 15_000, 60_000, FOR_EVER];
+/// How long the API server is away.
+const AWAY: [u32; 6] = [100, 1_000, 2_500, 8_000, 30_000, 90_000];
 /// Kinds of faults.
 const FAULTS: u8 = 12;
 
@@ -174,8 +176,8 @@ impl Mix {
             }
         }
         mix.sets = random.some_of(&mix.sets, 4);
-        // One that may cut off the API server.
-        mix.sets.push(random.one_of(&HARMFUL));
+        // They may cut off the API server.
+        mix.sets.extend(random.some_of(&HARMFUL, 2));
         mix.faults = random.some_of(&mix.faults, 3);
         mix.times = random.some_of(&mix.times, 3);
         mix
@@ -205,21 +207,37 @@ pub(super) fn history(seed: u64) -> Vec<Action> {
     if random.flag() {
         actions.push(Action::Labels(random.below(4)));
     }
-    actions.push(Action::Edit(directory(&mut random, &mix)));
-    actions.push(Action::Start);
-    let length = 3 + random.below(14);
+    let mut before = directory(&mut random, &mix);
+    actions.extend([Action::Edit(before), Action::Start]);
     // A few configurations, so that one comes back.
     let pool = [
         directory(&mut random, &mix),
         directory(&mut random, &mix),
         directory(&mut random, &mix),
     ];
-    for _ in 0..length {
+    for _ in 0..3 + random.below(13) {
         let action = action(&mut random, &mix, &pool);
-        actions.push(action);
-        // Mostly an agent that was killed is started again at once.
-        if action == Action::Kill && random.flag() {
-            actions.push(Action::Start);
+        match action {
+            // Often while the API server is away; and mostly it is started again at once.
+            Action::Kill => {
+                if random.below(4) == 0 {
+                    actions.push(Action::Api(random.one_of(&AWAY)));
+                }
+                actions.push(action);
+                if random.flag() {
+                    actions.push(Action::Start);
+                }
+            }
+            // Often it is taken back by hand soon.
+            Action::Edit(_) if random.below(4) == 0 => {
+                let soon = Action::Wait(random.one_of(&[50, 1_000, 8_000]));
+                actions.extend([action, soon, Action::Edit(before)]);
+            }
+            Action::Edit(new) => {
+                before = new;
+                actions.push(action);
+            }
+            _ => actions.push(action),
         }
     }
     actions
@@ -259,7 +277,7 @@ fn action(random: &mut Random, mix: &Mix, pool: &[Directory]) -> Action {
         "vanish" => Action::Vanish(random.below(20)),
         "object" => Action::VanishObject(random.below(20)),
         "gateway" => Action::Gateway(random.below(GATEWAYS.len()), random.one_of(&mix.times)),
-        "api" => Action::Api(random.one_of(&[100, 1_000, 2_500, 8_000, 30_000, 90_000])),
+        "api" => Action::Api(random.one_of(&AWAY)),
         "fault" => Action::Fault(fault(random, mix)),
         "kill" => Action::Kill,
         "start" => Action::Start,

@@ -143,7 +143,6 @@ impl World {
 
     /// Something happens after which the target may make other routes.
     pub(super) fn routes_may_change(&mut self) {
-        self.rules.blocked = None;
         self.rules.returned = false;
     }
 
