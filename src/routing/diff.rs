@@ -172,9 +172,10 @@ pub fn records_to(
     ownership: &Ownership,
 ) -> Vec<Line<'static>> {
     let there = kernel.records(ownership);
-    let new = records
-        .difference(&there)
-        .map(|id| Line::BlackholeNexthop { id: *id });
+    // In the place of somebody else's object there is no record: `replace` would change what is not ours.
+    let is_free = |id: &&u32| !kernel.nexthops.contains_key(id);
+    let new = records.difference(&there).filter(is_free);
+    let new = new.map(|id| Line::BlackholeNexthop { id: *id });
     // A change that is recorded as rejected and as unconfirmed counts as taken out of the kernel: that it was rejected goes first.
     let old = there.difference(records).copied();
     let (first, last): (Vec<u32>, Vec<u32>) = old.partition(|id| nexthop_id::is_rejected(*id));

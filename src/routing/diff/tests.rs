@@ -227,3 +227,22 @@ fn of_several_strays_the_one_with_most_words_goes_first_and_nothing_is_written_t
     let stray = |words: &str| Target::Stray(Box::new(words.to_owned()));
     assert_eq!(targets, [&stray(" via 10.116.0.9 dev eth1"), &stray("")]);
 }
+
+#[test]
+fn no_record_is_written_over_an_object_of_somebody_else() {
+    let (ours, theirs) = (nexthop_id::unconfirmed("b"), nexthop_id::rejected("a"));
+    let there = |protocol| Nexthop {
+        kind: NexthopKind::Blackhole,
+        protocol,
+    };
+    let kernel = Kernel {
+        nexthops: [(theirs, there(186))].into(),
+        ..Kernel::default()
+    };
+    let lines = records_to(&[ours, theirs].into(), &kernel, &OURS);
+    assert!(
+        matches!(lines[..], [Line::BlackholeNexthop { id }] if id == ours),
+        "{lines:?}"
+    );
+    assert!(records_to(&[theirs].into(), &kernel, &OURS).is_empty());
+}
