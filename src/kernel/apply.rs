@@ -245,7 +245,8 @@ impl<T: RouteTable> Applier<T> {
                 found.nexthops.clear();
             }
             let mut outcome = self.apply(&nothing, found, None).await?;
-            if !outcome.left.unused.is_empty() {
+            // Records among them are needed as long as there are routes.
+            if outcome.left.is_empty() && !outcome.left.unused.is_empty() {
                 self.sweep(&outcome.left.unused).await?;
                 outcome.kernel = self.table.read().await?;
                 outcome.left = diff(&nothing, &outcome.kernel, &self.ownership, self.resilient);
@@ -253,7 +254,8 @@ impl<T: RouteTable> Applier<T> {
             deleted += outcome.changed.deleted;
             let uncertain = uncertain || outcome.kernel.uncertain_v6;
             // A batch that died leaves some of them.
-            let is_done = !uncertain && outcome.left.unused.is_empty();
+            let left = &outcome.left;
+            let is_done = !uncertain && left.is_empty() && left.unused.is_empty();
             if is_done || tries == REMOVAL_TRIES {
                 outcome.changed.deleted = deleted;
                 if uncertain {

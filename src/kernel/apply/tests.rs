@@ -363,6 +363,24 @@ fn a_change_is_not_made_while_the_kernel_refuses_its_record() {
 }
 
 #[test]
+fn a_removal_that_dies_goes_on_and_records_go_last() {
+    let mut applier = applier();
+    let ids = BTreeSet::from([nexthop_id::unconfirmed("aaaaaaaaaaaa")]);
+    let found = applier.table.kernel();
+    now(applier.apply(&many(4, &[1]), found, Some(&ids))).unwrap();
+    applier.table.take_lines();
+    // A read, the deletions, a read back, and the second try.
+    applier.table.fail_at(4, Fault::Stops);
+    now(applier.remove_all()).unwrap();
+    let kernel = applier.table.kernel();
+    assert!(kernel.own.is_empty() && kernel.records(&OURS).is_empty());
+    let lines = applier.table.take_lines();
+    let last_route = lines.iter().rposition(|line| line.starts_with("route"));
+    let is_record = |line: &String| ids.iter().any(|id| line.contains(&id.to_string()));
+    assert!(last_route < lines.iter().position(is_record), "{lines:?}");
+}
+
+#[test]
 fn nothing_is_deleted_while_a_write_before_it_did_not_run() {
     let halves = |n: u32| {
         let (address, len) = (prefix(n).address(), prefix(n).len() + 1);
