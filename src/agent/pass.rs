@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::engine::{Engine, Outside};
-use super::rollout::{Clock, Event};
+use super::rollout::{Clock, Event, Written};
 use super::settled::Settled;
 use super::target::{Footprint, Source, Target};
 use super::triggers::Causes;
@@ -220,13 +220,13 @@ impl<O: Outside> Engine<O> {
         } else {
             before
         };
-        let event = Event::Written {
+        let event = Event::Written(Written {
             installed: allowed.without(outcome.left.replace.iter().map(|write| &write.route)),
             // What a limit holds back is not written yet, and not lost either.
             planned: if limit.is_some() { planned } else { allowed },
             changed: outcome.changed.any(),
             left: !outcome.left.is_done(),
-        };
+        });
         let settled = self.remember(decided, limit, outcome);
         self.last.problems.extend(of_node);
         self.advance(event);

@@ -55,6 +55,19 @@ pub enum Newest {
     },
 }
 
+/// What a pass wrote, and what a read after it shows.
+#[derive(Debug)]
+pub struct Written {
+    /// What was to be written.
+    pub planned: Footprint,
+    /// Of that, what is in the kernel.
+    pub installed: Footprint,
+    /// Something in the kernel changed.
+    pub changed: bool,
+    /// Something is left to write.
+    pub left: bool,
+}
+
 /// What happened.
 #[derive(Debug)]
 pub enum Event {
@@ -79,16 +92,7 @@ pub enum Event {
         found: Arc<Adopted>,
     },
     /// A pass wrote, and read back what came of it.
-    Written {
-        /// What was to be written.
-        planned: Footprint,
-        /// Of that, what is in the kernel.
-        installed: Footprint,
-        /// Something in the kernel changed.
-        changed: bool,
-        /// Something is left to write.
-        left: bool,
-    },
+    Written(Written),
     /// A pass wrote, and nobody knows what came of it.
     WriteUnknown {
         /// What was to be written.
@@ -237,12 +241,7 @@ impl Rollout {
                 adopted,
             } => self.found(&records, footprint, adopted, now),
             Event::Clash { why, found } => self.clashed(why, found),
-            Event::Written {
-                planned,
-                installed,
-                changed,
-                left,
-            } => self.written(planned, installed, changed, left, now),
+            Event::Written(written) => self.written(written, now),
             Event::WriteUnknown { planned } => self.write_unknown(planned, now),
             Event::Answered => self.answered(),
             Event::Tick => self.tick(now),

@@ -249,10 +249,11 @@ fn of_sets(before: &Report, after: &Report, all: &mut Vec<Transition>) {
 }
 
 fn of_configuration(before: &Report, after: &Report, all: &mut Vec<Transition>) {
+    let was_refused = before.refused.as_ref();
     if let Some((revision, why)) = after
         .refused
         .as_ref()
-        .filter(|now| before.refused.as_ref() != Some(now))
+        .filter(|now| was_refused != Some(now))
     {
         let revision = revision.as_deref().unwrap_or("unknown");
         let known = before.earlier.is_refused(why);
@@ -266,60 +267,38 @@ fn of_configuration(before: &Report, after: &Report, all: &mut Vec<Transition>) 
             event: (!known).then_some(event),
         });
     }
-    let Some(now) = after
-        .in_force
-        .as_ref()
-        .filter(|now| before.in_force.as_ref() != Some(now))
-    else {
-        return;
-    };
-    if before
-        .in_force
-        .as_ref()
-        .is_some_and(|was| was.revision == now.revision)
+    let was = before.in_force.as_ref();
+    if let Some(now) = &after.in_force
+        && was.is_none_or(|was| was.revision != now.revision)
     {
-        return;
+        all.push(of_revision(was.map_or(0, |was| was.routes), now));
     }
+}
+
+/// Another revision is in force; `gone` is how many routes the one before had.
+fn of_revision(gone: usize, now: &InForce) -> Transition {
     let InForce {
         revision,
         routes,
         sets,
         written,
     } = now;
-    let gone = before.in_force.as_ref().map_or(0, |was| was.routes);
     if *written && *routes == 0 && gone > 0 {
         let note =
             format!("Revision {revision} has no route for this node: all {gone} were removed");
-        all.push(with_event(Level::Warn, Reason::AllRoutesRemoved, note));
-    } else if *written {
-        let note = format!(
-            "Revision {revision} applied: {routes} {} of {sets} {}",
-            plural(*routes, "route"),
-            plural(*sets, "set")
-        );
-        let event = NodeEvent {
-            reason: Reason::RoutesApplied,
-            note,
-        };
-        let line = format!(
-            "Configuration in force: revision {revision}, {routes} {} of {sets} {}",
-            plural(*routes, "route"),
-            plural(*sets, "set")
-        );
-        all.push(Transition {
-            level: Level::Info,
-            line,
-            event: Some(event),
-        });
-    } else {
-        all.push(line(
-            Level::Info,
-            format!(
-                "Configuration in force: revision {revision}, {routes} {} of {sets} {}",
-                plural(*routes, "route"),
-                plural(*sets, "set")
-            ),
-        ));
+        return with_event(Level::Warn, Reason::AllRoutesRemoved, note);
+    }
+    let (route_s, set_s) = (plural(*routes, "route"), plural(*sets, "set"));
+    let event = NodeEvent {
+        reason: Reason::RoutesApplied,
+        note: format!("Revision {revision} applied: {routes} {route_s} of {sets} {set_s}"),
+    };
+    Transition {
+        level: Level::Info,
+        line: format!(
+            "Configuration in force: revision {revision}, {routes} {route_s} of {sets} {set_s}"
+        ),
+        event: written.then_some(event),
     }
 }
 

@@ -132,12 +132,12 @@ impl Scene {
         let (limit, effects) = self.rollout.admit(&planned, self.now);
         let installed = limit.clone().unwrap_or_else(|| planned.clone());
         let changed = changed && limit.is_none();
-        self.step(Event::Written {
+        self.step(Event::Written(Written {
             planned,
             installed,
             changed,
             left,
-        });
+        }));
         self.effects.splice(0..0, effects);
         self
     }
@@ -237,6 +237,15 @@ fn more_of_a_change_that_nobody_has_answered_after_is_no_reason_to_wait_longer()
     let planned = prints(TWO);
     scene.step(Event::WriteUnknown { planned });
     assert_eq!(scene.rollout.deadline(), deadline);
+}
+
+#[test]
+fn what_a_run_of_ip_that_hung_left_little_time_for_is_asked_all_the_same() {
+    let mut scene = confirming();
+    scene.now = scene.rollout.deadline().unwrap();
+    let planned = prints(TWO);
+    scene.step(Event::WriteUnknown { planned });
+    assert_eq!(scene.rollout.deadline(), Some(scene.now + QUESTION));
 }
 
 #[test]

@@ -5,8 +5,19 @@
 use std::collections::BTreeSet;
 
 use super::super::target::{Footprint, Target};
-use super::{Baseline, Change, Clock, Confirmed, Effect, Phase, QUESTION, Rollout};
+use super::{Baseline, Change, Clock, Confirmed, Effect, Phase, QUESTION, Rollout, Written};
 use crate::net::nexthop_id;
+
+impl Written {
+    /// What of it counts as there.
+    fn there(self) -> Footprint {
+        if self.left {
+            self.installed
+        } else {
+            self.planned
+        }
+    }
+}
 
 impl Rollout {
     /// A target that was not followed so far; [`reviewed`](Self::reviewed) takes what it would make.
@@ -131,54 +142,23 @@ impl Rollout {
         !matches!(self.phase, Phase::Starting | Phase::Inherited { .. })
     }
 
-    pub(super) fn written(
-        &mut self,
-        planned: Footprint,
-        installed: Footprint,
-        changed: bool,
-        left: bool,
-        now: Clock,
-    ) -> Vec<Effect> {
+    pub(super) fn written(&mut self, written: Written, now: Clock) -> Vec<Effect> {
         let Some(target) = self.target.clone() else {
             return Vec::new();
         };
+        let left = written.left;
         match std::mem::replace(&mut self.phase, Phase::Settled) {
-            Phase::Settled => {
-                self.unsettled &= left;
-                let is_new = self.confirmed.as_ref().is_none_or(|confirmed| {
-                    let known = confirmed.footprint.as_ref();
-                    confirmed.target != target || known.is_none_or(Footprint::is_uncertain)
-                });
-                // What is held back is not in the kernel.
-                if is_new && !left && self.held.is_none() {
-                    self.confirmed = Some(Confirmed {
-                        target,
-                        footprint: Some(planned),
-                    });
-                }
-                Vec::new()
-            }
+            Phase::Settled => self.kept_up(target, written),
             Phase::Writing { guarded: None } => {
                 // What is left is a change of its own, when it comes.
                 let unsettled = self.unsettled && left;
-                self.accept(target, if left { installed } else { planned });
+                self.accept(target, written.there());
                 self.unsettled = unsettled;
                 Vec::new()
             }
             Phase::Writing {
                 guarded: Some(baseline),
-            } => {
-                if !changed && !left && baseline != Baseline::Unsettled {
-                    self.accept(target, planned);
-                    return vec![Effect::StopAsking];
-                }
-                let change = Change {
-                    target,
-                    footprint: planned,
-                    baseline,
-                };
-                self.confirm(change, now + self.within, Some(installed))
-            }
+            } => self.begin_confirming(target, baseline, written, now),
             Phase::Confirming {
                 mut change,
                 until,
@@ -186,25 +166,7 @@ impl Rollout {
                 ..
             } => {
                 change.target = target;
-                if !self.cut_off.contains(&planned.fingerprint()) {
-                    change.footprint = planned;
-                }
-                if answered && !changed && !left {
-                    self.accept(change.target, change.footprint);
-                    return vec![Effect::StopAsking];
-                }
-                if changed {
-                    // Where nothing was heard since the change began, more of it is no reason to wait longer.
-                    let until = if answered { now + self.within } else { until };
-                    return self.confirm(change, until, Some(installed));
-                }
-                self.phase = Phase::Confirming {
-                    change,
-                    until,
-                    installed: Some(installed),
-                    answered,
-                };
-                Vec::new()
+                self.go_on_confirming(change, until, answered, written, now)
             }
             Phase::RollingBack { change } => {
                 self.phase = Phase::RolledBack {
@@ -233,6 +195,72 @@ impl Rollout {
         }
     }
 
+    /// Nothing was undecided.
+    fn kept_up(&mut self, target: Target, written: Written) -> Vec<Effect> {
+        self.unsettled &= written.left;
+        let is_new = self.confirmed.as_ref().is_none_or(|confirmed| {
+            let known = confirmed.footprint.as_ref();
+            confirmed.target != target || known.is_none_or(Footprint::is_uncertain)
+        });
+        // What is held back is not in the kernel.
+        if is_new && !written.left && self.held.is_none() {
+            self.confirmed = Some(Confirmed {
+                target,
+                footprint: Some(written.planned),
+            });
+        }
+        Vec::new()
+    }
+
+    fn begin_confirming(
+        &mut self,
+        target: Target,
+        baseline: Baseline,
+        written: Written,
+        now: Clock,
+    ) -> Vec<Effect> {
+        if !written.changed && !written.left && baseline != Baseline::Unsettled {
+            self.accept(target, written.planned);
+            return vec![Effect::StopAsking];
+        }
+        let change = Change {
+            target,
+            footprint: written.planned,
+            baseline,
+        };
+        self.confirm(change, now, now + self.within, Some(written.installed))
+    }
+
+    fn go_on_confirming(
+        &mut self,
+        mut change: Change,
+        until: Clock,
+        answered: bool,
+        written: Written,
+        now: Clock,
+    ) -> Vec<Effect> {
+        if !self.cut_off.contains(&written.planned.fingerprint()) {
+            change.footprint = written.planned;
+        }
+        if answered && !written.changed && !written.left {
+            self.accept(change.target, change.footprint);
+            return vec![Effect::StopAsking];
+        }
+        let installed = Some(written.installed);
+        if written.changed {
+            // Where nothing was heard since the change began, more of it is no reason to wait longer.
+            let until = if answered { now + self.within } else { until };
+            return self.confirm(change, now, until, installed);
+        }
+        self.phase = Phase::Confirming {
+            change,
+            until,
+            installed,
+            answered,
+        };
+        Vec::new()
+    }
+
     /// Part of it may be in the kernel, and may be what silences the API server.
     pub(super) fn write_unknown(&mut self, planned: Footprint, now: Clock) -> Vec<Effect> {
         let Some(target) = self.target.clone() else {
@@ -256,19 +284,20 @@ impl Rollout {
             footprint: planned,
             baseline,
         };
-        self.confirm(change, until, None)
+        self.confirm(change, now, until, None)
     }
 
-    /// Waits for an answer to what was written.
-    pub(super) fn confirm(
+    /// Waits for an answer to what was written, at least as long as a question may take: a run of `ip` may have hung until then.
+    fn confirm(
         &mut self,
         change: Change,
+        now: Clock,
         until: Clock,
         installed: Option<Footprint>,
     ) -> Vec<Effect> {
         self.phase = Phase::Confirming {
             change,
-            until,
+            until: until.max(now + QUESTION),
             installed,
             answered: false,
         };

@@ -1,7 +1,7 @@
 //! What must hold, whatever happens: checked after each step of a history, and once all is quiet.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use super::history::Action;
 use super::node::{API_ADDRESSES, Directory, OURS, facts, node, read};
 use super::world::World;
 use crate::health::HealthView;
+use crate::net::nexthop_id;
 use crate::routing::diff::Wanted;
 use crate::routing::node_facts::Facts;
 use crate::routing::node_selector;
@@ -48,6 +49,9 @@ pub(super) struct Rules {
     promised: Option<Directory>,
     /// The newest configuration may have been rejected although it is harmless now.
     pub(super) blameable: bool,
+    /// Those of which that was so at any time. A rejection holds until another configuration is read, and an agent may be killed
+    /// before it has recorded that there was one.
+    blamed: HashSet<Directory>,
     /// The edit went back to what is confirmed, and nothing has happened since that could bring other routes: it needs no verdict.
     returned: bool,
     /// Since when a route of ours takes its packets, and how many failures there had been.
@@ -115,7 +119,8 @@ impl World {
         let mut had = rules.had.iter().chain([&0]).filter(|_| cut_off);
         rules.blameable = is_harmful(new, self.labels)
             || had.any(|labels| is_harmful(new, *labels))
-            || rules.excused && !rules.returned;
+            || rules.excused && !rules.returned
+            || revision == known && rules.blamed.contains(&new);
         rules.labels = BTreeSet::from([self.labels]);
         rules.fresh = if revision.is_none() || revision == known {
             None
@@ -153,7 +158,11 @@ impl World {
         self.rules.made = None;
         // An earlier agent may have ended before it could record what it had confirmed.
         let records = self.state.borrow().model.dump(&OURS).records(&OURS);
-        let of = crate::net::nexthop_id::applied_revision(&records);
+        if let Newest::Good(loaded) = read(self.directory) {
+            let is_rejected = records.contains(&nexthop_id::rejected(&loaded.revision));
+            self.rules.blameable |= is_rejected && self.rules.blamed.contains(&self.directory);
+        }
+        let of = nexthop_id::applied_revision(&records);
         self.rules.in_force = self
             .rules
             .in_force
@@ -203,6 +212,9 @@ impl World {
         }
         rules.fresh = rules.fresh.filter(|_| has_way && !blocked);
         rules.blameable |= rules.excused && !rules.returned;
+        if rules.blameable {
+            rules.blamed.insert(self.directory);
+        }
     }
 
     /// Our routes that take its packets.
@@ -360,7 +372,7 @@ impl World {
 
     fn count_of_unconfirmed(&self) -> usize {
         let records = self.state.borrow().model.dump(&OURS).records(&OURS);
-        let of_changes = |id: &&u32| crate::net::nexthop_id::is_unconfirmed(**id);
+        let of_changes = |id: &&u32| nexthop_id::is_unconfirmed(**id);
         records.iter().filter(of_changes).count()
     }
 

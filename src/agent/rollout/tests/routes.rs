@@ -226,12 +226,12 @@ fn what_is_left_of_a_change_without_a_guard_is_guarded_when_it_comes() {
     let mut scene = settled();
     scene.read(good(B)).silence();
     let (planned, installed) = (prints(TWO), prints(ONE));
-    scene.step(Event::Written {
+    scene.step(Event::Written(Written {
         planned,
         installed,
         changed: true,
         left: true,
-    });
+    }));
     assert_eq!((scene.stage(), scene.revision()), (Stage::Settled, B));
     assert!(scene.is_held_back(TWO));
 }
