@@ -33,8 +33,8 @@ pub type Clock = Duration;
 /// How long the question that precedes a change may go unanswered.
 pub const QUESTION: Duration = Duration::from_secs(2);
 
-/// How many fingerprints of routes that cut off the API server are kept.
-const CUT_OFF_KEPT: usize = 64;
+/// How many fingerprints of routes that cut off the API server are kept, two of each change.
+const CUT_OFF_KEPT: usize = 128;
 
 /// What the directory holds.
 #[derive(Clone, Debug, Default, PartialEq)]

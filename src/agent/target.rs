@@ -135,11 +135,29 @@ impl Footprint {
 
     /// Whether there is something in it that `confirmed` has not.
     pub fn exceeds(&self, confirmed: &Self) -> bool {
+        self.beyond_hashes(confirmed).next().is_some()
+    }
+
+    /// What of it `confirmed` has not.
+    #[must_use]
+    pub fn beyond(&self, confirmed: &Self) -> Self {
+        Self {
+            hashes: self.beyond_hashes(confirmed).collect(),
+            any_v6: self.any_v6,
+        }
+    }
+
+    fn beyond_hashes(&self, confirmed: &Self) -> impl Iterator<Item = u64> {
         let mut there = confirmed.hashes.iter().peekable();
-        self.hashes.iter().any(|hash| {
+        self.hashes.iter().copied().filter(move |hash| {
             while there.next_if(|other| *other < hash).is_some() {}
             there.peek() != Some(&hash) && !(confirmed.any_v6 && is_of_v6_route(*hash))
         })
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.hashes.is_empty()
     }
 
     /// What this had, `allowed` still has, and `now` has not: counts of routes and of nexthop objects.

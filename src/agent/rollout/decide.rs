@@ -186,10 +186,9 @@ impl Rollout {
         } else {
             self.held = Some(change.target.facts.clone());
         }
-        if self.cut_off.len() == CUT_OFF_KEPT {
-            self.cut_off.remove(0);
-        }
-        self.cut_off.push(change.footprint.fingerprint());
+        self.cut_off.extend(self.fingerprints(&change.footprint));
+        let oldest = self.cut_off.len().saturating_sub(CUT_OFF_KEPT);
+        self.cut_off.drain(..oldest);
     }
 
     pub(super) fn tick(&mut self, now: Clock) -> Vec<Effect> {

@@ -31,7 +31,7 @@ impl Rollout {
 
     /// What the target of [`to_review`](Self::to_review) would make: the same routes are still rejected, others are tried.
     pub fn reviewed(&mut self, planned: &Footprint) {
-        if self.cut_off.contains(&planned.fingerprint()) {
+        if self.has_cut_off(planned) {
             self.held = Some(self.facts.clone());
         } else {
             self.review_failed();
@@ -44,6 +44,25 @@ impl Rollout {
         self.target = self.candidate();
     }
 
+    /// Whether this cut off the API server before, or what of it was not confirmed did: beside other confirmed routes it is the same.
+    fn has_cut_off(&self, planned: &Footprint) -> bool {
+        !self.cut_off.is_empty()
+            && self
+                .fingerprints(planned)
+                .iter()
+                .any(|print| self.cut_off.contains(print))
+    }
+
+    /// Of all of it, and of what is not confirmed.
+    pub(super) fn fingerprints(&self, planned: &Footprint) -> Vec<u64> {
+        let confirmed = self.confirmed.as_ref().and_then(|c| c.footprint.as_ref());
+        let beyond = confirmed.map(|confirmed| planned.beyond(confirmed));
+        let all = [Some(planned.clone()), beyond].into_iter().flatten();
+        all.filter(|part| !part.is_empty())
+            .map(|part| part.fingerprint())
+            .collect()
+    }
+
     /// Before a pass writes `planned`: what it may write at the most (`None`: all of it), and what is to be done.
     pub fn admit(&mut self, planned: &Footprint, now: Clock) -> (Option<Footprint>, Vec<Effect>) {
         let limit = self
@@ -51,7 +70,7 @@ impl Rollout {
             .as_ref()
             .and_then(|confirmed| confirmed.footprint.clone());
         let exceeded = limit.as_ref().is_some_and(|limit| planned.exceeds(limit));
-        let cuts_off = self.cut_off.contains(&planned.fingerprint());
+        let cuts_off = self.has_cut_off(planned);
         match &self.phase {
             Phase::RollingBack { .. } | Phase::RolledBack { .. } | Phase::Asking { .. } => {
                 (limit.filter(|_| exceeded), Vec::new())
@@ -239,7 +258,7 @@ impl Rollout {
         written: Written,
         now: Clock,
     ) -> Vec<Effect> {
-        if !self.cut_off.contains(&written.planned.fingerprint()) {
+        if !self.has_cut_off(&written.planned) {
             change.footprint = written.planned;
         }
         if answered && !written.changed && !written.left {

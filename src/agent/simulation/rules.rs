@@ -326,14 +326,17 @@ impl World {
             return Ok(());
         };
         let engine = &agent.engine;
-        let is_made =
-            engine.rollout.stage() == Stage::Confirming && engine.last.complete && !failed;
-        let made = self.wanted_by_agent().filter(|_| is_made);
-        if let Some(made) = made.as_ref().map(Footprint::of) {
-            if self.is_blocked() && !self.rules.excused && self.rules.taken_back.contains(&made) {
+        let is_made = engine.last.complete && !failed;
+        if engine.rollout.stage() == Stage::Confirming {
+            let made = self.wanted_by_agent().filter(|_| is_made);
+            let made = made.as_ref().map(Footprint::of);
+            let is_known = made
+                .as_ref()
+                .is_some_and(|m| self.rules.taken_back.contains(m));
+            if is_known && self.is_blocked() && !self.rules.excused {
                 return Err("routes that were taken back cut off the API server again".to_owned());
             }
-            self.rules.made = Some(made);
+            self.rules.made = made;
         }
         // Once its routes are out and nothing failed meanwhile, a revision that was taken back is recorded as that.
         let is_out = engine.rollout.stage() == Stage::RolledBack

@@ -238,7 +238,7 @@ fn what_is_left_of_a_change_without_a_guard_is_guarded_when_it_comes() {
 
 #[test]
 fn routes_that_are_held_back_are_not_taken_for_confirmed_with_the_next_labels() {
-    const OTHER: &[&str] = &["203.0.114.0/24"];
+    const OTHER: &[&str] = &["203.0.115.0/24"];
     let mut scene = settled();
     scene.step(Event::Facts(facts("db")));
     scene.pass(TWO).answered().pass(TWO).silence();
@@ -308,4 +308,22 @@ fn what_was_confirmed_before_the_facts_were_known_is_put_back_with_them() {
     assert_eq!(scene.stage(), Stage::RollingBack);
     assert_eq!(scene.rollout.target().unwrap().facts, facts("web"));
     assert!(scene.is_held_back(TWO), "what was there is all that may be");
+}
+
+#[test]
+fn what_was_taken_back_is_not_tried_again_beside_other_confirmed_routes() {
+    let mut scene = settled();
+    scene.pass(TWO).answered().pass(TWO);
+    // The gateway of what was confirmed goes off-link, then all is taken back.
+    let bad: &[&str] = &["203.0.114.0/24"];
+    scene.pass(bad).silence().pass(&[]).answered().pass(&[]);
+    assert!(scene.rollout.holds_routes());
+    scene.pass(TWO);
+    assert_eq!(
+        (scene.stage(), &scene.effects[..]),
+        (Stage::Settled, &[][..])
+    );
+    assert!(scene.is_held_back(TWO), "the gateway is back");
+    scene.pass(THREE);
+    assert_eq!(scene.effects, [Effect::AskForNode], "others are tried");
 }
