@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::node::{Directory, FOREIGN, GATEWAYS, HARMFUL, LINKS, PROTECTED, SETS};
+use super::node::{Directory, FOREIGN, GATEWAYS, HARMFUL, LINKS, PROTECTED, SETS, WITH_SELECTOR};
 use super::table::Fault;
 
 /// For ever, or until the end of the history, when everything works again.
@@ -175,9 +175,9 @@ impl Mix {
                 *weight *= random.one_of(&[0, 0, 1, 4]);
             }
         }
-        mix.sets = random.some_of(&mix.sets, 4);
-        // They may cut off the API server.
-        mix.sets.extend(random.some_of(&HARMFUL, 2));
+        mix.sets = random.some_of(&mix.sets, 3);
+        mix.sets.push(random.one_of(&HARMFUL));
+        mix.sets.extend(random.some_of(&WITH_SELECTOR, 2));
         mix.faults = random.some_of(&mix.faults, 3);
         mix.times = random.some_of(&mix.times, 3);
         mix
@@ -215,7 +215,7 @@ pub(super) fn history(seed: u64) -> Vec<Action> {
         directory(&mut random, &mix),
         directory(&mut random, &mix),
     ];
-    for _ in 0..3 + random.below(13) {
+    for _ in 0..=random.below(15) {
         let action = action(&mut random, &mix, &pool);
         match action {
             // Often while the API server is away; and mostly it is started again at once.
@@ -228,10 +228,14 @@ pub(super) fn history(seed: u64) -> Vec<Action> {
                     actions.push(Action::Start);
                 }
             }
-            // Often it is taken back by hand soon.
+            // Often it is taken back by hand soon, also because the API server is silent.
             Action::Edit(_) if random.below(4) == 0 => {
                 let soon = Action::Wait(random.one_of(&[50, 1_000, 8_000]));
-                actions.extend([action, soon, Action::Edit(before)]);
+                actions.extend([action, soon]);
+                if random.flag() {
+                    actions.push(Action::Api(random.one_of(&AWAY[3..])));
+                }
+                actions.push(Action::Edit(before));
             }
             Action::Edit(new) => {
                 before = new;
@@ -284,7 +288,9 @@ fn action(random: &mut Random, mix: &Mix, pool: &[Directory]) -> Action {
         "full" => Action::Full(random.one_of(&[700, 3_000, 15_000])),
         "uninstall" => Action::Uninstall,
         "slow" => Action::Slow(random.one_of(&[10, 200, 800])),
-        _ => Action::Wait(random.one_of(&[5, 50, 200, 1_000, 3_000, 8_000, 21_000, 45_000])),
+        _ => {
+            Action::Wait(random.one_of(&[5, 50, 200, 1_000, 3_000, 8_000, 15_000, 21_000, 45_000]))
+        }
     }
 }
 

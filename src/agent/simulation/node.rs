@@ -113,6 +113,8 @@ pub(super) const SETS: [(&str, &str); 15] = [
 ];
 /// The places of those that take packets of the API server.
 pub(super) const HARMFUL: [u8; 4] = [6, 7, 8, 9];
+/// And of those that depend on labels.
+pub(super) const WITH_SELECTOR: [u8; 3] = [3, 4, 8];
 /// The bit of a configuration that protects what no agent can know.
 pub(super) const PROTECTED: u16 = 1 << SETS.len();
 
