@@ -98,91 +98,106 @@ impl World {
 
     /// Does what is due.
     fn one_thing(&mut self, due: Due) -> Verdict {
-        if let Due::Back(n) = due {
-            let (_, back) = self.scheduled.swap_remove(n);
-            self.comes_back(back);
-            return Ok(());
+        match due {
+            Due::Back(n) => {
+                let (_, back) = self.scheduled.swap_remove(n);
+                self.comes_back(back);
+                return Ok(());
+            }
+            Due::Pass => return self.pass(),
+            Due::Start => self.first_facts(),
+            Due::Answer => self.answer(),
+            Due::Facts => self.facts_are_due(),
+            Due::Probes => self.probe(),
+            Due::Health | Due::Deadline | Due::Resync | Due::Beat => self.of_the_engine(due),
         }
-        let (reachable, has_own_way) = (self.is_reachable(), self.has_own_way());
+        self.returned()
+    }
+
+    fn of_the_engine(&mut self, due: Due) {
         let now = self.now();
-        let (directory, labels) = (self.directory, self.labels);
-        let answering = if due == Due::Probes {
-            self.answering()
-        } else {
-            self.alive
-        };
-        let Some(agent) = &mut self.agent else {
-            return Ok(());
-        };
+        let Some(agent) = &mut self.agent else { return };
         let engine = &mut agent.engine;
         match due {
-            Due::Back(_) => {}
-            Due::Start => {
-                agent.starting = None;
-                self.rules.heard = reachable;
-                agent.facts_at = now + if reachable { FACTS } else { FACTS_AGAIN };
-                let facts = if reachable {
-                    facts(labels)
-                } else {
-                    no_facts_yet()
-                };
-                engine.step(Event::Facts(facts));
-                engine.step(Event::Read(read(directory)));
-                engine.causes.again(engine.now());
-            }
             Due::Health => at_once(engine.health_changed()),
-            Due::Answer => {
-                self.requests += 1;
-                let Some(mut asking) = engine.outside.asking.take() else {
-                    return Ok(());
-                };
-                if !asking.again && self.state.borrow_mut().fault(Call::Question).is_some() {
-                    self.agent = None;
-                    return Ok(());
-                }
-                asking.again = true;
-                self.rules.heard |= reachable;
-                if reachable {
-                    if asking.question == Question::Node {
-                        engine.step(Event::Facts(facts(labels)));
-                    }
-                    engine.step(Event::Answered);
-                } else {
-                    // A server that is away refuses at once; packets that a route takes elsewhere are waited for.
-                    asking.at = engine.now() + if self.away { ASK_AGAIN } else { SILENT_AGAIN };
-                    asking.lost += u8::from(!has_own_way && !self.away);
-                    // A change is decided after two.
-                    self.rules.excused |= asking.lost >= 2;
-                    engine.outside.asking = Some(asking);
-                }
-            }
             Due::Deadline => engine.step(Event::Tick),
-            Due::Probes => {
-                agent.probe_at = now + PROBES;
-                let gateways = GATEWAYS.iter().zip(answering);
-                engine
-                    .outside
-                    .probe_all(|of| gateways.clone().any(|((g, _), up)| up && *g == of));
-            }
-            Due::Facts => {
-                self.requests += 1;
-                self.rules.heard |= reachable;
-                agent.facts_at = now + if reachable { FACTS } else { FACTS_AGAIN };
-                if reachable {
-                    engine.step(Event::Facts(facts(labels)));
-                }
-            }
             Due::Resync => {
                 agent.resync_at = now + RESYNC;
                 engine.resync_is_due();
             }
-            Due::Pass => return self.pass(),
-            Due::Beat => {
+            _ => {
                 agent.beat_at = now + BEAT;
                 engine.refresh();
             }
         }
-        self.returned()
+    }
+
+    /// The agent has waited for its first facts.
+    fn first_facts(&mut self) {
+        let (reachable, now) = (self.is_reachable(), self.now());
+        let Some(agent) = &mut self.agent else { return };
+        agent.starting = None;
+        self.rules.heard = reachable;
+        agent.facts_at = now + if reachable { FACTS } else { FACTS_AGAIN };
+        let facts = if reachable {
+            facts(self.labels)
+        } else {
+            no_facts_yet()
+        };
+        let engine = &mut agent.engine;
+        engine.step(Event::Facts(facts));
+        engine.step(Event::Read(read(self.directory)));
+        engine.causes.again(engine.now());
+    }
+
+    /// The API server answers a question, or does not.
+    fn answer(&mut self) {
+        self.requests += 1;
+        let (reachable, has_own_way) = (self.is_reachable(), self.has_own_way());
+        let Some(agent) = &mut self.agent else { return };
+        let engine = &mut agent.engine;
+        let Some(mut asking) = engine.outside.asking.take() else {
+            return;
+        };
+        if !asking.again && self.state.borrow_mut().fault(Call::Question).is_some() {
+            self.agent = None;
+            return;
+        }
+        asking.again = true;
+        self.rules.heard |= reachable;
+        if reachable {
+            if asking.question == Question::Node {
+                engine.step(Event::Facts(facts(self.labels)));
+            }
+            engine.step(Event::Answered);
+        } else {
+            // A server that is away refuses at once; packets that a route takes elsewhere are waited for.
+            asking.at = engine.now() + if self.away { ASK_AGAIN } else { SILENT_AGAIN };
+            asking.lost += u8::from(!has_own_way && !self.away);
+            // A change is decided after two.
+            self.rules.excused |= asking.lost >= 2;
+            engine.outside.asking = Some(asking);
+        }
+    }
+
+    fn facts_are_due(&mut self) {
+        self.requests += 1;
+        let (reachable, now) = (self.is_reachable(), self.now());
+        let Some(agent) = &mut self.agent else { return };
+        self.rules.heard |= reachable;
+        agent.facts_at = now + if reachable { FACTS } else { FACTS_AGAIN };
+        if reachable {
+            agent.engine.step(Event::Facts(facts(self.labels)));
+        }
+    }
+
+    fn probe(&mut self) {
+        let (answering, now) = (self.answering(), self.now());
+        let Some(agent) = &mut self.agent else { return };
+        agent.probe_at = now + PROBES;
+        let gateways = GATEWAYS.iter().zip(answering);
+        let outside = &mut agent.engine.outside;
+        outside.probe_all(|of| gateways.clone().any(|((g, _), up)| up && *g == of));
     }
 
     /// A call to the engine is over.

@@ -63,29 +63,7 @@ impl World {
                 }
             }
             (Newest::Good(loaded), Some(Ok(resolution))) => {
-                let harmful = cuts_off(&resolution.wanted);
-                let in_force = engine.rollout.is_at_newest();
-                if in_force && harmful && !self.rules.excused {
-                    return Err("what cuts off the API server is in force".to_owned());
-                }
-                if !in_force && !harmful && !self.rules.blameable {
-                    return Err(format!("what is harmless is not in force: {}", words()));
-                }
-                if in_force {
-                    self.check_kernel(&resolution.wanted)?;
-                    if status.status != Overall::Ready && !is_untested(&status) {
-                        return Err(format!("all is in force, and not Ready: {}", words()));
-                    }
-                    if status.revision != loaded.revision {
-                        return Err("another revision than the newest is reported".to_owned());
-                    }
-                } else if status.status != Overall::RolledBack {
-                    return Err(format!(
-                        "not in force, and {:?}: {}",
-                        status.status,
-                        words()
-                    ));
-                }
+                self.check_newest(loaded, &resolution.wanted, &status)?;
             }
             (Newest::Good(_), Some(Err(clash))) => {
                 if status.status == Overall::Ready {
@@ -118,6 +96,34 @@ impl World {
             return Err("what is in force does not follow the node's labels".to_owned());
         }
         self.check_report(&status)
+    }
+
+    /// It is in force, with what it makes of the node; or it may be taken back, and that is reported.
+    fn check_newest(&self, loaded: &Loaded, wanted: &Wanted, status: &Status) -> Verdict {
+        let words = || status.message.clone().unwrap_or_default();
+        let agent = self.agent.as_ref();
+        let in_force = agent.is_some_and(|agent| agent.engine.rollout.is_at_newest());
+        let harmful = cuts_off(wanted);
+        if in_force && harmful && !self.rules.excused {
+            return Err("what cuts off the API server is in force".to_owned());
+        }
+        if !in_force && !harmful && !self.rules.blameable {
+            return Err(format!("what is harmless is not in force: {}", words()));
+        }
+        if !in_force {
+            return match status.status {
+                Overall::RolledBack => Ok(()),
+                other => Err(format!("not in force, and {other:?}: {}", words())),
+            };
+        }
+        self.check_kernel(wanted)?;
+        if status.status != Overall::Ready && !is_untested(status) {
+            return Err(format!("all is in force, and not Ready: {}", words()));
+        }
+        if status.revision != loaded.revision {
+            return Err("another revision than the newest is reported".to_owned());
+        }
+        Ok(())
     }
 
     /// What the newest configuration makes of this node.

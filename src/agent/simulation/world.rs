@@ -129,23 +129,58 @@ impl World {
         self.expect(action);
         match action {
             Action::Wait(ms) => return self.wait(Duration::from_millis(ms.into())),
-            Action::Edit(directory) => {
-                self.directory = directory;
-                self.narrow();
-                if let Some(agent) = self.running() {
-                    at_once(agent.engine.read_ahead());
-                    self.is_read_late();
-                }
-                if let Some(agent) = self.running() {
-                    agent.engine.step(Event::Read(read(directory)));
-                    self.returned()?;
-                }
-            }
+            Action::Edit(directory) => return self.edit(directory),
             Action::Labels(labels) => {
                 self.narrow();
                 self.labels = labels;
                 self.narrow();
             }
+            Action::Gateway(n, ms) => {
+                self.alive[usize::from(n)] = false;
+                self.later(ms, Back::Gateway(n));
+            }
+            Action::Api(ms) => {
+                self.away = true;
+                self.later(ms, Back::Api);
+            }
+            Action::Slow(ms) => {
+                self.state.borrow_mut().latency = Duration::from_millis(ms.into());
+            }
+            Action::Full(ms) => {
+                self.state.borrow_mut().is_full = true;
+                self.later(ms, Back::Memory);
+            }
+            Action::Fault(fault) => self.state.borrow_mut().faults.push(fault),
+            Action::Kill => self.agent = None,
+            Action::Start => self.start(),
+            Action::Uninstall => return self.uninstall(),
+            Action::Link(..)
+            | Action::Carrier(..)
+            | Action::Address(..)
+            | Action::Foreign(..)
+            | Action::Vanish(_)
+            | Action::VanishObject(_) => self.happen_to_the_kernel(action),
+        }
+        Ok(())
+    }
+
+    fn edit(&mut self, directory: Directory) -> Verdict {
+        self.directory = directory;
+        self.narrow();
+        if let Some(agent) = self.running() {
+            at_once(agent.engine.read_ahead());
+            self.is_read_late();
+        }
+        if let Some(agent) = self.running() {
+            agent.engine.step(Event::Read(read(directory)));
+            self.returned()?;
+        }
+        Ok(())
+    }
+
+    /// Others change links, addresses and routes.
+    fn happen_to_the_kernel(&mut self, action: Action) {
+        match action {
             Action::Link(n, ms) => {
                 self.model(|model| model.set_up(LINKS[usize::from(n)].0, false));
                 self.notified(Notification::Link);
@@ -173,27 +208,8 @@ impl World {
             }
             Action::Vanish(n) => self.vanish(n),
             Action::VanishObject(n) => self.vanish_object(n),
-            Action::Gateway(n, ms) => {
-                self.alive[usize::from(n)] = false;
-                self.later(ms, Back::Gateway(n));
-            }
-            Action::Api(ms) => {
-                self.away = true;
-                self.later(ms, Back::Api);
-            }
-            Action::Slow(ms) => {
-                self.state.borrow_mut().latency = Duration::from_millis(ms.into());
-            }
-            Action::Full(ms) => {
-                self.state.borrow_mut().is_full = true;
-                self.later(ms, Back::Memory);
-            }
-            Action::Fault(fault) => self.state.borrow_mut().faults.push(fault),
-            Action::Kill => self.agent = None,
-            Action::Start => self.start(),
-            Action::Uninstall => return self.uninstall(),
+            _ => {}
         }
-        Ok(())
     }
 
     fn later(&mut self, ms: u32, back: Back) {
