@@ -355,10 +355,13 @@ impl World {
         let Some(target) = engine.rollout.target() else {
             return Ok(());
         };
+        // Also while the newest configuration is refused.
+        if engine.last.complete && engine.rollout.stage() == Stage::Settled {
+            self.rules.in_force = target.revision().map(str::to_owned);
+        }
         if !engine.last.complete || !engine.rollout.is_at_newest() {
             return Ok(());
         }
-        self.rules.in_force = target.revision().map(str::to_owned);
         let known: Vec<Facts> = self.rules.labels.iter().map(|l| facts(*l)).collect();
         let fresh = self.rules.fresh.is_some_and(|from| now >= from);
         if fresh && !known.contains(&target.facts) {
