@@ -16,6 +16,7 @@ use anyhow::Context as _;
 use crate::kernel::dump::BatchErrors;
 pub use crate::kernel::ip::CHURN;
 use crate::kernel::ip::{CHUNK, RouteTable};
+use crate::net::nexthop_id;
 use crate::net::prefix::Family;
 use crate::routing::batch::{Line, Ownership};
 use crate::routing::diff::{GroupWrite, Plan, Wanted, diff, diff_nexthops, records_to};
@@ -266,8 +267,8 @@ impl<T: RouteTable> Applier<T> {
         }
     }
 
-    /// Writes, then deletes. Records come first, alone: without its record no change is written, because the agent may be killed at
-    /// any time. Deletions wait for the next look at the kernel when a write before them did not run, and at the `first` try also when
+    /// Writes, then deletes. Records come first; those of a change that may be taken back alone, because without them it must not be
+    /// there when the agent is killed. Deletions wait for the next look at the kernel when a write before them did not run, and at the `first` try also when
     /// one was refused: what goes may be what the traffic falls back to.
     async fn write(
         &mut self,
@@ -276,8 +277,16 @@ impl<T: RouteTable> Applier<T> {
         first: bool,
         outcome: &mut Outcome,
     ) -> anyhow::Result<()> {
-        let records = records.iter().cloned();
-        let ran = self.write_lines(None, records, outcome).await?;
+        let guards = |line: &Line<'_>| match line {
+            Line::BlackholeNexthop { id } => nexthop_id::is_unconfirmed(*id),
+            Line::DeleteNexthop { id } => nexthop_id::is_rejected(*id),
+            _ => false,
+        };
+        let alone = records.len() * usize::from(records.iter().any(guards));
+        let (alone, records) = records.split_at(alone);
+        let ran = self
+            .write_lines(None, alone.iter().cloned(), outcome)
+            .await?;
         if ran != Ran::Whole {
             outcome.stopped += u64::from(ran == Ran::Refused);
             return Ok(());
@@ -288,7 +297,8 @@ impl<T: RouteTable> Applier<T> {
             .write_lines(Some(Family::V6), blackholes.into_iter(), outcome)
             .await?;
         if ran != Ran::Stopped {
-            ran = ran.max(self.write_lines(None, plan.writes(), outcome).await?);
+            let writes = records.iter().cloned().chain(plan.writes());
+            ran = ran.max(self.write_lines(None, writes, outcome).await?);
         }
         if ran == Ran::Whole || (ran == Ran::Refused && !first) {
             self.write_lines(None, plan.deletions(), outcome).await?;

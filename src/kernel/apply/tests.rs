@@ -347,7 +347,7 @@ fn records_that_a_batch_did_not_reach_are_written_by_the_second_try() {
 fn a_change_is_not_made_while_the_kernel_refuses_its_record() {
     for fault in [Fault::RefusesHalf, Fault::Stops] {
         let mut applier = applier();
-        let ids = nexthop_id::applied("aaaaaaaaaaaa").into_iter().collect();
+        let ids = ["a", "b"].map(nexthop_id::unconfirmed).into();
         let found = applier.table.kernel();
         applier.table.fail_at(1, fault);
         now(applier.apply(&many(1, &[1]), found, Some(&ids))).unwrap();
