@@ -3,6 +3,7 @@
 //!
 //! A history is a list of events, made from a seed. One that breaks a rule is shortened, and printed so that it replays.
 
+mod boot;
 mod clock;
 mod history;
 mod node;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::super::rollout::{Clock, Newest};
 use super::super::target::{Footprint, Source, Target};
 use super::super::transitions::Stage;
+use super::boot::Boot;
 use super::clock::CONFIRM;
 use super::history::Action;
 use super::node::{API_ADDRESSES, Directory, OURS, facts, node, read};
@@ -21,7 +22,7 @@ use crate::routing::resolve::{Inputs, resolve};
 use crate::routing::state::{Kernel, OwnRoute};
 
 /// How long after `--confirm` a change that cut off the API server may be in force: questions, passes and their pauses.
-const BOUND: Duration = Duration::from_secs(8);
+pub(super) const BOUND: Duration = Duration::from_secs(8);
 /// What each failure of `ip` may add: its time limit, and the longest pause before the next try.
 const PER_FAILURE: Duration = Duration::from_secs(45);
 /// A server that is away for less than this before a change counts as there: one request that failed is no excuse.
@@ -70,6 +71,7 @@ pub(super) struct Rules {
     fresh: Option<Clock>,
     /// When the last pass began.
     began: Clock,
+    pub(super) boot: Option<Boot>,
     pub(super) actions: usize,
 }
 
@@ -78,6 +80,12 @@ impl World {
     pub(super) fn expect(&mut self, action: Action) {
         let now = self.now();
         self.rules.actions += 1;
+        if !matches!(
+            action,
+            Action::Wait(_) | Action::Slow(_) | Action::Gateway(..)
+        ) {
+            self.rules.boot = None;
+        }
         match action {
             Action::Wait(_) | Action::Api(_) | Action::Slow(_) | Action::Gateway(..) => {}
             Action::Edit(new) if new == self.directory => {}
@@ -148,10 +156,12 @@ impl World {
 
     /// Something happens after which the target may make other routes.
     pub(super) fn routes_may_change(&mut self) {
+        self.rules.boot = None;
         self.rules.returned = false;
     }
 
     pub(super) fn expect_start(&mut self) {
+        self.expect_boot();
         self.rules.fresh = None;
         self.rules.returned = false;
         self.rules.taken_back.clear();
@@ -177,6 +187,7 @@ impl World {
         if let Some(leak) = self.seen().leak {
             return Err(leak);
         }
+        self.check_boot()?;
         self.check_api()
     }
 
