@@ -28,9 +28,10 @@ demo: tools ## a node, two gateways and an internet in network namespaces: watch
 test: tools lint manifests demo static unit ## everything that a change has to pass
 
 .PHONY: lint
-lint: ## formatting, clippy with warnings denied, and licences, sources and bans where cargo-deny is installed
+lint: tools ## formatting, clippy with warnings denied, whether the mutants still apply, and licences, sources and bans where cargo-deny is installed
 	cargo fmt --check
 	cargo clippy --locked --all-targets --quiet -- -D warnings
+	patch --dry-run --silent --strip=1 <tests/mutants/old-behaviour.patch
 	@if command -v cargo-deny >/dev/null; then cargo deny --offline --log-level error check bans licenses sources; \
 	 else echo "lint: SKIPPED deny.toml: cargo-deny is not installed (cargo install --locked cargo-deny)" >&2; fi
 
@@ -62,7 +63,7 @@ simulate: ## random histories of everything that can happen, against the engine;
 	  cargo test --locked --release --target-dir target/nightly --lib -- --nocapture random_histories
 
 .PHONY: mutants
-mutants: ## old behaviour put back, one after the other, for the simulation to find; MOST=20000 histories each (docs/simulation.md)
+mutants: tools ## old behaviour put back, one after the other, for the simulation to find; MOST=20000 histories each (docs/simulation.md)
 	hack/mutants $(or $(MOST),20000)
 
 .PHONY: scale
@@ -96,6 +97,6 @@ image-local: ## the same without any registry, from Debian's packages and this m
 
 .PHONY: tools kubectl promtool
 tools:
-	@hack/need ip ss nft ping ps kill sysctl unshare nsenter setpriv prlimit mount script cc readelf
+	@hack/need ip ss nft ping ps kill sysctl unshare nsenter setpriv prlimit mount script cc readelf patch
 kubectl promtool:
 	@hack/need $@
