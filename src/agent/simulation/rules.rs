@@ -401,7 +401,8 @@ impl World {
         }
     }
 
-    /// What is decided while the server is away is decided with labels that may be old: only what applies with them too is kept.
+    /// What is decided while the server cannot be reached is decided with labels that may be old, because no request shows others: only
+    /// what applies with them too is kept. That its way is given back in time is `check_api`'s.
     fn narrow_to_what_is_known(&self) {
         let rollout = self.agent.as_ref().map(|agent| &agent.engine.rollout);
         let target = rollout.and_then(|rollout| rollout.target());
@@ -409,7 +410,7 @@ impl World {
             .map(|target| &target.facts)
             .filter(|known| matches!(known, Facts::Known(_)) && **known != facts(self.labels));
         if let (Some(known), Newest::Good(_), false) =
-            (known, read(self.directory), self.has_own_way())
+            (known, read(self.directory), self.is_reachable())
         {
             self.keep_guarded(&Self::guarded(self.directory, known));
         }
