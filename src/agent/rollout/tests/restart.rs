@@ -338,3 +338,20 @@ fn that_a_revision_was_once_rejected_is_forgotten_before_it_is_written_again() {
     restarted.read(good(B)).found(&records, Some(adopted()));
     assert_eq!(restarted.stage(), Stage::Inherited, "it may be the cause");
 }
+
+#[test]
+fn a_revision_that_was_taken_back_is_not_in_force_by_the_record_of_the_time_before() {
+    let mut records = nexthop_id::applied(A);
+    records.extend([
+        nexthop_id::unconfirmed(B),
+        nexthop_id::unconfirmed(A),
+        nexthop_id::rejected(A),
+    ]);
+    let mut scene = Scene::new(facts("web"));
+    scene.read(good(A)).found(&records, Some(adopted()));
+    assert_eq!(scene.stage(), Stage::Inherited);
+    scene.answered().written(ONE, false, false);
+    assert_eq!((scene.stage(), scene.revision()), (Stage::Settled, "none"));
+    assert_eq!(scene.rollout.rejected_revision().as_deref(), Some(A));
+    assert!(!scene.rollout.is_at_newest());
+}
