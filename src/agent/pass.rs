@@ -381,7 +381,11 @@ impl<O: Outside> Engine<O> {
         last.complete = outcome.left.is_done()
             && installed >= wanted
             && !resolution.sets.iter().any(|set| set.undecided);
-        if last.complete && (outcome.changed.any() || last.applied_at.is_none()) {
+        // Routes that cut off the API server and were taken back are not waited for: the earlier ones are in force.
+        let earlier_are_in_force = self.rollout.holds_routes() && outcome.left.is_done();
+        if (last.complete || earlier_are_in_force)
+            && (outcome.changed.any() || last.applied_at.is_none())
+        {
             last.applied_at = Some(annotations::wall_clock());
         }
         last.problems = Vec::new();

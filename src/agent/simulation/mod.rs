@@ -21,7 +21,8 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
 use crate::report::metrics::Metrics;
-use crate::report::status::Overall;
+use crate::report::status::{Overall, Status};
+use crate::serve::page::readiness;
 use history::{Action, history};
 use rules::Verdict;
 use world::World;
@@ -174,20 +175,32 @@ fn histories_that_broke_a_rule_break_none() {
     }
 }
 
+/// What is reported after these events.
+fn status_after(world: &mut World, words: &str) -> Status {
+    for word in words.split_whitespace() {
+        assert_eq!(world.act(word.parse().expect(word)), Ok(()));
+    }
+    let agent = world.agent.as_ref();
+    let status = agent.and_then(|agent| agent.engine.status.borrow().clone());
+    status.expect("a status")
+}
+
+#[test]
+fn an_agent_that_starts_is_ready_although_new_routes_are_taken_back() {
+    let mut world = World::new(&Metrics::new());
+    let labelled = "edit:257 start wait:8000 labels:2 wait:45000 wait:45000";
+    let restarted = "kill start wait:45000";
+    for words in [labelled, restarted] {
+        let status = status_after(&mut world, words);
+        assert_eq!(status.status, Overall::RolledBack);
+        assert_eq!(readiness(Some(&status)), Ok(()));
+    }
+}
+
 #[test]
 fn a_read_that_failed_is_reported_until_one_works() {
-    let metrics = Metrics::new();
-    let mut world = World::new(&metrics);
-    let go = |world: &mut World, words: &str| {
-        for word in words.split_whitespace() {
-            assert_eq!(world.act(word.parse().expect(word)), Ok(()));
-        }
-        let status = world
-            .agent
-            .as_ref()
-            .and_then(|a| a.engine.status.borrow().clone());
-        status.expect("a status").status
-    };
+    let mut world = World::new(&Metrics::new());
+    let go = |world: &mut World, words: &str| status_after(world, words).status;
     assert_eq!(go(&mut world, "edit:1 start wait:8000"), Overall::Ready);
     let failing = "read-fails read-fails read-fails read-fails foreign:0:1 wait:3000";
     assert_eq!(go(&mut world, failing), Overall::Degraded);
