@@ -122,7 +122,8 @@ pub enum Effect {
 enum Baseline {
     /// It answered.
     Answered,
-    /// It did not, and an earlier change that nobody confirmed may be why.
+    /// It did not, and an earlier change that nobody confirmed may be why. Until all of this one is written, what that change left
+    /// may also be why it does not answer afterwards: one that is taken back before that is tried once more.
     Unsettled,
     /// Nothing: it has never answered since the agent started and nothing of ours was in the kernel, or an earlier agent left more than
     /// one change unconfirmed. A change that is taken back is tried once more.

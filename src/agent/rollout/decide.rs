@@ -157,8 +157,9 @@ impl Rollout {
                 };
                 vec![Effect::StopAsking, Effect::Pass]
             }
-            Phase::RolledBack { change, .. } if change.baseline == Baseline::Unknown => {
-                // It may have come up by itself meanwhile: tried once more, now that it is known to answer.
+            Phase::RolledBack { change, .. } if change.baseline != Baseline::Answered => {
+                // It may have come up by itself meanwhile, or what an earlier change left was the cause: tried once more, now that it
+                // is known to answer.
                 self.target = Some(self.here(change.target.source));
                 self.phase = Phase::Writing {
                     guarded: Some(Baseline::Answered),

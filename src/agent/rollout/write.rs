@@ -19,6 +19,16 @@ impl Written {
     }
 }
 
+impl Baseline {
+    /// After a write: once nothing of a change is `left` to write, what an earlier one left is gone, and silence is this one's.
+    const fn after(self, left: bool) -> Self {
+        match self {
+            Self::Unsettled if !left => Self::Answered,
+            other => other,
+        }
+    }
+}
+
 impl Rollout {
     /// A target that was not followed so far; [`reviewed`](Self::reviewed) takes what it would make.
     pub fn to_review(&self) -> Option<Target> {
@@ -130,7 +140,10 @@ impl Rollout {
             {
                 records.extend(of(&change.target, nexthop_id::unconfirmed));
                 if matches!(self.phase, Phase::RolledBack { whole: true, .. }) {
-                    records.extend(of(&change.target, nexthop_id::rejected));
+                    // What is tried once more is not rejected yet.
+                    let is_tried_again = change.baseline == Baseline::Unsettled;
+                    let rejected = of(&change.target, nexthop_id::rejected);
+                    records.extend(rejected.filter(|_| !is_tried_again));
                 }
             }
             _ => {}
@@ -245,7 +258,7 @@ impl Rollout {
         let change = Change {
             target,
             footprint: written.planned,
-            baseline,
+            baseline: baseline.after(written.left),
         };
         self.confirm(change, now, now + self.within, Some(written.installed))
     }
@@ -258,6 +271,7 @@ impl Rollout {
         written: Written,
         now: Clock,
     ) -> Vec<Effect> {
+        change.baseline = change.baseline.after(written.left);
         if !self.has_cut_off(&written.planned) {
             change.footprint = written.planned;
         }

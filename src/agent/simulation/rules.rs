@@ -57,6 +57,9 @@ pub(super) struct Rules {
     returned: bool,
     /// Since when a route of ours takes its packets, and how many failures there had been.
     blocked: Option<(Clock, usize)>,
+    /// What was there when the edit was read cut off the API server, and not all of the edit has been in the kernel since: taken back
+    /// before that, it is tried once more, because nobody knows which of both it was.
+    is_mixed: bool,
     /// The revision that was taken back; it is not tried again until another one is read.
     rejected: Option<String>,
     /// What the last pass made of a change that is not confirmed.
@@ -120,8 +123,9 @@ impl World {
         let known = rollout.and_then(|r| r.change_revision()).map(str::to_owned);
         let target = rollout.and_then(|rollout| rollout.target());
         let has_labels = target.is_none_or(|target| target.facts == facts(self.labels));
-        let cut_off = !self.is_reachable();
+        let (cut_off, is_blocked) = (!self.is_reachable(), self.is_blocked());
         let rules = &mut self.rules;
+        rules.is_mixed = is_blocked;
         rules.returned = revision.is_some() && revision == rules.in_force && has_labels;
         // An agent that is cut off decides with labels from before.
         let mut had = rules.had.iter().chain([&0]).filter(|_| cut_off);
@@ -347,6 +351,7 @@ impl World {
             if is_known && self.is_blocked() && !self.rules.excused {
                 return Err("routes that were taken back cut off the API server again".to_owned());
             }
+            self.rules.is_mixed &= made.is_none();
             self.rules.made = made;
         }
         // Once its routes are out and nothing failed meanwhile, a revision that was taken back is recorded as that.
@@ -354,6 +359,7 @@ impl World {
             && !failed
             && !self.rules.excused
             && self.rules.heard
+            && !self.rules.is_mixed
             && !self.is_blocked()
             // Of several nobody knows which was in the kernel; the newest is tried once more (`design.md`).
             && self.count_of_unconfirmed() < 2;

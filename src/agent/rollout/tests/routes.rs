@@ -151,6 +151,33 @@ fn a_write_of_unknown_outcome_is_guarded_as_if_it_had_been_made() {
 }
 
 #[test]
+fn an_edit_of_which_not_all_was_written_is_not_blamed_for_what_the_one_before_left() {
+    let taken_back = |is_written: bool| {
+        let mut scene = confirming();
+        scene.read(good(C)).silence();
+        if is_written {
+            scene.pass(THREE);
+        } else {
+            let planned = prints(THREE);
+            scene.step(Event::WriteUnknown { planned });
+        }
+        scene.silence().pass(ONE);
+        let records = scene.rollout.records();
+        assert_eq!(records.contains(&nexthop_id::rejected(C)), is_written);
+        scene.answered();
+        scene
+    };
+    let mut in_part = taken_back(false);
+    assert_eq!((in_part.stage(), in_part.revision()), (Stage::Changing, C));
+    in_part.pass(THREE).silence().pass(ONE).answered();
+    let whole = taken_back(true);
+    for scene in [in_part, whole] {
+        assert_eq!((scene.stage(), scene.revision()), (Stage::Settled, A));
+        assert_eq!(scene.rollout.rejected_revision().as_deref(), Some(C));
+    }
+}
+
+#[test]
 fn labels_that_bring_routes_are_guarded_also_while_the_newest_configuration_is_refused_or_rejected()
 {
     for rejected in [false, true] {
