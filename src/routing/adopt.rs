@@ -50,10 +50,12 @@ impl Adopted {
             .filter(|(_, nexthop)| nexthop.protocol == ownership.protocol)
             .map(|(id, nexthop)| (*id, &nexthop.kind))
             .collect();
+        // Beside a route of ours there is always an object: a group, or the record of a revision. Of those every read shows all.
+        let is_ours = !(kernel.own.is_empty() && ours.is_empty());
         let mut adopted = Self {
             revision: nexthop_id::applied_revision(&kernel.records(ownership)),
             routes: kernel.own.clone(),
-            uncertain_v6: kernel.uncertain_v6,
+            uncertain_v6: kernel.uncertain_v6 && is_ours,
             ..Self::default()
         };
         let groups: Vec<Group> = ours

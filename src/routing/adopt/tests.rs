@@ -131,3 +131,18 @@ fn an_ipv6_route_that_an_uncertain_read_left_out_stays_when_the_next_one_shows_i
     assert_eq!(kept(&read(true)), later.own);
     assert_eq!(kept(&read(false)), read(false).own, "it came later");
 }
+
+#[test]
+fn an_uncertain_read_without_an_object_of_ours_shows_a_node_that_has_nothing_of_ours() {
+    let read = |records: &[u32]| {
+        let mut kernel = Kernel {
+            uncertain_v6: true,
+            ..Kernel::default()
+        };
+        kernel.set_records(&records.iter().copied().collect(), &OURS);
+        Adopted::from(&kernel, &OURS, None, false)
+    };
+    assert!(read(&[]).is_empty());
+    let records = nexthop_id::applied("aaaaaaaaaaaa");
+    assert!(!read(&records).is_empty(), "its routes may be left out");
+}
