@@ -346,7 +346,8 @@ impl<O: Outside> Engine<O> {
         let target = self.rollout.target()?;
         let health = self.health.borrow().clone();
         let mut wanted = self.resolve(target, kernel, &health).ok()?.wanted;
-        if let Some((_, Some(limit))) = &self.last.target {
+        let of_last = || self.last.target.as_ref()?.1.as_ref();
+        if let Some(limit) = self.rollout.limit().or_else(of_last) {
             limit.restrict(&mut wanted);
         }
         Some(wanted)

@@ -100,6 +100,18 @@ impl Rollout {
         confirmed.is_some_and(|all| all.is_none_or(|all| !there.exceeds(all)))
     }
 
+    /// What the target may not exceed, also where a pass failed that was to take out the rest, for the simulation to ask.
+    #[cfg(test)]
+    pub fn limit(&self) -> Option<&super::super::target::Footprint> {
+        let is_limited = match self.phase {
+            Phase::RollingBack { .. } | Phase::RolledBack { .. } | Phase::Asking { .. } => true,
+            Phase::Settled => self.held.is_some(),
+            _ => false,
+        };
+        let confirmed = self.confirmed.as_ref().filter(|_| is_limited);
+        confirmed?.footprint.as_ref()
+    }
+
     /// Where it is.
     pub const fn stage(&self) -> Stage {
         match self.phase {

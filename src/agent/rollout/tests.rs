@@ -399,3 +399,11 @@ fn a_revision_stays_rejected_when_other_routes_are_taken_back_after_it() {
     assert_eq!(scene.revision(), A);
     assert_eq!(scene.rollout.rejected_revision().as_deref(), Some(B));
 }
+
+#[test]
+fn what_is_being_taken_back_is_limited_to_what_is_confirmed_whatever_became_of_the_last_write() {
+    let mut scene = confirming();
+    assert_eq!(scene.rollout.limit(), None);
+    scene.silence();
+    assert_eq!(scene.rollout.limit(), Some(&prints(ONE)));
+}
