@@ -257,7 +257,8 @@ impl Rollout {
             return Vec::new();
         }
         let candidate = self.candidate();
-        if candidate == self.target {
+        // With nothing to follow, what is left of a change that was taken back has to go still.
+        if candidate.is_none() || candidate == self.target {
             return Vec::new();
         }
         self.target = candidate;

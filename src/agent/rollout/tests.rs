@@ -401,6 +401,16 @@ fn a_revision_stays_rejected_when_other_routes_are_taken_back_after_it() {
 }
 
 #[test]
+fn what_is_left_of_a_first_change_that_was_taken_back_goes_after_the_answer_too() {
+    let mut scene = Scene::new(facts("web"));
+    scene.read(good(A)).found(&[], None).answered().pass(ONE);
+    scene.silence().written(&[], true, true).answered();
+    assert_eq!((scene.stage(), scene.revision()), (Stage::Settled, "none"));
+    assert!(scene.rollout.target().is_some(), "nothing of ours");
+    assert_eq!(scene.rollout.rejected_revision().as_deref(), Some(A));
+}
+
+#[test]
 fn what_is_being_taken_back_is_limited_to_what_is_confirmed_whatever_became_of_the_last_write() {
     let mut scene = confirming();
     assert_eq!(scene.rollout.limit(), None);
