@@ -52,8 +52,11 @@ impl Adopted {
             .collect();
         // Beside a route of ours there is always an object: a group, or the record of a revision. Of those every read shows all.
         let is_ours = !(kernel.own.is_empty() && ours.is_empty());
+        let records = kernel.records(ownership);
+        // One that was taken back later is not in force any more: its record of that goes last.
+        let in_force = |revision: &String| !records.contains(&nexthop_id::rejected(revision));
         let mut adopted = Self {
-            revision: nexthop_id::applied_revision(&kernel.records(ownership)),
+            revision: nexthop_id::applied_revision(&records).filter(in_force),
             routes: kernel.own.clone(),
             uncertain_v6: kernel.uncertain_v6 && is_ours,
             ..Self::default()

@@ -146,3 +146,16 @@ fn an_uncertain_read_without_an_object_of_ours_shows_a_node_that_has_nothing_of_
     let records = nexthop_id::applied("aaaaaaaaaaaa");
     assert!(!read(&records).is_empty(), "its routes may be left out");
 }
+
+#[test]
+fn a_revision_that_was_taken_back_after_it_was_confirmed_is_not_in_force() {
+    let revision = |rejected: &str| {
+        let mut records: BTreeSet<u32> = nexthop_id::applied("aaaaaaaaaaaa").into_iter().collect();
+        records.insert(nexthop_id::rejected(rejected));
+        let mut kernel = Kernel::default();
+        kernel.set_records(&records, &OURS);
+        Adopted::from(&kernel, &OURS, None, false).revision
+    };
+    assert_eq!(revision("aaaaaaaaaaaa"), None);
+    assert_eq!(revision("bbbbbbbbbbbb").as_deref(), Some("aaaaaaaaaaaa"));
+}
