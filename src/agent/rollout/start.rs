@@ -46,7 +46,7 @@ impl Rollout {
             self.phase = Phase::Settled;
             return vec![Effect::Pass];
         }
-        let mut found = adopted.unwrap_or_default();
+        let found = adopted.unwrap_or_default();
         let revision = newest.as_ref().and_then(Target::revision);
         let has = |record: fn(&str) -> u32| revision.is_some_and(|r| records.contains(&record(r)));
         let of_newest = has(nexthop_id::unconfirmed);
@@ -61,10 +61,6 @@ impl Rollout {
         }
         if is_rejected {
             self.rejected = revision.map(str::to_owned);
-            if found.revision.as_deref() == revision {
-                // It is out of the kernel: the record that it was in force is from before that.
-                Arc::make_mut(&mut found).revision = None;
-            }
         }
         if unconfirmed > 0 && (of_newest || is_rejected || newest.is_none()) {
             self.phase = Phase::Inherited {

@@ -62,6 +62,11 @@ fn prints(prefixes: &[&str]) -> Footprint {
 }
 
 fn adopted() -> Arc<Adopted> {
+    adopted_beside(&nexthop_id::applied(A))
+}
+
+/// A route, beside these records.
+fn adopted_beside(records: &[u32]) -> Arc<Adopted> {
     let route = OwnRoute {
         key: OURS.key("203.0.113.0/24".parse().unwrap()),
         target: RouteTarget::Nexthop(200),
@@ -70,7 +75,7 @@ fn adopted() -> Arc<Adopted> {
         own: vec![route],
         ..Kernel::default()
     };
-    kernel.set_records(&nexthop_id::applied(A).into_iter().collect(), &OURS);
+    kernel.set_records(&records.iter().copied().collect(), &OURS);
     Arc::new(Adopted::from(&kernel, &OURS, None, false))
 }
 

@@ -348,7 +348,8 @@ fn a_revision_that_was_taken_back_is_not_in_force_by_the_record_of_the_time_befo
         nexthop_id::rejected(A),
     ]);
     let mut scene = Scene::new(facts("web"));
-    scene.read(good(A)).found(&records, Some(adopted()));
+    let found = adopted_beside(&records);
+    scene.read(good(A)).found(&records, Some(found));
     assert_eq!(scene.stage(), Stage::Inherited);
     scene.answered().written(ONE, false, false);
     assert_eq!((scene.stage(), scene.revision()), (Stage::Settled, "none"));
