@@ -186,15 +186,16 @@ fn status_after(world: &mut World, words: &str) -> Status {
 }
 
 #[test]
-fn an_agent_that_starts_is_ready_although_new_routes_are_taken_back() {
+fn a_node_on_which_new_routes_were_taken_back_is_ready_with_the_earlier_ones() {
     let mut world = World::new(&Metrics::new());
-    let labelled = "edit:257 start wait:8000 labels:2 wait:45000 wait:45000";
-    let restarted = "kill start wait:45000";
-    for words in [labelled, restarted] {
-        let status = status_after(&mut world, words);
-        assert_eq!(status.status, Overall::RolledBack);
-        assert_eq!(readiness(Some(&status)), Ok(()));
-    }
+    let incomplete = status_after(&mut world, "edit:4224 start foreign:4:1 wait:15000");
+    assert!(
+        readiness(Some(&incomplete)).is_err(),
+        "one set has no gateway"
+    );
+    let taken_back = status_after(&mut world, "link:1:60000 wait:45000 wait:45000");
+    assert_eq!(taken_back.status, Overall::RolledBack);
+    assert_eq!(readiness(Some(&taken_back)), Ok(()));
 }
 
 #[test]
