@@ -156,12 +156,14 @@ pub const fn is_rejected(id: u32) -> bool {
     id & !SPACE == REJECTED
 }
 
+/// Whether an id is half of the record of an applied revision, whichever.
+pub const fn is_applied(id: u32) -> bool {
+    matches!(id & !SPACE, APPLIED_HIGH | APPLIED_LOW)
+}
+
 /// Whether an id records a revision, whichever and as what.
 pub const fn is_revision(id: u32) -> bool {
-    matches!(
-        id & !SPACE,
-        UNCONFIRMED | REJECTED | APPLIED_HIGH | APPLIED_LOW
-    )
+    is_unconfirmed(id) || is_rejected(id) || is_applied(id)
 }
 
 #[cfg(test)]

@@ -152,7 +152,8 @@ impl Rollout {
         records
     }
 
-    /// The same, with what of those that are `there` has to stay: while a change is undecided all, but not that it was once rejected.
+    /// The same, with what of those that are `there` has to stay: while a change is undecided all, but not that it was once rejected, nor
+    /// once all of it is out what was in force before what there is now.
     pub fn records_beside(&self, there: BTreeSet<u32>) -> BTreeSet<u32> {
         let mut records = self.records();
         let is_decided = matches!(
@@ -165,7 +166,9 @@ impl Rollout {
         let written = matches!(self.phase, Phase::Writing { .. } | Phase::Confirming { .. });
         let target = self.target.as_ref().filter(|_| written);
         let outdated = target.and_then(Target::revision).map(nexthop_id::rejected);
-        records.extend(there.into_iter().filter(|id| Some(*id) != outdated));
+        let is_out = matches!(self.phase, Phase::RolledBack { whole: true, .. });
+        let holds = |id: &u32| Some(*id) != outdated && !(is_out && nexthop_id::is_applied(*id));
+        records.extend(there.into_iter().filter(holds));
         records
     }
 

@@ -356,3 +356,21 @@ fn a_revision_that_was_taken_back_is_not_in_force_by_the_record_of_the_time_befo
     assert_eq!(scene.rollout.rejected_revision().as_deref(), Some(A));
     assert!(!scene.rollout.is_at_newest());
 }
+
+#[test]
+fn once_all_that_an_earlier_agent_left_is_out_no_record_shows_a_revision_in_force() {
+    let mut records = nexthop_id::applied(A);
+    records.push(nexthop_id::unconfirmed(B));
+    let there: BTreeSet<u32> = records.iter().copied().collect();
+    let mut scene = Scene::new(not_yet());
+    scene.read(good(B)).found(&records, Some(adopted()));
+    scene.silence();
+    let kept = scene.rollout.records_beside(there.clone());
+    assert_eq!(kept, there, "its routes are there still");
+    scene.pass(&[]);
+    let of_change = [nexthop_id::unconfirmed(B), nexthop_id::rejected(B)];
+    assert_eq!(
+        scene.rollout.records_beside(there),
+        BTreeSet::from(of_change)
+    );
+}
