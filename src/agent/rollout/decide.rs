@@ -28,6 +28,8 @@ impl Rollout {
             _ => {}
         }
         let revision = loaded.revision.as_str();
+        // Another one came, also where that is known already.
+        self.rejected = self.rejected.take().filter(|rejected| rejected == revision);
         // It was gone for a while; what is known of it still holds.
         let known = match &self.phase {
             Phase::RollingBack { change } | Phase::RolledBack { change, .. } => {
@@ -46,7 +48,7 @@ impl Rollout {
             }
             return vec![Effect::Pass];
         }
-        (self.rejected, self.held) = (None, None);
+        self.held = None;
         self.cut_off.clear();
         if in_force {
             return self.return_to_confirmed();

@@ -354,3 +354,16 @@ fn what_was_taken_back_is_not_tried_again_beside_other_confirmed_routes() {
     scene.pass(THREE);
     assert_eq!(scene.effects, [Effect::AskForNode], "others are tried");
 }
+
+#[test]
+fn an_edit_back_to_what_is_in_force_is_not_reported_as_rejected_while_its_new_routes_are_decided() {
+    let mut scene = confirming();
+    scene.silence().pass(ONE).answered();
+    assert_eq!(scene.rollout.rejected_revision().as_deref(), Some(B));
+    scene.step(Event::Facts(facts("db")));
+    assert!(scene.is_held_back(THREE));
+    scene.answered().pass(THREE);
+    assert_eq!((scene.stage(), scene.revision()), (Stage::Confirming, A));
+    scene.read(good(A));
+    assert_eq!(scene.rollout.rejected_revision(), None);
+}
