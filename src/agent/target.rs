@@ -7,8 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::net::prefix::Family;
-use crate::net::prefix::value_of;
+use crate::net::prefix::{Family, value_of};
 use crate::routing::adopt::Adopted;
 use crate::routing::batch::Ownership;
 use crate::routing::diff::{Wanted, WantedNexthop};
@@ -223,7 +222,8 @@ impl Footprint {
     }
 }
 
-/// Even for routes and odd for nexthops, so that they can be counted apart; the next bit is an IPv6 route's. In one piece, because there may be 250,000 of them.
+/// Even for routes and odd for nexthops, so that they can be counted apart; the next bit is an IPv6 route's. In one piece, because there
+/// may be 250,000 of them.
 fn route_hash(route: &OwnRoute) -> u64 {
     let RouteKey {
         prefix,

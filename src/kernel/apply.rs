@@ -69,9 +69,12 @@ impl<T: RouteTable> Applier<T> {
         self.write(&lines, &plan, true, &mut outcome).await?;
         outcome.writing = started.elapsed();
         let mut kernel = self.read_back(wanted, &plan, &outcome).await?;
-        let mut refused = refused(&plan, &kernel);
         // What no run of `ip` came to was not refused.
-        refused.retain(|_| outcome.stopped == 0);
+        let refused = if outcome.stopped == 0 {
+            refused(&plan, &kernel)
+        } else {
+            BTreeSet::new()
+        };
         let possible = if refused.is_empty() {
             Cow::Borrowed(wanted)
         } else {
@@ -267,9 +270,9 @@ impl<T: RouteTable> Applier<T> {
         }
     }
 
-    /// Writes, then deletes. Records come first; those of a change that may be taken back alone, because without them it must not be
-    /// there when the agent is killed. Deletions wait for the next look at the kernel when a write before them did not run, and at the `first` try also when
-    /// one was refused: what goes may be what the traffic falls back to.
+    /// Writes, then deletes. Records come first. Those of a change that may be taken back come in a run of their own: the change must not
+    /// be in the kernel without them when the agent is killed. Deletions wait for the next look at the kernel when a write before them did
+    /// not run, and at the `first` try also when one was refused: what goes may be what the traffic falls back to.
     async fn write(
         &mut self,
         records: &[Line<'static>],
@@ -282,8 +285,11 @@ impl<T: RouteTable> Applier<T> {
             Line::DeleteNexthop { id } => nexthop_id::is_rejected(*id),
             _ => false,
         };
-        let alone = records.len() * usize::from(records.iter().any(guards));
-        let (alone, records) = records.split_at(alone);
+        let (alone, records) = if records.iter().any(guards) {
+            (records, &[][..])
+        } else {
+            (&[][..], records)
+        };
         let ran = self
             .write_lines(None, alone.iter().cloned(), outcome)
             .await?;

@@ -4,7 +4,7 @@
 //! would also take names, because the names depend on files of the host.
 //! Every token is made from a typed value: a parse error ends an `ip -batch` even with `-force`.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
 use crate::net::prefix::Prefix;
@@ -151,13 +151,9 @@ impl Line<'_> {
                 exists,
             } => {
                 let verb = if *exists { "replace" } else { "add" };
-                render_route(verb, key, target, protocol, out);
-                Ok(())
+                render_route(verb, key, target, protocol, out)
             }
-            Line::DeleteRoute { key, target } => {
-                render_route("del", key, target, protocol, out);
-                Ok(())
-            }
+            Line::DeleteRoute { key, target } => render_route("del", key, target, protocol, out),
             Line::DeleteNexthop { id } => writeln!(out, "nexthop del id {id}"),
         };
     }
@@ -172,23 +168,29 @@ fn render_members(members: &[Member], out: &mut String) {
     }
 }
 
-fn render_route(verb: &str, key: &RouteKey, target: &Target, protocol: u8, out: &mut String) {
+fn render_route(
+    verb: &str,
+    key: &RouteKey,
+    target: &Target,
+    protocol: u8,
+    out: &mut String,
+) -> fmt::Result {
     let RouteKey {
         prefix,
         metric,
         table,
         tos,
     } = key;
-    let _ = match target {
+    match target {
         Target::Nexthop(id) => write!(out, "route {verb} {prefix} nhid {id}"),
         Target::Blackhole => write!(out, "route {verb} blackhole {prefix}"),
         Target::Stray(words) => write!(out, "route {verb} {prefix}{words}"),
-    };
+    }?;
     // Ours have none.
     if *tos != 0 {
-        let _ = write!(out, " tos {tos:#04x}");
+        write!(out, " tos {tos:#04x}")?;
     }
-    let _ = writeln!(out, " proto {protocol} metric {metric} table {table}");
+    writeln!(out, " proto {protocol} metric {metric} table {table}")
 }
 
 #[cfg(test)]

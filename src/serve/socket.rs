@@ -202,13 +202,13 @@ async fn reply(
     let length = timeout(WORD, stream.read(&mut word))
         .await
         .unwrap_or(Ok(0))?;
-    let answer = |verdict: Result<(), String>| {
+    let text_of = |verdict: Result<(), String>| {
         Bytes::from(verdict.map_or_else(|why| why, |()| OK.to_owned()))
     };
     let answer = match &word[..length] {
-        b"live" if alive() => answer(Ok(())),
-        b"live" => answer(Err("the main loop has stopped".to_owned())),
-        b"ready" => answer(page.readiness()),
+        b"live" if alive() => text_of(Ok(())),
+        b"live" => text_of(Err("the main loop has stopped".to_owned())),
+        b"ready" => text_of(page.readiness()),
         _ => page.json().unwrap_or_default(),
     };
     stream.write_all(&answer).await?;
