@@ -100,6 +100,12 @@ impl Rollout {
         confirmed.is_some_and(|all| all.is_none_or(|all| !there.exceeds(all)))
     }
 
+    /// The target that counts as confirmed, for the simulation to ask.
+    #[cfg(test)]
+    pub fn confirmed_target(&self) -> Option<&Target> {
+        self.confirmed.as_ref().map(|confirmed| &confirmed.target)
+    }
+
     /// What the target may not exceed, also where a pass failed that was to take out the rest, for the simulation to ask.
     #[cfg(test)]
     pub fn limit(&self) -> Option<&super::super::target::Footprint> {

@@ -19,16 +19,6 @@ impl Written {
     }
 }
 
-impl Baseline {
-    /// After a write: once nothing of a change is `left` to write, what an earlier one left is gone, and silence is this one's.
-    const fn after(self, left: bool) -> Self {
-        match self {
-            Self::Unsettled if !left => Self::Answered,
-            other => other,
-        }
-    }
-}
-
 impl Rollout {
     /// A target that was not followed so far; [`reviewed`](Self::reviewed) takes what it would make.
     pub fn to_review(&self) -> Option<Target> {
@@ -91,9 +81,19 @@ impl Rollout {
                 self.held = Some(self.facts.clone());
                 (limit, Vec::new())
             }
-            // It grows by what was taken back before.
             Phase::Confirming { change, .. } if cuts_off && !self.is_new_source() => {
-                (Some(change.footprint.clone()), Vec::new())
+                let grows = limit
+                    .as_ref()
+                    .is_none_or(|limit| planned.beyond(limit).exceeds(&change.footprint));
+                let change = change.clone();
+                if grows {
+                    // By what was taken back before.
+                    return (Some(change.footprint), Vec::new());
+                }
+                // No more is left of it than what was taken back before: the verdict is known.
+                self.target = Some(self.before());
+                self.phase = Phase::RollingBack { change };
+                (limit, vec![Effect::Pass])
             }
             Phase::Settled if exceeded && self.is_guarded() => {
                 if cuts_off {
@@ -230,6 +230,20 @@ impl Rollout {
         }
     }
 
+    /// What is known of silence after a write: once all of a change is there, what an earlier one left is gone, and silence is this one's.
+    /// An edit that brings nothing is not blamed for silence from before it.
+    fn baseline_after(&self, baseline: Baseline, written: &Written) -> Baseline {
+        let confirmed = self.confirmed.as_ref().map(|c| c.footprint.clone());
+        let confirmed = confirmed.unwrap_or_else(|| Some(Footprint::default()));
+        let brings = confirmed.is_none_or(|confirmed| written.planned.exceeds(&confirmed));
+        match baseline {
+            Baseline::Unsettled if !written.left && (brings || !self.is_new_source()) => {
+                Baseline::Answered
+            }
+            other => other,
+        }
+    }
+
     /// Nothing was undecided.
     fn kept_up(&mut self, target: Target, written: Written) -> Vec<Effect> {
         self.unsettled &= written.left;
@@ -260,8 +274,8 @@ impl Rollout {
         }
         let change = Change {
             target,
+            baseline: self.baseline_after(baseline, &written),
             footprint: written.planned,
-            baseline: baseline.after(written.left),
         };
         self.confirm(change, now, now + self.within, Some(written.installed))
     }
@@ -274,7 +288,7 @@ impl Rollout {
         written: Written,
         now: Clock,
     ) -> Vec<Effect> {
-        change.baseline = change.baseline.after(written.left);
+        change.baseline = self.baseline_after(change.baseline, &written);
         if !self.has_cut_off(&written.planned) {
             change.footprint = written.planned;
         }

@@ -121,12 +121,17 @@ impl World {
         let rollout = self.agent.as_ref().map(|agent| &agent.engine.rollout);
         // What is being decided, or was rejected, and was gone for a moment only.
         let known = rollout.and_then(|r| r.change_revision()).map(str::to_owned);
-        let target = rollout.and_then(|rollout| rollout.target());
-        let has_labels = target.is_none_or(|target| target.facts == facts(self.labels));
+        let confirmed = rollout.and_then(|rollout| rollout.confirmed_target());
+        // Routes that other labels bring than those that it was confirmed with need a verdict.
+        let brings_nothing = confirmed.is_none_or(|target| {
+            let made = |facts: &Facts| made_of(new, facts).map(|wanted| Footprint::of(&wanted));
+            let (before, now) = (made(&target.facts), made(&facts(self.labels)));
+            before.is_some_and(|before| now.is_some_and(|now| !now.exceeds(&before)))
+        });
         let (cut_off, is_blocked) = (!self.is_reachable(), self.is_blocked());
         let rules = &mut self.rules;
         rules.is_mixed = is_blocked;
-        rules.returned = revision.is_some() && revision == rules.in_force && has_labels;
+        rules.returned = revision.is_some() && revision == rules.in_force && brings_nothing;
         // An agent that is cut off decides with labels from before.
         let mut had = rules.had.iter().chain([&0]).filter(|_| cut_off);
         rules.blameable = is_harmful(new, self.labels)
@@ -372,8 +377,8 @@ impl World {
         let Some(target) = engine.rollout.target() else {
             return Ok(());
         };
-        // Also while the newest configuration is refused.
-        if engine.last.complete && engine.rollout.stage() == Stage::Settled {
+        // Also while the newest configuration is refused, or a gateway of it is not there.
+        if engine.rollout.stage() == Stage::Settled {
             self.rules.in_force = target.revision().map(str::to_owned);
         }
         if !engine.last.complete || !engine.rollout.is_at_newest() {
@@ -457,20 +462,23 @@ thread_local! {
 
 /// Whether a configuration with these labels cuts off the API server, on a node on which everything works.
 fn is_harmful(directory: Directory, labels: u8) -> bool {
-    let Newest::Good(loaded) = read(directory) else {
-        return false;
-    };
-    let decide = || {
-        let inputs = Inputs {
-            config: &loaded.config,
-            kernel: &node().dump(&OURS),
-            facts: &facts(labels),
-            health: &HealthView::new(),
-            ownership: &OURS,
-        };
-        resolve(&inputs).is_ok_and(|resolution| cuts_off(&resolution.wanted))
-    };
+    let decide = || made_of(directory, &facts(labels)).is_some_and(|wanted| cuts_off(&wanted));
     HARMFUL.with_borrow_mut(|known| *known.entry((directory, labels)).or_insert_with(decide))
+}
+
+/// What a configuration makes of a node on which everything works.
+fn made_of(directory: Directory, facts: &Facts) -> Option<Wanted> {
+    let Newest::Good(loaded) = read(directory) else {
+        return None;
+    };
+    let inputs = Inputs {
+        config: &loaded.config,
+        kernel: &node().dump(&OURS),
+        facts,
+        health: &HealthView::new(),
+        ownership: &OURS,
+    };
+    resolve(&inputs).ok().map(|resolution| resolution.wanted)
 }
 
 /// Whether routes take the packets of the API server.

@@ -367,3 +367,34 @@ fn an_edit_back_to_what_is_in_force_is_not_reported_as_rejected_while_its_new_ro
     scene.read(good(A));
     assert_eq!(scene.rollout.rejected_revision(), None);
 }
+
+#[test]
+fn a_change_of_which_only_what_was_taken_back_is_left_is_taken_back_at_once() {
+    let mut scene = settled();
+    scene.pass(TWO).answered().pass(TWO);
+    scene.silence().pass(ONE).answered();
+    scene.pass(THREE).answered().pass(THREE);
+    assert_eq!(scene.stage(), Stage::Confirming, "an address went");
+    assert!(scene.is_held_back(TWO), "it is there again");
+    assert_eq!(scene.stage(), Stage::RollingBack);
+    scene.pass(ONE).answered().pass(THREE);
+    assert_eq!(scene.stage(), Stage::Settled);
+    assert!(
+        scene.rollout.holds_routes(),
+        "nor are the others tried again"
+    );
+}
+
+#[test]
+fn an_edit_that_brings_nothing_is_not_blamed_for_silence_from_before_it() {
+    let mut scene = confirming();
+    scene.read(good(C)).silence().pass(ONE);
+    scene.silence().pass(ONE).answered();
+    assert_eq!((scene.stage(), scene.revision()), (Stage::Changing, C));
+    scene.pass(ONE).answered();
+    assert!(scene.rollout.is_at_newest(), "now with an answer before it");
+    let mut brings = confirming();
+    brings.read(good(C)).silence().pass(THREE);
+    brings.silence().pass(ONE).answered();
+    assert_eq!(brings.rollout.rejected_revision().as_deref(), Some(C));
+}
