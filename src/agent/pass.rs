@@ -58,6 +58,8 @@ pub(super) struct LastPass {
     pub(super) unused: Vec<u32>,
     /// Passes in a row that left something undone.
     failures: u32,
+    /// Records among it.
+    pub(super) is_unrecorded: bool,
     /// Sets whose gateways' verdicts of an earlier agent have been taken over.
     pub(super) adopted: BTreeSet<String>,
     /// How long the last read took: what decides how often a busy table is read.
@@ -407,7 +409,9 @@ impl<O: Outside> Engine<O> {
             self.retry_later();
             return None;
         }
-        self.last.failures = 0;
+        if !self.last.is_unrecorded {
+            self.last.failures = 0;
+        }
         resolution.wanted.routes = Vec::new();
         // What came between the read and the write was not decided on, and what an uncertain read left out may be found by the next.
         let decided_on = !wrote && !self.last.kernel.uncertain_v6;
@@ -418,7 +422,7 @@ impl<O: Outside> Engine<O> {
         })
     }
 
-    fn retry_later(&mut self) {
+    pub(super) fn retry_later(&mut self) {
         let pause = FIRST_RETRY
             .saturating_mul(1 << self.last.failures.min(10))
             .min(self.resync);

@@ -24,12 +24,17 @@ impl<O: Outside> Engine<O> {
         let records = self.records(&self.last.kernel);
         let lines = records_to(&records, &self.last.kernel, &self.ownership());
         if lines.is_empty() {
+            self.last.is_unrecorded = false;
             return;
         }
-        match self.applier.write_few(&lines).await {
-            // Seen again at the next read; a record that is missing costs a question to the API server after a restart.
-            Ok(()) => self.last.kernel.set_records(&records, &self.ownership()),
-            Err(error) => tracing::debug!("The records could not be written: {error:#}"),
+        let written = self.applier.write_few(&lines).await;
+        self.last.is_unrecorded = !matches!(written, Ok(true));
+        if self.last.is_unrecorded {
+            // After a restart without them, what was taken back would be tried again.
+            tracing::debug!("Not all records were written: {written:?}");
+            self.retry_later();
+        } else {
+            self.last.kernel.set_records(&records, &self.ownership());
         }
     }
 

@@ -227,11 +227,11 @@ impl<T: RouteTable> Applier<T> {
             .map(drop)
     }
 
-    /// Writes lines beside all plans: records of revisions. What of them was refused does not matter.
-    pub async fn write_few(&mut self, lines: &[Line<'_>]) -> anyhow::Result<()> {
-        self.write_lines(None, lines.iter().cloned(), &mut Outcome::default())
-            .await
-            .map(drop)
+    /// Writes lines beside all plans: records of revisions. Returns whether the kernel took all of them.
+    pub async fn write_few(&mut self, lines: &[Line<'_>]) -> anyhow::Result<bool> {
+        let mut outcome = Outcome::default();
+        let ran = self.write_lines(None, lines.iter().cloned(), &mut outcome);
+        Ok(ran.await? == Ran::Whole)
     }
 
     /// Removes every route and nexthop object of ours; the result is what is left, empty when none is. While IPv6 routes of

@@ -75,6 +75,12 @@ impl Rollout {
             self.unsettled = true;
         } else if !found.is_empty() {
             self.confirm_adopted(found);
+        } else if found.revision.is_some() {
+            // A revision without routes here is one to go back to; whatever it makes later is a change.
+            self.confirmed = Some(Confirmed {
+                target: self.here(Source::Adopted(found)),
+                footprint: Some(Footprint::default()),
+            });
         }
         self.target = self.confirmed.as_ref().map(|c| c.target.clone());
         if newest.is_some() {

@@ -368,7 +368,10 @@ impl World {
             && !self.is_blocked()
             // Of several nobody knows which was in the kernel; the newest is tried once more (`design.md`).
             && self.count_of_unconfirmed() < 2;
-        if (is_out || engine.rollout.stage() == Stage::Settled)
+        // What could not be recorded is tried again soon; until then a kill leaves it unknown.
+        let is_to_record = failed && engine.causes.due().is_some();
+        let is_decided = engine.rollout.stage() == Stage::Settled && !is_to_record;
+        if (is_out || is_decided)
             && let Some(revision) = engine.rollout.rejected_revision()
             && engine.rollout.refused().is_none()
         {

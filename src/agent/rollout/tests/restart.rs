@@ -128,6 +128,35 @@ fn an_agent_that_starts_after_a_rollback_keeps_up_what_the_kernel_holds_and_does
 }
 
 #[test]
+fn going_back_to_a_revision_without_routes_after_a_restart_is_no_edit() {
+    let edited = |facts: Facts| {
+        let records: BTreeSet<u32> = nexthop_id::applied(A).into_iter().collect();
+        let mut kernel = Kernel::default();
+        kernel.set_records(&records, &OURS);
+        let mut scene = Scene::new(facts);
+        scene.read(good(B)).step(Event::Found {
+            records,
+            footprint: Footprint::default(),
+            adopted: Some(Arc::new(Adopted::from(&kernel, &OURS, None, false))),
+        });
+        assert_eq!(scene.effects, [Effect::AskForNode]);
+        scene
+    };
+    let mut back = edited(facts("web"));
+    back.answered().pass(ONE).read(good(A));
+    assert_eq!(
+        (back.rollout.deadline(), back.revision()),
+        (None, A),
+        "nothing waits for a verdict"
+    );
+    back.pass(ONE);
+    assert_eq!(back.effects, [Effect::AskForNode], "it had made no routes");
+    let mut silent = edited(not_yet());
+    silent.silence().pass(ONE);
+    assert_eq!(silent.stage(), Stage::Confirming, "guarded as after a boot");
+}
+
+#[test]
 fn a_restart_with_the_revision_that_the_kernel_was_made_from_asks_nothing() {
     let mut scene = Scene::new(not_yet());
     scene
