@@ -26,6 +26,9 @@ pub use outcome::{Counts, Outcome};
 /// How many changes are named in a log line.
 const EXAMPLES: usize = 5;
 
+/// The kernel's words for a shortage: a refusal that says nothing about what it can do.
+const SHORTAGES: [&str; 2] = ["No buffer space available", "Cannot allocate memory"];
+
 /// How often it is tried to remove everything while IPv6 routes change.
 const REMOVAL_TRIES: u32 = 10;
 
@@ -36,7 +39,7 @@ pub struct Applier<T> {
     pub table: T,
     /// What is ours.
     pub ownership: Ownership,
-    /// Whether groups are made resilient; false once the kernel has refused one.
+    /// Whether groups are made resilient; false once the kernel has refused one, and not for a shortage.
     pub resilient: bool,
 }
 
@@ -150,10 +153,12 @@ impl<T: RouteTable> Applier<T> {
         };
         drop(kernel);
         let complaints = std::mem::take(&mut outcome.complaints);
+        let is_short = |text: &String| SHORTAGES.iter().any(|words| text.contains(words));
         outcome.words.clear();
         self.write(records, &plan, false, outcome).await?;
         let kernel = self.read_back(wanted, first, outcome).await?;
         if refused
+            && !complaints.iter().any(is_short)
             && plan.groups.iter().all(|g| {
                 kernel
                     .nexthops

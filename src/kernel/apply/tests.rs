@@ -292,6 +292,28 @@ fn a_kernel_without_resilient_groups_gets_plain_ones_at_the_first_try_and_is_not
 }
 
 #[test]
+fn a_shortage_of_memory_makes_a_plain_group_and_is_no_reason_to_make_others_plain() {
+    let mut applier = applier();
+    applier.pass(&many(5, &[1])).unwrap();
+    let two = wanted(&[(11, &[1]), (12, &[1])], &[(0, 11), (7, 12)], &[]);
+    // The first line that is refused is the group's.
+    applier.table.fail_at(2, Fault::RefusesHalf);
+    assert!(applier.pass(&two).unwrap().left.is_empty());
+    let resilient = |applier: &Applier<Table>, id| match &applier.table.kernel().nexthops[&id].kind
+    {
+        NexthopKind::Group { resilient, .. } => resilient.is_some(),
+        other => panic!("{other:?}"),
+    };
+    assert!(
+        !resilient(&applier, 12),
+        "its routes did not wait for memory"
+    );
+    let three = wanted(&[(11, &[1]), (13, &[1])], &[(0, 11), (7, 13)], &[]);
+    applier.pass(&three).unwrap();
+    assert!(resilient(&applier, 13));
+}
+
+#[test]
 fn what_the_kernel_refuses_is_told_in_its_words_and_costs_the_others_nothing() {
     let mut applier = applier();
     // Two members, one of them a blackhole: the kernel refuses such a group.
