@@ -123,27 +123,35 @@ pub fn applied(revision: &str) -> Vec<u32> {
     let bits = u64::from_str_radix(revision, 16)
         .ok()
         .filter(|_| revision.len() == 12);
-    let half = |bits: u64, space: u32| {
-        u32::try_from(bits & 0x00ff_ffff)
-            .map(|half| space | half)
-            .ok()
-    };
-    bits.iter()
-        .flat_map(|bits| [half(bits >> 24, APPLIED_HIGH), half(*bits, APPLIED_LOW)])
-        .flatten()
-        .collect()
+    bits.map_or_else(Vec::new, |bits| halves(bits).to_vec())
 }
 
-/// The revision that two of these records are the [`applied`] record of.
+/// The four bits that a half has left are the checksum of both: a kill can leave a half of one revision beside one of another.
+fn halves(revision: u64) -> [u32; 2] {
+    let checksum = (0..12).fold(0, |sum, digit| sum ^ low_bits(revision >> (4 * digit), 4)) << 24;
+    [
+        APPLIED_HIGH | checksum | low_bits(revision >> 24, 24),
+        APPLIED_LOW | checksum | low_bits(revision, 24),
+    ]
+}
+
+fn low_bits(number: u64, bits: u32) -> u32 {
+    u32::try_from(number & ((1 << bits) - 1)).unwrap_or_default()
+}
+
+/// The revision that two of these records are the [`applied`] record of; none where there are several.
 pub fn applied_revision(records: &BTreeSet<u32>) -> Option<String> {
-    let half = |space| {
-        records
-            .iter()
-            .find(|id| *id & !SPACE == space)
-            .map(|id| id & SPACE)
-    };
-    let (high, low) = (half(APPLIED_HIGH)?, half(APPLIED_LOW)?);
-    Some(format!("{high:06x}{low:06x}"))
+    let of = |space| records.range(space..=space | SPACE);
+    let pairs = of(APPLIED_HIGH).flat_map(|high| of(APPLIED_LOW).map(move |low| [*high, *low]));
+    let half = |id: u32| u64::from(id & 0x00ff_ffff);
+    let mut revisions = pairs
+        .map(|pair| (half(pair[0]) << 24 | half(pair[1]), pair))
+        .filter(|(revision, pair)| halves(*revision) == *pair);
+    let (revision, _) = revisions.next()?;
+    revisions
+        .next()
+        .is_none()
+        .then(|| format!("{revision:012x}"))
 }
 
 /// Whether an id records an unconfirmed revision, whichever.
@@ -203,12 +211,21 @@ mod tests {
     #[test]
     fn the_revision_in_force_is_read_from_its_record() {
         let ids = applied("0123456789ab");
+        // The checksum: 0^1^2^3^4^5^6^7^8^9^a^b.
         assert_eq!(ids, [0x6001_2345, 0x7067_89ab]);
-        assert_eq!(
-            applied_revision(&ids.into_iter().collect()).as_deref(),
-            Some("0123456789ab")
-        );
-        assert_eq!(applied_revision(&BTreeSet::from([0x6001_2345])), None);
+        let read = |ids: &[u32]| applied_revision(&ids.iter().copied().collect());
+        assert_eq!(read(&ids).as_deref(), Some("0123456789ab"));
+        assert_eq!(read(&ids[..1]), None);
         assert!(applied("no revision").is_empty());
+    }
+
+    #[test]
+    fn halves_of_two_revisions_are_none_and_a_whole_one_beside_a_half_is_the_one() {
+        let (old, new) = (applied("e0a1b2c3d4e5"), applied("123456789abd"));
+        let read = |ids: [&[u32]; 2]| applied_revision(&ids.concat().into_iter().collect());
+        assert_eq!(read([&old[..1], &new[1..]]), None);
+        assert_eq!(read([&old, &new[..1]]).as_deref(), Some("e0a1b2c3d4e5"));
+        assert_eq!(read([&old[1..], &new]).as_deref(), Some("123456789abd"));
+        assert_eq!(read([&old, &new]), None, "which of both, nobody knows");
     }
 }
