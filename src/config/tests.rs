@@ -136,7 +136,7 @@ fn the_example_of_the_contract_is_accepted_as_it_stands() {
 }
 
 #[test]
-fn a_timeout_that_is_not_said_is_a_second_or_the_shorter_interval() {
+fn a_timeout_that_is_not_given_is_a_second_or_the_shorter_interval() {
     let timeout = |check: &str| {
         let yaml = format!(
             "routes:\n{}  healthCheck: {{{check}}}\n",

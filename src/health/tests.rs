@@ -214,7 +214,7 @@ fn a_gateway_that_flaps_every_two_seconds_for_an_hour_changes_membership_a_handf
 }
 
 #[test]
-fn what_is_said_of_a_flapping_gateway_does_not_flap() {
+fn what_is_reported_of_a_flapping_gateway_does_not_flap() {
     let mut fed = Fed::new(Duration::from_millis(200), Initial::Unknown);
     let mut reasons = Vec::new();
     for second in 0..600 {

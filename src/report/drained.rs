@@ -59,12 +59,16 @@ mod tests {
         assert_eq!(drained(&unread, &busy), none);
         assert_eq!(drained(&busy, &done), here);
         assert_eq!(drained(&up, &done), here, "nothing was busy");
-        assert_eq!(drained(&done, &done), none, "told before");
+        assert_eq!(drained(&done, &done), none, "reported before");
         assert_eq!(drained(&done, &up), none, "undrained");
         let started = Status {
             sets: Vec::new(),
             ..example()
         };
-        assert_eq!(drained(&started, &done), none, "an earlier agent told it");
+        assert_eq!(
+            drained(&started, &done),
+            none,
+            "an earlier agent reported it"
+        );
     }
 }

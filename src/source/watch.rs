@@ -190,7 +190,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_single_change_is_looked_at_after_the_quiet_time() {
-        let (_nudge, mut events) = mpsc::channel(1);
+        let (_wake, mut events) = mpsc::channel(1);
         let started = Instant::now();
         settle(&mut events, ALONE).await;
         assert_eq!(started.elapsed(), ALONE.quiet);

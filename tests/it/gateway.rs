@@ -373,7 +373,7 @@ fn connections_are_held_to_what_the_way_out_can_carry() {
 }
 
 #[test]
-fn a_machine_without_a_way_out_is_told_so_and_does_not_forward() {
+fn a_machine_without_a_way_out_is_refused_and_does_not_forward() {
     let (lab, dir) = machine();
     lab.batch("gw", "route del default\nroute del ::/0\n");
     let output = start(&lab, dir.path());

@@ -274,14 +274,14 @@ fn happen(lab: &Lab, model: &mut Model, event: &Event) -> [String; 2] {
             let output = lab.run_with_input("nd", &command, &text);
             let real = read_batch_errors(&output.err);
             let ours = model.batch(*family, &text);
-            let told = |errors: &egress_routes::kernel::dump::BatchErrors| {
+            let shown = |errors: &egress_routes::kernel::dump::BatchErrors| {
                 let refused = errors.refused.iter().map(|(n, _)| lines[n - 1].clone());
                 refused
                     .chain(errors.stopped.is_some().then(|| "stopped".to_owned()))
                     .collect::<Vec<_>>()
                     .join("\n")
             };
-            return [format!("{}\n", told(&real)), format!("{}\n", told(&ours))];
+            return [format!("{}\n", shown(&real)), format!("{}\n", shown(&ours))];
         }
         Event::Up(link, up) => {
             model.set_up(LINKS[*link], *up);
@@ -343,11 +343,11 @@ fn plain(mut kernel: Kernel) -> Kernel {
 fn compare(lab: &Lab, events: &[Event]) -> Result<(), TestCaseError> {
     let mut model = start(lab);
     for (n, event) in events.iter().enumerate() {
-        let [refused, told] = happen(lab, &mut model, event);
+        let [refused, by_model] = happen(lab, &mut model, event);
         let (real, ours) = (plain(real(lab)), plain(model.dump(&OURS)));
         prop_assert!(
-            refused == told,
-            "event {n} {event:#?}\nthe kernel refused:\n{refused}the model:\n{told}"
+            refused == by_model,
+            "event {n} {event:#?}\nthe kernel refused:\n{refused}the model:\n{by_model}"
         );
         prop_assert!(
             real == ours,

@@ -122,7 +122,7 @@ fn a_plain_directory_and_a_single_file_are_read_too() {
 }
 
 #[test]
-fn a_file_that_is_mounted_by_itself_is_told_from_a_plain_one() {
+fn a_file_that_is_mounted_by_itself_is_no_plain_one() {
     if let Some(dir) = std::env::var_os(INSIDE) {
         assert_eq!(read(Path::new(&dir)).unwrap().kind, Kind::Single);
         return;
@@ -132,7 +132,7 @@ fn a_file_that_is_mounted_by_itself_is_told_from_a_plain_one() {
     fs::write(&file, "").unwrap();
     fs::write(&elsewhere, "routes: []\n").unwrap();
     // A mount namespace of its own, so that nothing stays behind.
-    let script = "mount --bind \"$2\" \"$1\" && exec \"$3\" --exact source::a_file_that_is_mounted_by_itself_is_told_from_a_plain_one --nocapture";
+    let script = "mount --bind \"$2\" \"$1\" && exec \"$3\" --exact source::a_file_that_is_mounted_by_itself_is_no_plain_one --nocapture";
     let run = Command::new("unshare")
         .args(["-m", "sh", "-ec", script, "sh"])
         .args([&file, &elsewhere, &std::env::current_exe().unwrap()])
@@ -148,7 +148,7 @@ fn a_file_that_is_mounted_by_itself_is_told_from_a_plain_one() {
 }
 
 #[test]
-fn a_directory_without_routes_yaml_is_told_from_one_that_is_not_there() {
+fn a_directory_without_routes_yaml_is_not_one_that_is_not_there() {
     let dir = tempfile::tempdir().unwrap();
     let absent = |path: &Path| read(path).unwrap_err().is_not_configured();
     assert!(absent(dir.path()));
@@ -179,7 +179,7 @@ fn a_directory_without_routes_yaml_is_told_from_one_that_is_not_there() {
 }
 
 #[test]
-fn what_is_not_there_is_said_with_what_is() {
+fn what_is_not_there_is_reported_with_what_is() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(
         why(dir.path()),
@@ -288,7 +288,7 @@ fn an_enormous_file_is_cut_just_beyond_the_limit() {
 }
 
 #[test]
-fn a_file_without_read_permission_is_said_to_be_so() {
+fn a_file_without_read_permission_is_reported_as_such() {
     if let Some(dir) = std::env::var_os(INSIDE) {
         let files = read(Path::new(&dir)).unwrap().files;
         println!("{:?}", files.lists["aws.txt"]);
@@ -315,7 +315,7 @@ fn a_file_without_read_permission_is_said_to_be_so() {
         .arg(std::env::current_exe().unwrap())
         .args([
             "--exact",
-            "source::a_file_without_read_permission_is_said_to_be_so",
+            "source::a_file_without_read_permission_is_reported_as_such",
             "--nocapture",
         ])
         .env(INSIDE, dir.path())

@@ -27,7 +27,7 @@ use history::{Action, history};
 use rules::Verdict;
 use world::World;
 
-/// Histories of a run that is not told how many.
+/// Histories of a run without HISTORIES and SECONDS.
 const HISTORIES: u64 = 200;
 /// How often a long run reports how far it is.
 const PROGRESS: Duration = Duration::from_secs(10);

@@ -99,7 +99,7 @@ fn a_single_file_is_checked_under_its_own_name_with_list_files_beside_it() {
 }
 
 #[test]
-fn an_empty_list_of_sets_is_valid_and_said_to_be_empty() {
+fn an_empty_list_of_sets_is_valid_and_reported_as_empty() {
     let ran = checked("-", b"routes: []\n", false);
     assert_eq!((ran.verdict, ran.err.as_str()), (Verdict::Valid, ""));
     assert_eq!(
@@ -174,7 +174,7 @@ fn manifests_are_checked_wherever_the_configmap_is() {
 }
 
 #[test]
-fn what_cannot_be_read_is_told_from_what_is_refused() {
+fn what_cannot_be_read_is_not_what_is_refused() {
     let none = checked(
         "-",
         b"apiVersion: v1\nkind: ConfigMap\ndata: {x: y}\n",

@@ -154,7 +154,7 @@ protected: [64.225.0.0/16]
     }
 
     #[test]
-    fn a_drain_and_a_weight_are_said_of_the_gateway() {
+    fn a_drain_and_a_weight_are_reported_of_the_gateway() {
         let after = BEFORE.replace(
             "10.116.0.5, 10.116.0.6",
             "{ address: 10.116.0.5, drain: true }, { address: 10.116.0.6, weight: 2 }",

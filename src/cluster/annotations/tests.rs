@@ -198,7 +198,7 @@ fn a_row_of_changes_is_at_most_twelve_patches_a_minute() {
                 "{in_a_minute} patches in a minute from {node}"
             );
         }
-        assert!(patches.len() > 20, "a row of changes is still told");
+        assert!(patches.len() > 20, "a row of changes is still reported");
     }
 }
 
@@ -260,7 +260,7 @@ fn a_gateway_without_a_verdict_is_waited_for_a_while_and_not_for_ever() {
 }
 
 #[test]
-fn what_the_annotations_told_before_is_known_at_the_next_start() {
+fn what_the_annotations_reported_before_is_known_at_the_next_start() {
     let mut status = example();
     status.status = Overall::Invalid;
     status.message = Some(format!(

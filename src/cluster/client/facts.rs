@@ -81,7 +81,7 @@ impl Watching {
             let Some(client) = client else { continue };
             match timeout_at(until, self.reads.node(client, Freshness::Exact)).await {
                 Ok(Ok(_)) => {
-                    self.reads.publish_if_told();
+                    self.reads.publish_if_known();
                     return NodeRead::Read(self.reads.known().facts(&self.reads.api));
                 }
                 Ok(Err(error @ (kube::Error::Api(_) | kube::Error::SerdeError(_)))) => {
@@ -209,7 +209,7 @@ impl Keeper {
         if endpoints.is_ok() || self.backoff.failures() >= PATIENCE {
             self.reads.publish();
         } else {
-            self.reads.publish_if_told();
+            self.reads.publish_if_known();
         }
         endpoints
     }

@@ -161,7 +161,7 @@ impl Reads {
     }
 
     /// The first facts wait for the API servers' addresses, which the keeper reads.
-    pub(super) fn publish_if_told(&self) {
+    pub(super) fn publish_if_known(&self) {
         if matches!(*self.facts.borrow(), Facts::Known(_)) {
             self.publish();
         }

@@ -117,7 +117,7 @@ fn routes_of_the_doks_routing_agent_with_every_documented_selector() {
 }
 
 #[test]
-fn what_has_no_counterpart_is_said() {
+fn what_has_no_counterpart_is_reported() {
     let converted = converted(
         "kind: List\napiVersion: v1\nitems:\n- {apiVersion: networking.digitalocean.com/v1, kind: StaticRoute, metadata: {name: a}, spec: {destinations: [203.0.113.7, x.example], gateway: <YOUR_GW>}}\n- {apiVersion: networking.digitalocean.com/v1, kind: StaticRoute, metadata: {name: b}, spec: {destinations: [203.0.113.7], gateway: 10.116.0.5, colour: red}}\n- {apiVersion: networking.digitalocean.com/v1, kind: StaticRoute, metadata: {name: c}, spec: {destinations: [203.0.113.7], gateway: 10.116.0.6}}\n- {apiVersion: cilium.io/v2, kind: CiliumEgressGatewayPolicy, metadata: {name: d}, spec: {}}\n- {apiVersion: networking.doks.digitalocean.com/v1alpha1, kind: Route, metadata: {name: e}, spec: {destinations: [192.0.2.0/24], gateways: [10.116.0.5], nodeSelector: {nodeSelectorTerms: [{matchExpressions: [{key: n, operator: Gt, values: ['3']}]}]}}}\n",
     );

@@ -314,7 +314,7 @@ fn a_shortage_of_memory_makes_a_plain_group_and_is_no_reason_to_make_others_plai
 }
 
 #[test]
-fn what_the_kernel_refuses_is_told_in_its_words_and_costs_the_others_nothing() {
+fn what_the_kernel_refuses_is_reported_in_its_words_and_costs_the_others_nothing() {
     let mut applier = applier();
     // Two members, one of them a blackhole: the kernel refuses such a group.
     let mut wanted = wanted(&[(11, &[1, 5]), (12, &[2])], &[(0, 11), (1, 12)], &[]);

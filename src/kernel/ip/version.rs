@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_ip_that_is_too_old_or_another_program_is_told_by_its_version() {
+    fn an_ip_that_is_too_old_or_another_program_is_known_by_its_version() {
         for fit in [
             "ip utility, iproute2-6.1.0, libbpf 1.1.2\n",
             "ip utility, iproute2-5.12.0\n",

@@ -50,7 +50,7 @@ fn rules_of_every_kind_are_read_as_ip_writes_them() {
 }
 
 #[test]
-fn answers_are_told_apart_by_their_lines() {
+fn answers_differ_by_their_lines() {
     // As printed by `ip -j -d -N -force -batch` for six lines, the third and fifth of which the kernel refused.
     let printed = br#"[{"type":"1","dst":"203.0.113.0/24","nhid":10,"table":"254","protocol":"230","scope":"0","metric":4242,"flags":[],"nh_info":{"id":10,"group":[{"id":1},{"id":2}],"type":"resilient","resilient_args":{"buckets":32},"scope":"0","protocol":"230","flags":[]},"nexthops":[{"gateway":"10.116.0.5","dev":"eth0","weight":1,"flags":[]},{"gateway":"10.116.0.6","dev":"eth0","weight":1,"flags":[]}]}]
 [{"type":"1","dst":"203.0.113.0/24","gateway":"10.116.0.9","dev":"eth0","table":"100","protocol":"4","scope":"0","flags":[]}]

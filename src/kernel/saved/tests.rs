@@ -85,7 +85,7 @@ fn kernel(messages: &[Message], family: Family) -> Kernel {
 
 #[test]
 fn routes_are_sorted_into_ours_strays_and_theirs() {
-    let twin = message([2, 24, 0, 0, 254, 230, 0, RTN_BLACKHOLE])
+    let guard = message([2, 24, 0, 0, 254, 230, 0, RTN_BLACKHOLE])
         .with(RTA_DST, [203, 0, 113, 0])
         .number(RTA_PRIORITY, 4_294_967_294);
     let stray = message([2, 32, 0, 16, 100, 230, 0, 1])
@@ -113,7 +113,7 @@ fn routes_are_sorted_into_ours_strays_and_theirs() {
     let kernel = kernel(
         &[
             ours(),
-            twin,
+            guard,
             stray,
             of_a_link_with_a_bad_name,
             default,

@@ -32,7 +32,7 @@ pub struct SetView {
     pub skipped_total: usize,
     /// Routes of others inside its destinations.
     pub overridden: Overridden,
-    /// Whether a blackhole twin guards each destination.
+    /// Whether a leak guard is behind each destination.
     pub leak_guard: bool,
     /// Destinations whose packets go elsewhere, as lookups show.
     pub bypassed: Vec<Taken>,

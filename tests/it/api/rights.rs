@@ -208,14 +208,14 @@ async fn a_server_that_stops_and_starts_gets_only_the_newest_state() {
         metrics.render().unwrap()
     );
     let events: kube::Api<Event> = kube::Api::namespaced(admin, "default");
-    let told = events
+    let reported = events
         .list(&ListParams::default())
         .await
         .unwrap()
         .items
         .into_iter()
         .find(|event| event.reason.as_deref() == Some("GatewayDown"));
-    let at = told
+    let at = reported
         .and_then(|event| event.last_timestamp)
         .expect("an Event with the time of the failure")
         .0;

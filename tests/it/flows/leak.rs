@@ -35,7 +35,7 @@ fn flows(node: &Node, v4: &str, v6: &str) {
     }
 }
 
-fn twins(node: &Node) -> usize {
+fn guards(node: &Node) -> usize {
     let of = |family: &str| {
         node.lab
             .ip("nd", &format!("{family} route show proto 230"))
@@ -82,7 +82,7 @@ fn nothing_leaves(when_down: &str, destinations: &str) {
 
     link(&node, false);
     sleep(WHILE);
-    assert!(twins(&node) >= 5, "the twins need no link");
+    assert!(guards(&node) >= 5, "the guards need no link");
     seen(&node, "link loss");
     link(&node, true);
     flows(&node, G1_PUBLIC, G1_PUBLIC6);
@@ -123,7 +123,7 @@ fn nothing_leaves(when_down: &str, destinations: &str) {
     sleep(WHILE);
     link(&node, false);
     sleep(WHILE);
-    assert!(twins(&node) >= 5, "the twins need no agent");
+    assert!(guards(&node) >= 5, "the guards need no agent");
     seen(&node, "agent killed, link loss");
     let _agent = node.agent(&[]);
     sleep(WHILE);
@@ -160,7 +160,7 @@ fn with_everything_for_a_destination_nothing_leaves_by_the_public_interface() {
 }
 
 #[test]
-fn twins_come_before_their_routes_and_go_after_them() {
+fn guards_come_before_their_routes_and_go_after_them() {
     let list = list(1500);
     let set = |more: &str| {
         format!(
@@ -175,16 +175,16 @@ fn twins_come_before_their_routes_and_go_after_them() {
         |lines: &[String], start: &str| lines.iter().position(|line| line.starts_with(start));
     let written = wrapper.lines();
     for prefix in list.lines() {
-        let twin = place(&written, &format!("route add blackhole {prefix} ")).unwrap();
+        let guard = place(&written, &format!("route add blackhole {prefix} ")).unwrap();
         assert!(
-            twin < place(&written, &format!("route add {prefix} ")).unwrap(),
+            guard < place(&written, &format!("route add {prefix} ")).unwrap(),
             "{prefix}"
         );
     }
     // The guard alone goes: no route is touched.
     wrapper.forget();
     node.volume.write(&[("routes.yaml", &plain), ("l", &list)]);
-    assert!(wait_until(LIMIT, || twins(&node) == 0), "{}", agent.log());
+    assert!(wait_until(LIMIT, || guards(&node) == 0), "{}", agent.log());
     let written = wrapper.lines();
     assert!(
         written
@@ -196,16 +196,16 @@ fn twins_come_before_their_routes_and_go_after_them() {
     node.volume
         .write(&[("routes.yaml", &guarded), ("l", &list)]);
     assert!(
-        wait_until(LIMIT, || twins(&node) == 1500),
+        wait_until(LIMIT, || guards(&node) == 1500),
         "{}",
         agent.log()
     );
     // Both go: the routes by the one command that removes their group.
     wrapper.forget();
     node.volume.routes("routes: []\n");
-    assert!(wait_until(LIMIT, || twins(&node) == 0), "{}", agent.log());
+    assert!(wait_until(LIMIT, || guards(&node) == 0), "{}", agent.log());
     let written = wrapper.lines();
-    let first_twin = place(&written, "route del blackhole ").unwrap();
+    let first_guard = place(&written, "route del blackhole ").unwrap();
     let last_route = written
         .iter()
         .rposition(|line| {
@@ -215,8 +215,8 @@ fn twins_come_before_their_routes_and_go_after_them() {
         })
         .unwrap();
     assert!(
-        last_route < first_twin,
+        last_route < first_guard,
         "{:?}",
-        &written[..first_twin.min(10)]
+        &written[..first_guard.min(10)]
     );
 }

@@ -124,8 +124,8 @@ fn each_family_has_its_own_gateways_and_its_own_fate() {
 }
 
 #[test]
-fn a_leak_guard_is_a_blackhole_twin_of_every_route_and_stays_when_the_routes_are_withdrawn() {
-    let twin = OwnRoute {
+fn a_leak_guard_is_a_blackhole_behind_every_route_and_stays_when_the_routes_are_withdrawn() {
+    let guard = OwnRoute {
         key: OURS.leak_guard_key("203.0.113.0/24".parse().unwrap()),
         target: Target::Blackhole,
     };
@@ -133,9 +133,9 @@ fn a_leak_guard_is_a_blackhole_twin_of_every_route_and_stays_when_the_routes_are
         let case = Case::new(set(A, "leakGuard: true, whenDown: withdraw")).health(&health);
         let wanted = case.resolve().wanted;
         assert_eq!(wanted.routes.len(), routes);
-        assert_eq!(wanted.routes.last(), Some(&twin));
+        assert_eq!(wanted.routes.last(), Some(&guard));
     }
     let mut off_link = Case::new(set(A, "leakGuard: true"));
     off_link.kernel.foreign.clear();
-    assert_eq!(off_link.resolve().wanted.routes, [twin]);
+    assert_eq!(off_link.resolve().wanted.routes, [guard]);
 }
