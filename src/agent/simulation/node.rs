@@ -144,6 +144,14 @@ pub(super) fn read(directory: Directory) -> Newest {
     })
 }
 
+/// Of what can be put in force.
+pub(super) fn revision_of(directory: Directory) -> Option<String> {
+    match read(directory) {
+        Newest::Good(loaded) => Some(loaded.revision.clone()),
+        Newest::Refused { .. } | Newest::Unknown => None,
+    }
+}
+
 fn parse(directory: Directory) -> Newest {
     let refused = |revision: Option<String>, why: &str| Newest::Refused {
         revision,

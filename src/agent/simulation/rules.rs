@@ -11,7 +11,7 @@ use super::super::transitions::Stage;
 use super::boot::Boot;
 use super::clock::CONFIRM;
 use super::history::Action;
-use super::node::{API_ADDRESSES, Directory, OURS, facts, node, read};
+use super::node::{API_ADDRESSES, Directory, OURS, facts, node, read, revision_of};
 use super::world::World;
 use crate::health::HealthView;
 use crate::net::nexthop_id;
@@ -52,7 +52,7 @@ pub(super) struct Rules {
     pub(super) blameable: bool,
     /// Those of which that was so at any time. A rejection holds until another configuration is read, and an agent may be killed
     /// before it has recorded that there was one.
-    blamed: HashSet<Directory>,
+    blamed: HashSet<String>,
     /// The edit went back to what is confirmed, and nothing has happened since that could bring other routes: it needs no verdict.
     returned: bool,
     /// Since when a route of ours takes its packets, and how many failures there had been.
@@ -114,10 +114,7 @@ impl World {
     }
 
     fn expect_edit(&mut self, new: Directory, now: Clock) {
-        let revision = match read(new) {
-            Newest::Good(loaded) => Some(loaded.revision.clone()),
-            Newest::Refused { .. } | Newest::Unknown => None,
-        };
+        let revision = revision_of(new);
         let rollout = self.agent.as_ref().map(|agent| &agent.engine.rollout);
         // What is being decided, or was rejected, and was gone for a moment only.
         let known = rollout.and_then(|r| r.change_revision()).map(str::to_owned);
@@ -137,7 +134,7 @@ impl World {
         rules.blameable = is_harmful(new, self.labels)
             || had.any(|labels| is_harmful(new, *labels))
             || rules.excused && !rules.returned
-            || revision == known && rules.blamed.contains(&new);
+            || revision == known && revision.iter().any(|r| rules.blamed.contains(r));
         rules.labels = BTreeSet::from([self.labels]);
         rules.fresh = if revision.is_none() || revision == known {
             None
@@ -177,9 +174,9 @@ impl World {
         self.rules.made = None;
         // An earlier agent may have ended before it could record what it had confirmed.
         let records = self.state.borrow().model.dump(&OURS).records(&OURS);
-        if let Newest::Good(loaded) = read(self.directory) {
-            let is_rejected = records.contains(&nexthop_id::rejected(&loaded.revision));
-            self.rules.blameable |= is_rejected && self.rules.blamed.contains(&self.directory);
+        if let Some(revision) = revision_of(self.directory) {
+            let is_rejected = records.contains(&nexthop_id::rejected(&revision));
+            self.rules.blameable |= is_rejected && self.rules.blamed.contains(&revision);
         }
         let of = nexthop_id::applied_revision(&records);
         self.rules.in_force = self
@@ -233,7 +230,13 @@ impl World {
         rules.fresh = rules.fresh.filter(|_| has_way && !blocked);
         rules.blameable |= rules.excused && !rules.returned;
         if rules.blameable {
-            rules.blamed.insert(self.directory);
+            rules.blamed.extend(revision_of(self.directory));
+        }
+        if rules.excused {
+            // What is being decided may be gone from the directory.
+            let decided = rollout.filter(|rollout| rollout.is_undecided());
+            let revision = decided.and_then(|rollout| rollout.change_revision());
+            rules.blamed.extend(revision.map(str::to_owned));
         }
     }
 
