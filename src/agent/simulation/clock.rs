@@ -109,9 +109,21 @@ impl World {
             Due::Answer => self.answer(),
             Due::Facts => self.facts_are_due(),
             Due::Probes => self.probe(),
-            Due::Health | Due::Deadline | Due::Resync | Due::Beat => self.of_the_engine(due),
+            Due::Health => self.health_changed(),
+            Due::Deadline | Due::Resync | Due::Beat => self.of_the_engine(due),
         }
         self.returned()
+    }
+
+    /// Groups are re-pointed at once, and the run of `ip` for that may hang.
+    fn health_changed(&mut self) {
+        let (began, failed) = (self.now(), self.state.borrow().failed);
+        if let Some(agent) = &mut self.agent {
+            at_once(agent.engine.health_changed());
+        }
+        if self.state.borrow().failed > failed {
+            self.hung_since(began);
+        }
     }
 
     fn of_the_engine(&mut self, due: Due) {
@@ -119,7 +131,6 @@ impl World {
         let Some(agent) = &mut self.agent else { return };
         let engine = &mut agent.engine;
         match due {
-            Due::Health => at_once(engine.health_changed()),
             Due::Deadline => engine.step(Event::Tick),
             Due::Resync => {
                 agent.resync_at = now + RESYNC;

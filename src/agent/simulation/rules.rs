@@ -160,6 +160,13 @@ impl World {
             .for_each(|from| *from = now + FOLLOWS);
     }
 
+    /// An answer that comes while a run of `ip` hangs waits for its end.
+    pub(super) fn hung_since(&mut self, began: Clock) {
+        let now = self.now();
+        let was_to_come = self.rules.fresh.iter_mut().filter(|from| **from > began);
+        was_to_come.for_each(|from| *from = now + FOLLOWS);
+    }
+
     /// Something happens after which the target may make other routes.
     pub(super) fn routes_may_change(&mut self) {
         self.rules.boot = None;
@@ -340,11 +347,9 @@ impl World {
     /// After a pass that confirms the newest configuration, what is guarded stays so.
     pub(super) fn promise(&mut self, failed: bool) -> Verdict {
         let now = self.now();
-        // An answer that came while a run of `ip` hung waits for its end.
-        let waits = |from: &mut Clock| *from = now + FOLLOWS;
-        let began = self.rules.began;
-        let hung = |from: &&mut Clock| failed && **from > began;
-        self.rules.fresh.iter_mut().filter(hung).for_each(waits);
+        if failed {
+            self.hung_since(self.rules.began);
+        }
         let Some(agent) = &self.agent else {
             return Ok(());
         };
