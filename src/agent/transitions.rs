@@ -353,6 +353,10 @@ fn of_rollout(before: &Report, after: &Report, all: &mut Vec<Transition>) {
             Level::Warn,
             "The API server is still unreachable after the rollback, so the change is not the cause; re-applying it".to_owned(),
         )),
+        (Stage::RolledBack, Stage::Settled) if !before.is_edit => all.push(line(
+            Level::Error,
+            format!("The API server answers again: new routes of revision {revision} are confirmed as the cause and are not tried again"),
+        )),
         (Stage::RolledBack, Stage::Settled) => all.push(line(
             Level::Error,
             format!("The API server answers again: revision {revision} is confirmed as the cause and is not tried again"),

@@ -181,6 +181,11 @@ fn each_turn_of_a_guarded_change_has_its_line() {
     assert!(
         words(&asked, &at(Stage::Settled, Some("b"), true)).contains("is confirmed as the cause")
     );
+    let of_routes = at(Stage::RolledBack, Some("b"), false);
+    assert!(
+        words(&of_routes, &at(Stage::Settled, None, false))
+            .contains("new routes of revision b are confirmed as the cause")
+    );
 }
 
 #[test]
