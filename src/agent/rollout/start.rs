@@ -73,14 +73,8 @@ impl Rollout {
         if unconfirmed > 0 {
             // Edited meanwhile; but what is in the kernel may be what silences the API server, and is nothing to go back to.
             self.unsettled = true;
-        } else if !found.is_empty() {
+        } else if found.revision.is_some() || !found.is_empty() {
             self.confirm_adopted(found);
-        } else if found.revision.is_some() {
-            // A revision without routes here is one to go back to; whatever it makes later is a change.
-            self.confirmed = Some(Confirmed {
-                target: self.here(Source::Adopted(found)),
-                footprint: Some(Footprint::default()),
-            });
         }
         self.target = self.confirmed.as_ref().map(|c| c.target.clone());
         if newest.is_some() {
@@ -135,10 +129,11 @@ impl Rollout {
         vec![Effect::StopAsking, Effect::Pass]
     }
 
+    /// Without routes it is still a revision to go back to; whatever that makes later is a change.
     pub(super) fn confirm_adopted(&mut self, found: Arc<Adopted>) {
         self.confirmed = Some(Confirmed {
+            footprint: found.is_empty().then(Footprint::default),
             target: self.here(Source::Adopted(found)),
-            footprint: None,
         });
     }
 
