@@ -11,6 +11,7 @@ mod outside;
 mod quiet;
 mod rules;
 mod table;
+mod verdicts;
 mod world;
 
 use std::cell::Cell;

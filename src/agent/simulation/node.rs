@@ -8,9 +8,12 @@ use std::sync::Arc;
 use super::super::rollout::Newest;
 use super::super::target::Loaded;
 use crate::config::{self, Files};
+use crate::health::HealthView;
 use crate::kernel::model::Model;
 use crate::routing::batch::Ownership;
+use crate::routing::diff::Wanted;
 use crate::routing::node_facts::{Facts, NodeFacts};
+use crate::routing::resolve::{Inputs, resolve};
 
 pub(super) const OURS: Ownership = Ownership::DEFAULT;
 /// An address of the API server that the agent knows.
@@ -245,4 +248,38 @@ pub(super) fn no_facts_yet() -> Facts {
     Facts::NotYet {
         api_servers: vec![API],
     }
+}
+
+thread_local! {
+    static IS_HARMFUL: RefCell<HashMap<(Directory, u8), bool>> = RefCell::default();
+}
+
+/// Whether a configuration with these labels cuts off the API server, on a node on which everything works.
+pub(super) fn is_harmful(directory: Directory, labels: u8) -> bool {
+    let decide = || made_of(directory, &facts(labels)).is_some_and(|wanted| cuts_off(&wanted));
+    IS_HARMFUL.with_borrow_mut(|known| *known.entry((directory, labels)).or_insert_with(decide))
+}
+
+/// What a configuration makes of a node on which everything works.
+pub(super) fn made_of(directory: Directory, facts: &Facts) -> Option<Wanted> {
+    let Newest::Good(loaded) = read(directory) else {
+        return None;
+    };
+    let inputs = Inputs {
+        config: &loaded.config,
+        kernel: &node().dump(&OURS),
+        facts,
+        health: &HealthView::new(),
+        ownership: &OURS,
+    };
+    resolve(&inputs).ok().map(|resolution| resolution.wanted)
+}
+
+/// Whether routes take the packets of the API server.
+pub(super) fn cuts_off(wanted: &Wanted) -> bool {
+    let covers = |address| {
+        let mut routes = wanted.routes.iter();
+        routes.any(|route| route.key.prefix.contains(address))
+    };
+    API_ADDRESSES.into_iter().any(covers)
 }

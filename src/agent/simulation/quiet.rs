@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::super::rollout::Newest;
 use super::super::target::Loaded;
-use super::node::{OURS, facts, read};
+use super::node::{OURS, cuts_off, facts, read};
 use super::outside::ModelOutside;
-use super::rules::{Verdict, cuts_off};
+use super::rules::Verdict;
 use super::world::World;
 use crate::agent::engine::Engine;
 use crate::report::status::{GatewayState, Overall, Status};

@@ -1,7 +1,6 @@
 //! What must hold, whatever happens: checked after each step of a history, and once all is quiet.
 
-use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -11,14 +10,12 @@ use super::super::transitions::Stage;
 use super::boot::Boot;
 use super::clock::CONFIRM;
 use super::history::Action;
-use super::node::{API_ADDRESSES, Directory, OURS, facts, node, read, revision_of};
+use super::node::{API_ADDRESSES, Directory, OURS, facts, is_harmful, made_of, read, revision_of};
 use super::world::World;
-use crate::health::HealthView;
 use crate::net::nexthop_id;
 use crate::routing::diff::Wanted;
 use crate::routing::node_facts::Facts;
 use crate::routing::node_selector;
-use crate::routing::resolve::{Inputs, resolve};
 use crate::routing::state::{Kernel, OwnRoute};
 
 /// How long after `--confirm` a change that cut off the API server may be in force: questions, passes and their pauses.
@@ -75,6 +72,8 @@ pub(super) struct Rules {
     /// When the last pass began.
     began: Clock,
     pub(super) boot: Option<Boot>,
+    /// Gateways that carry nothing since a restart, by their place and id.
+    pub(super) taken_out: Vec<(usize, u32)>,
     pub(super) actions: usize,
 }
 
@@ -89,6 +88,7 @@ impl World {
         ) {
             self.rules.boot = None;
         }
+        self.expect_of_verdicts(action);
         match action {
             Action::Wait(_) | Action::Api(_) | Action::Slow(_) | Action::Gateway(..) => {}
             Action::Edit(new) if new == self.directory => {}
@@ -170,11 +170,13 @@ impl World {
     /// Something happens after which the target may make other routes.
     pub(super) fn routes_may_change(&mut self) {
         self.rules.boot = None;
+        self.rules.taken_out.clear();
         self.rules.returned = false;
     }
 
     pub(super) fn expect_start(&mut self) {
         self.expect_boot();
+        self.expect_verdicts();
         self.rules.fresh = None;
         self.rules.returned = false;
         self.rules.taken_back.clear();
@@ -201,6 +203,7 @@ impl World {
             return Err(leak);
         }
         self.check_boot()?;
+        self.check_verdicts()?;
         self.check_api()
     }
 
@@ -465,38 +468,4 @@ impl World {
             })
             .collect()
     }
-}
-
-thread_local! {
-    static HARMFUL: RefCell<HashMap<(Directory, u8), bool>> = RefCell::default();
-}
-
-/// Whether a configuration with these labels cuts off the API server, on a node on which everything works.
-fn is_harmful(directory: Directory, labels: u8) -> bool {
-    let decide = || made_of(directory, &facts(labels)).is_some_and(|wanted| cuts_off(&wanted));
-    HARMFUL.with_borrow_mut(|known| *known.entry((directory, labels)).or_insert_with(decide))
-}
-
-/// What a configuration makes of a node on which everything works.
-fn made_of(directory: Directory, facts: &Facts) -> Option<Wanted> {
-    let Newest::Good(loaded) = read(directory) else {
-        return None;
-    };
-    let inputs = Inputs {
-        config: &loaded.config,
-        kernel: &node().dump(&OURS),
-        facts,
-        health: &HealthView::new(),
-        ownership: &OURS,
-    };
-    resolve(&inputs).ok().map(|resolution| resolution.wanted)
-}
-
-/// Whether routes take the packets of the API server.
-pub(super) fn cuts_off(wanted: &Wanted) -> bool {
-    let covers = |address| {
-        let mut routes = wanted.routes.iter();
-        routes.any(|route| route.key.prefix.contains(address))
-    };
-    API_ADDRESSES.into_iter().any(covers)
 }
