@@ -183,7 +183,10 @@ impl Rollout {
         };
         let left = written.left;
         match std::mem::replace(&mut self.phase, Phase::Settled) {
-            Phase::Settled => self.kept_up(target, written),
+            Phase::Settled => {
+                self.kept_up(target, written);
+                Vec::new()
+            }
             Phase::Writing { guarded: None } => {
                 // What is left is a change of its own, when it comes.
                 let unsettled = self.unsettled && left;
@@ -245,7 +248,7 @@ impl Rollout {
     }
 
     /// Nothing was undecided.
-    fn kept_up(&mut self, target: Target, written: Written) -> Vec<Effect> {
+    fn kept_up(&mut self, target: Target, written: Written) {
         self.unsettled &= written.left;
         let is_new = self.confirmed.as_ref().is_none_or(|confirmed| {
             let known = confirmed.footprint.as_ref();
@@ -258,7 +261,6 @@ impl Rollout {
                 footprint: Some(written.planned),
             });
         }
-        Vec::new()
     }
 
     fn begin_confirming(
