@@ -356,10 +356,14 @@ impl Rollout {
             .is_some_and(|target| self.is_other_source(target))
     }
 
-    /// Whether it is another than what is confirmed.
+    /// Whether it is another than what is confirmed. What was adopted is the configuration of its revision, once it is known what of it
+    /// was there.
     fn is_other_source(&self, target: &Target) -> bool {
-        let confirmed = self.confirmed.as_ref();
-        confirmed.is_none_or(|confirmed| confirmed.target.source != target.source)
+        self.confirmed.as_ref().is_none_or(|confirmed| {
+            let revision = confirmed.target.revision();
+            let is_known = revision.is_some() && confirmed.footprint.is_some();
+            confirmed.target.source != target.source && !(is_known && revision == target.revision())
+        })
     }
 
     /// The newest that may be followed: the newest good configuration, unless it is rejected or clashes; with the newest facts,

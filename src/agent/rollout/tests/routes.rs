@@ -42,6 +42,27 @@ fn newest_configuration_clashes_after_a_restart_and_what_the_kernel_holds_is_kep
 }
 
 #[test]
+fn labels_that_end_a_clash_bring_routes_of_the_revision_in_force_which_is_no_edit() {
+    let mut scene = Scene::new(facts("web"));
+    scene.read(good(A)).found(&nexthop_id::applied(A), None);
+    scene.step(Event::Clash {
+        why: "both".to_owned(),
+        found: adopted(),
+    });
+    scene.pass(ONE).step(Event::Facts(facts("db"))).pass(TWO);
+    scene
+        .answered()
+        .pass(TWO)
+        .silence()
+        .pass(ONE)
+        .answered()
+        .pass(TWO);
+    assert!(scene.is_held_back(TWO) && scene.rollout.holds_routes());
+    assert_eq!(scene.rollout.rejected_revision(), None);
+    assert!(!scene.rollout.is_at_newest());
+}
+
+#[test]
 fn labels_that_make_the_configuration_in_force_clash_leave_it_in_force_with_the_earlier_ones() {
     let mut scene = settled();
     scene.step(Event::Facts(facts("db")));
