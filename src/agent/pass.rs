@@ -252,13 +252,9 @@ impl<O: Outside> Engine<O> {
             .rollout
             .needs_adoption(&records)
             .then(|| self.adopt(kernel));
-        let mut footprint = before.clone();
-        if kernel.uncertain_v6 {
-            footprint = footprint.or_any_v6();
-        }
         let event = Event::Found {
             records,
-            footprint,
+            footprint: before.clone().of_read(kernel),
             adopted,
         };
         self.advance(event);
@@ -314,6 +310,7 @@ impl<O: Outside> Engine<O> {
                     let event = Event::Clash {
                         why,
                         found: self.adopt(kernel),
+                        footprint: Footprint::found(kernel, &self.ownership()).of_read(kernel),
                     };
                     self.advance(event);
                 }

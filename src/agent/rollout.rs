@@ -90,6 +90,8 @@ pub enum Event {
         why: String,
         /// What the kernel holds of ours.
         found: Arc<Adopted>,
+        /// The same.
+        footprint: Footprint,
     },
     /// A pass wrote, and read back what came of it.
     Written(Written),
@@ -177,8 +179,7 @@ enum Phase {
 #[derive(Clone, Debug)]
 struct Confirmed {
     target: Target,
-    /// `None`: whatever this target makes counts as confirmed, because nobody knows what of it was there.
-    footprint: Option<Footprint>,
+    footprint: Footprint,
 }
 
 /// A target that two sets clash in.
@@ -241,7 +242,11 @@ impl Rollout {
                 footprint,
                 adopted,
             } => self.found(&records, footprint, adopted, now),
-            Event::Clash { why, found } => self.clashed(why, found),
+            Event::Clash {
+                why,
+                found,
+                footprint,
+            } => self.clashed(why, found, footprint),
             Event::Written(written) => self.written(written, now),
             Event::WriteUnknown { planned } => self.write_unknown(planned, now),
             Event::Answered => self.answered(),
@@ -356,13 +361,12 @@ impl Rollout {
             .is_some_and(|target| self.is_other_source(target))
     }
 
-    /// Whether it is another than what is confirmed. What was adopted is the configuration of its revision, once it is known what of it
-    /// was there.
+    /// Whether it is another than what is confirmed. What was adopted is the configuration of its revision.
     fn is_other_source(&self, target: &Target) -> bool {
         self.confirmed.as_ref().is_none_or(|confirmed| {
             let revision = confirmed.target.revision();
-            let is_known = revision.is_some() && confirmed.footprint.is_some();
-            confirmed.target.source != target.source && !(is_known && revision == target.revision())
+            confirmed.target.source != target.source
+                && (revision.is_none() || revision != target.revision())
         })
     }
 

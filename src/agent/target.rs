@@ -121,6 +121,16 @@ impl Footprint {
         }
     }
 
+    /// The same, or [`Self::or_any_v6`] where this read may have left IPv6 routes out.
+    #[must_use]
+    pub fn of_read(self, kernel: &Kernel) -> Self {
+        if kernel.uncertain_v6 {
+            self.or_any_v6()
+        } else {
+            self
+        }
+    }
+
     /// Whether it was made from a read that may have left routes out.
     pub const fn is_uncertain(&self) -> bool {
         self.any_v6

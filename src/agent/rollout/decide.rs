@@ -246,8 +246,8 @@ impl Rollout {
 
     /// What silence before a change means.
     pub(super) fn silent_baseline(&self) -> Option<Baseline> {
-        let confirmed = self.confirmed.as_ref().map(|c| c.footprint.as_ref());
-        let is_bare = confirmed.is_none_or(|all| all.is_some_and(Footprint::is_empty));
+        let confirmed = self.confirmed.as_ref();
+        let is_bare = confirmed.is_none_or(|confirmed| confirmed.footprint.is_empty());
         let never = is_bare && matches!(self.facts, Facts::NotYet { .. });
         let baseline = if self.unsettled {
             Some(Baseline::Unsettled)

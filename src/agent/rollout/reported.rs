@@ -96,8 +96,8 @@ impl Rollout {
     /// Whether all of this counts as confirmed, for the simulation to ask.
     #[cfg(test)]
     pub fn has_confirmed(&self, there: &super::super::target::Footprint) -> bool {
-        let confirmed = self.confirmed.as_ref().map(|c| c.footprint.as_ref());
-        confirmed.is_some_and(|all| all.is_none_or(|all| !there.exceeds(all)))
+        let confirmed = self.confirmed.as_ref();
+        confirmed.is_some_and(|confirmed| !there.exceeds(&confirmed.footprint))
     }
 
     /// The target that counts as confirmed, for the simulation to ask.
@@ -115,7 +115,7 @@ impl Rollout {
             _ => false,
         };
         let confirmed = self.confirmed.as_ref().filter(|_| is_limited);
-        confirmed?.footprint.as_ref()
+        Some(&confirmed?.footprint)
     }
 
     /// Where it is.

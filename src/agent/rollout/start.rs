@@ -41,7 +41,6 @@ impl Rollout {
         if let Some(target) = newest.clone().filter(|_| self.is_made_from_newest(records)) {
             self.target = Some(target.clone());
             // What it had not brought yet when the earlier agent ended is a change.
-            let footprint = Some(footprint);
             self.confirmed = Some(Confirmed { target, footprint });
             self.phase = Phase::Settled;
             return vec![Effect::Pass];
@@ -57,7 +56,8 @@ impl Rollout {
         let there = there - usize::from(is_rejected && of_newest);
         let unconfirmed = if self.is_guarded() { there } else { 0 };
         if is_rejected && unconfirmed == 0 {
-            return self.stay_rolled_back(newest, of_newest, found, now);
+            self.confirm_adopted(found, footprint);
+            return self.stay_rolled_back(newest, of_newest, now);
         }
         if is_rejected {
             self.rejected = revision.map(str::to_owned);
@@ -74,7 +74,7 @@ impl Rollout {
             // Edited meanwhile; but what is in the kernel may be what silences the API server, and is nothing to go back to.
             self.unsettled = true;
         } else if found.revision.is_some() || !found.is_empty() {
-            self.confirm_adopted(found);
+            self.confirm_adopted(found, footprint);
         }
         self.target = self.confirmed.as_ref().map(|c| c.target.clone());
         if newest.is_some() {
@@ -90,10 +90,8 @@ impl Rollout {
         &mut self,
         newest: Option<Target>,
         is_unheard: bool,
-        found: Arc<Adopted>,
         now: Clock,
     ) -> Vec<Effect> {
-        self.confirm_adopted(found);
         self.target = self.confirmed.as_ref().map(|c| c.target.clone());
         match newest {
             Some(target) if is_unheard => {
@@ -129,15 +127,20 @@ impl Rollout {
         vec![Effect::StopAsking, Effect::Pass]
     }
 
-    /// Without routes it is still a revision to go back to; whatever that makes later is a change.
-    pub(super) fn confirm_adopted(&mut self, found: Arc<Adopted>) {
+    /// Without routes it is still a revision to go back to; whatever it makes beyond what is there is a change.
+    fn confirm_adopted(&mut self, found: Arc<Adopted>, footprint: Footprint) {
         self.confirmed = Some(Confirmed {
-            footprint: found.is_empty().then(Footprint::default),
             target: self.here(Source::Adopted(found)),
+            footprint,
         });
     }
 
-    pub(super) fn clashed(&mut self, why: String, found: Arc<Adopted>) -> Vec<Effect> {
+    pub(super) fn clashed(
+        &mut self,
+        why: String,
+        found: Arc<Adopted>,
+        footprint: Footprint,
+    ) -> Vec<Effect> {
         let Some(target) = self.target.take() else {
             return Vec::new();
         };
@@ -156,7 +159,8 @@ impl Rollout {
         // What the kernel holds of a change that is undecided may be what silences the API server.
         let takes_back = is_next && self.unsettled;
         if !takes_back && self.confirmed.as_ref().is_none_or(|c| c.target == target) {
-            self.confirm_adopted(found);
+            let footprint = self.confirmed.take().map_or(footprint, |c| c.footprint);
+            self.confirm_adopted(found, footprint);
         }
         self.misfits.push(Misfit { target, why });
         if takes_back {
@@ -175,7 +179,7 @@ impl Rollout {
     fn rolls_back_with(&mut self, facts: Facts) -> Vec<Effect> {
         let before = self.confirmed.take();
         self.confirmed = before
-            .filter(|before| before.footprint.is_some() && before.target.facts != facts)
+            .filter(|before| before.target.facts != facts)
             .map(|before| Confirmed {
                 target: Target {
                     source: before.target.source,

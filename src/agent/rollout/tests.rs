@@ -118,6 +118,14 @@ impl Scene {
         })
     }
 
+    fn clash(&mut self, found: Arc<Adopted>) -> &mut Self {
+        self.step(Event::Clash {
+            why: "both".to_owned(),
+            found,
+            footprint: prints(ONE),
+        })
+    }
+
     /// A pass that writes all that it may of `planned`.
     fn pass(&mut self, planned: &'static [&'static str]) -> &mut Self {
         self.written(planned, true, false)

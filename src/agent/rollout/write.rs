@@ -55,7 +55,7 @@ impl Rollout {
 
     /// Of all of it, and of what is not confirmed.
     pub(super) fn fingerprints(&self, planned: &Footprint) -> Vec<u64> {
-        let confirmed = self.confirmed.as_ref().and_then(|c| c.footprint.as_ref());
+        let confirmed = self.confirmed.as_ref().map(|c| &c.footprint);
         let beyond = confirmed.map(|confirmed| planned.beyond(confirmed));
         let all = [Some(planned.clone()), beyond].into_iter().flatten();
         all.filter(|part| !part.is_empty())
@@ -68,7 +68,7 @@ impl Rollout {
         let limit = self
             .confirmed
             .as_ref()
-            .and_then(|confirmed| confirmed.footprint.clone());
+            .map(|confirmed| confirmed.footprint.clone());
         let exceeded = limit.as_ref().is_some_and(|limit| planned.exceeds(limit));
         let cuts_off = self.has_cut_off(planned);
         match &self.phase {
@@ -236,9 +236,10 @@ impl Rollout {
     /// What is known of silence after a write: once all of a change is there, what an earlier one left is gone, and silence is this one's.
     /// An edit that brings nothing is not blamed for silence from before it.
     fn baseline_after(&self, baseline: Baseline, written: &Written) -> Baseline {
-        let confirmed = self.confirmed.as_ref().map(|c| c.footprint.clone());
-        let confirmed = confirmed.unwrap_or_else(|| Some(Footprint::default()));
-        let brings = confirmed.is_none_or(|confirmed| written.planned.exceeds(&confirmed));
+        let confirmed = self.confirmed.as_ref();
+        let brings = confirmed.map_or(!written.planned.is_empty(), |confirmed| {
+            written.planned.exceeds(&confirmed.footprint)
+        });
         match baseline {
             Baseline::Unsettled if !written.left && (brings || !self.is_new_source()) => {
                 Baseline::Answered
@@ -251,14 +252,13 @@ impl Rollout {
     fn kept_up(&mut self, target: Target, written: Written) {
         self.unsettled &= written.left;
         let is_new = self.confirmed.as_ref().is_none_or(|confirmed| {
-            let known = confirmed.footprint.as_ref();
-            confirmed.target != target || known.is_none_or(Footprint::is_uncertain)
+            confirmed.target != target || confirmed.footprint.is_uncertain()
         });
         // What is held back is not in the kernel.
         if is_new && !written.left && self.held.is_none() {
             self.confirmed = Some(Confirmed {
                 target,
-                footprint: Some(written.planned),
+                footprint: written.planned,
             });
         }
     }
@@ -357,10 +357,7 @@ impl Rollout {
     }
 
     pub(super) fn accept(&mut self, target: Target, footprint: Footprint) {
-        self.confirmed = Some(Confirmed {
-            target,
-            footprint: Some(footprint),
-        });
+        self.confirmed = Some(Confirmed { target, footprint });
         self.phase = Phase::Settled;
         self.unsettled = false;
     }

@@ -61,6 +61,8 @@ pub(super) struct Rules {
     rejected: Option<String>,
     /// What the last pass made of a change that is not confirmed.
     made: Option<Footprint>,
+    /// What it took back, until an answer shows that this was the cause.
+    on_trial: Option<Footprint>,
     /// What this agent made and took back under the newest configuration.
     taken_back: Vec<Footprint>,
     /// The revision that was confirmed last.
@@ -96,7 +98,7 @@ impl World {
             Action::Kill | Action::Start | Action::Fault(_) | Action::Full(_) => {
                 self.rules.blocked = None;
             }
-            Action::Uninstall => {
+            Action::Uninstall if self.running().is_some() => {
                 let rules = &mut self.rules;
                 (rules.rejected, rules.in_force, rules.returned) = (None, None, false);
                 rules.blocked = None;
@@ -145,6 +147,7 @@ impl World {
             Some(now)
         };
         rules.rejected = None;
+        rules.on_trial = None;
         rules.taken_back.clear();
         rules.blocked = None;
     }
@@ -180,7 +183,7 @@ impl World {
         self.rules.fresh = None;
         self.rules.returned = false;
         self.rules.taken_back.clear();
-        self.rules.made = None;
+        (self.rules.made, self.rules.on_trial) = (None, None);
         // An earlier agent may have ended before it could record what it had confirmed.
         let records = self.state.borrow().model.dump(&OURS).records(&OURS);
         if let Some(revision) = revision_of(self.directory) {
@@ -224,9 +227,11 @@ impl World {
             rules.excused = true;
             // A change that it was taken back for may not have been the cause, and is made after all.
             rules.rejected = rules.rejected.take().filter(|_| settled);
+            rules.on_trial = rules.on_trial.take().filter(|_| settled);
         }
         rules.away_since = since.filter(|_| !has_way);
         if settled {
+            rules.taken_back.extend(rules.on_trial.take());
             if blocked && rules.excused {
                 rules.in_force_unguarded = Some(harm);
             } else if has_way && !blocked {
@@ -304,10 +309,20 @@ impl World {
         self.narrow_to_what_is_known();
         let Some(agent) = &self.agent else { return };
         let rollout = &agent.engine.rollout;
+        let target = rollout.target();
+        let clashes = || self.wanted_by_agent().is_none();
+        // The edit that came meanwhile is nothing that could take its place.
+        if rollout.stage() == Stage::Changing
+            && rollout.confirmed_target().is_none()
+            && !self.is_reachable()
+            && clashes()
+        {
+            self.state.borrow_mut().guard(Vec::new());
+        }
         if rollout.stage() != Stage::RollingBack {
             return;
         }
-        if let Some(Source::Adopted(found)) = rollout.target().map(|target| &target.source)
+        if let Some(Source::Adopted(found)) = target.map(|target| &target.source)
             && found.is_empty()
         {
             self.state.borrow_mut().guard(Vec::new());
@@ -316,8 +331,7 @@ impl World {
             return;
         }
         // What it made, all of it, cut off the API server.
-        let made = self.rules.made.take();
-        self.rules.taken_back.extend(made);
+        self.rules.on_trial = self.rules.made.take().or(self.rules.on_trial.take());
     }
 
     /// No route that is wanted was deleted by the pass.

@@ -265,7 +265,7 @@ impl World {
     }
 
     /// An agent that is past its start.
-    fn running(&mut self) -> Option<&mut Agent> {
+    pub(super) fn running(&mut self) -> Option<&mut Agent> {
         self.agent.as_mut().filter(|agent| agent.starting.is_none())
     }
 

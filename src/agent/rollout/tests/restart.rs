@@ -55,8 +55,7 @@ fn what_clashes_while_a_change_is_taken_back_does_not_make_the_change_confirmed(
             .step(Event::Facts(facts("web")));
         scene.pass(ONE).answered().pass(ONE).silence();
         assert_eq!((scene.stage(), scene.revision()), (Stage::RollingBack, A));
-        let (why, found) = ("both apply".to_owned(), adopted());
-        scene.step(Event::Clash { why, found });
+        scene.clash(adopted());
         scene
     };
     let mut scene = rolling_back();
@@ -70,8 +69,7 @@ fn what_clashes_while_a_change_is_taken_back_does_not_make_the_change_confirmed(
         (Stage::Settled, true)
     );
     let mut again = rolling_back();
-    let (why, found) = ("both apply".to_owned(), adopted());
-    again.step(Event::Clash { why, found });
+    again.clash(adopted());
     assert_eq!(
         (again.stage(), again.revision()),
         (Stage::RollingBack, "none")
@@ -154,6 +152,17 @@ fn going_back_to_a_revision_without_routes_after_a_restart_is_no_edit() {
     let mut silent = edited(not_yet());
     silent.silence().pass(ONE);
     assert_eq!(silent.stage(), Stage::Confirming, "guarded as after a boot");
+}
+
+#[test]
+fn what_a_restarted_agent_finds_is_confirmed_and_what_its_revision_makes_beyond_that_is_a_change() {
+    let mut scene = Scene::new(not_yet());
+    scene
+        .read(good(B))
+        .found(&nexthop_id::applied(A), Some(adopted()));
+    scene.read(good(A)).step(Event::Facts(facts("web")));
+    assert!(scene.is_held_back(TWO));
+    assert_eq!(scene.stage(), Stage::Changing, "it asks first");
 }
 
 #[test]

@@ -26,10 +26,7 @@ fn routes_that_were_taken_back_are_not_tried_again_in_turn_with_others() {
 fn newest_configuration_clashes_after_a_restart_and_what_the_kernel_holds_is_kept_up() {
     let mut scene = Scene::new(facts("web"));
     scene.read(good(A)).found(&nexthop_id::applied(A), None);
-    scene.step(Event::Clash {
-        why: "both".to_owned(),
-        found: adopted(),
-    });
+    scene.clash(adopted());
     assert!(matches!(
         scene.rollout.target().unwrap().source,
         Source::Adopted(_)
@@ -45,10 +42,7 @@ fn newest_configuration_clashes_after_a_restart_and_what_the_kernel_holds_is_kep
 fn labels_that_end_a_clash_bring_routes_of_the_revision_in_force_which_is_no_edit() {
     let mut scene = Scene::new(facts("web"));
     scene.read(good(A)).found(&nexthop_id::applied(A), None);
-    scene.step(Event::Clash {
-        why: "both".to_owned(),
-        found: adopted(),
-    });
+    scene.clash(adopted());
     scene.pass(ONE).step(Event::Facts(facts("db"))).pass(TWO);
     scene
         .answered()
@@ -67,10 +61,7 @@ fn labels_that_make_the_configuration_in_force_clash_leave_it_in_force_with_the_
     let mut scene = settled();
     scene.step(Event::Facts(facts("db")));
     assert_eq!(scene.rollout.target().unwrap().facts, facts("db"));
-    scene.step(Event::Clash {
-        why: "both".to_owned(),
-        found: adopted(),
-    });
+    scene.clash(adopted());
     let target = scene.rollout.target().unwrap();
     assert_eq!((target.revision(), &target.facts), (Some(A), &facts("web")));
     assert_eq!(
@@ -86,10 +77,7 @@ fn labels_that_make_the_configuration_in_force_clash_leave_it_in_force_with_the_
 fn an_edit_that_clashes_leaves_the_revision_before_it_in_force_with_the_newest_labels() {
     let mut scene = settled();
     scene.read(good(B)).answered();
-    scene.step(Event::Clash {
-        why: "both".to_owned(),
-        found: adopted(),
-    });
+    scene.clash(adopted());
     assert_eq!((scene.revision(), scene.stage()), (A, Stage::Settled));
     assert_eq!(scene.rollout.rejected_revision().as_deref(), Some(B));
     scene.step(Event::Facts(facts("db")));
@@ -260,10 +248,7 @@ fn an_edit_that_clashes_does_not_keep_an_undecided_one_in_the_kernel() {
     let mut scene = Scene::new(facts("web"));
     scene.read(good(A)).found(&[], None).answered().pass(ONE);
     scene.read(good(B)).silence();
-    scene.step(Event::Clash {
-        why: "both".to_owned(),
-        found: adopted(),
-    });
+    scene.clash(adopted());
     assert_eq!(scene.revision(), "none", "nothing was ever confirmed");
     scene.pass(&[]);
     assert_eq!(scene.stage(), Stage::Settled);
@@ -331,8 +316,7 @@ fn a_change_that_looks_like_a_clash_once_it_is_written_is_confirmed_as_it_is_the
     let mut scene = Scene::new(not_yet());
     scene.read(good(A)).found(&[], None).answered().pass(ONE);
     assert_eq!(scene.stage(), Stage::Confirming);
-    let (why, found) = ("both apply".to_owned(), adopted());
-    scene.step(Event::Clash { why, found });
+    scene.clash(adopted());
     assert_eq!(scene.stage(), Stage::Confirming, "nobody has answered");
     let source = &scene.rollout.target().unwrap().source;
     assert!(matches!(source, Source::Adopted(_)));
