@@ -10,7 +10,9 @@ use super::super::transitions::Stage;
 use super::boot::Boot;
 use super::clock::CONFIRM;
 use super::history::Action;
-use super::node::{API_ADDRESSES, Directory, OURS, facts, is_harmful, made_of, read, revision_of};
+use super::node::{
+    API_ADDRESSES, Directory, OURS, cuts_off, facts, is_harmful, made_of, read, revision_of,
+};
 use super::world::World;
 use crate::net::nexthop_id;
 use crate::routing::diff::Wanted;
@@ -318,6 +320,12 @@ impl World {
             && clashes()
         {
             self.state.borrow_mut().guard(Vec::new());
+        }
+        // Sets that labels choose stay where their groups are (`design.md`), also of what was never confirmed.
+        let is_newest = |t: &Target| t.revision().map(str::to_owned) == revision_of(self.directory);
+        let by_guess = target.filter(|t| is_newest(t) && matches!(t.facts, Facts::NotYet { .. }));
+        if by_guess.is_some() && self.wanted_by_agent().is_some_and(|w| cuts_off(&w)) {
+            self.rules.blameable = true;
         }
         if rollout.stage() != Stage::RollingBack {
             return;
