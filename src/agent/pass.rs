@@ -366,6 +366,7 @@ impl<O: Outside> Engine<O> {
         let settled = outcome.is_settled();
         let unlimited = limit.is_none();
         let wrote = outcome.wrote;
+        let problems = self.problems(&outcome);
         let last = &mut self.last;
         let revision = target.revision().unwrap_or_default();
         if last.revision.as_deref() != Some(revision) {
@@ -388,16 +389,7 @@ impl<O: Outside> Engine<O> {
         {
             last.applied_at = Some(annotations::wall_clock());
         }
-        last.problems = Vec::new();
-        if !settled {
-            last.problems = outcome.problems();
-        }
-        let clash = self.rollout.clash().map(|why| {
-            let text =
-                format!("since this node's labels changed, {why}; the routes stay as they are");
-            Problem::of_node(ProblemKind::ConfigRefused, text)
-        });
-        last.problems.extend(clash);
+        last.problems = problems;
         last.notes = resolution.notes;
         last.sets = resolution.sets;
         last.unused = std::mem::take(&mut outcome.left.unused);
@@ -417,6 +409,21 @@ impl<O: Outside> Engine<O> {
             health,
             wanted: resolution.wanted,
         })
+    }
+
+    /// What could not be written, and why what is in force clashes.
+    fn problems(&self, outcome: &Outcome) -> Vec<Problem> {
+        let mut problems = if outcome.is_settled() {
+            Vec::new()
+        } else {
+            outcome.problems()
+        };
+        problems.extend(self.rollout.clash().map(|why| {
+            let text =
+                format!("since this node's labels changed, {why}; the routes stay as they are");
+            Problem::of_node(ProblemKind::ConfigRefused, text)
+        }));
+        problems
     }
 
     pub(super) fn retry_later(&mut self) {
