@@ -138,7 +138,7 @@ impl<O: Outside> Engine<O> {
             self.stay(settled, kernel, causes).await;
             return Ok(());
         }
-        let Some(decided) = self.decide(&kernel) else {
+        let Some(decided) = self.decide(&kernel, &before) else {
             self.last.kernel = without_routes(kernel);
             // A change that was taken back may leave nothing in force; its record and objects go all the same.
             self.settle_records().await;
@@ -287,7 +287,7 @@ impl<O: Outside> Engine<O> {
     }
 
     /// The target, and what it makes here. One that clashes gives way to what is in force.
-    fn decide(&mut self, kernel: &Kernel) -> Option<Decided> {
+    fn decide(&mut self, kernel: &Kernel, before: &Footprint) -> Option<Decided> {
         for _ in 0..TARGETS {
             let target = self.rollout.target()?.clone();
             self.watch_gateways(&target, kernel);
@@ -310,7 +310,7 @@ impl<O: Outside> Engine<O> {
                     let event = Event::Clash {
                         why,
                         found: self.adopt(kernel),
-                        footprint: Footprint::found(kernel, &self.ownership()).of_read(kernel),
+                        footprint: before.clone().of_read(kernel),
                     };
                     self.advance(event);
                 }

@@ -314,9 +314,19 @@ impl Rollout {
         self.has_api && !self.within.is_zero()
     }
 
+    pub(super) fn confirmed_target(&self) -> Option<&Target> {
+        self.confirmed.as_ref().map(|confirmed| &confirmed.target)
+    }
+
+    fn confirmed_footprint(&self) -> Option<&Footprint> {
+        self.confirmed
+            .as_ref()
+            .map(|confirmed| &confirmed.footprint)
+    }
+
     /// What was confirmed last, without going back to facts that were not known yet; nothing at all where nothing was confirmed.
     fn before(&self) -> Target {
-        match self.confirmed.as_ref().map(|c| &c.target) {
+        match self.confirmed_target() {
             Some(target) if matches!(target.facts, Facts::NotYet { .. }) => {
                 self.here(target.source.clone())
             }
@@ -363,9 +373,9 @@ impl Rollout {
 
     /// Whether it is another than what is confirmed. What was adopted is the configuration of its revision.
     fn is_other_source(&self, target: &Target) -> bool {
-        self.confirmed.as_ref().is_none_or(|confirmed| {
-            let revision = confirmed.target.revision();
-            confirmed.target.source != target.source
+        self.confirmed_target().is_none_or(|confirmed| {
+            let revision = confirmed.revision();
+            confirmed.source != target.source
                 && (revision.is_none() || revision != target.revision())
         })
     }
@@ -374,7 +384,7 @@ impl Rollout {
     /// unless what is in force clashes with them.
     fn candidate(&self) -> Option<Target> {
         let fits = |target: &Target| !self.misfits.iter().any(|misfit| misfit.target == *target);
-        let in_force = self.confirmed.as_ref().map(|c| &c.target);
+        let in_force = self.confirmed_target();
         self.newest_to_follow()
             .map(|source| self.here(source))
             .filter(fits)

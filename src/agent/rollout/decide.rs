@@ -2,7 +2,7 @@
 //!
 //! Pure.
 
-use super::super::target::{Footprint, Source};
+use super::super::target::{Footprint, Source, Target};
 use super::{Baseline, CUT_OFF_KEPT, Change, Clock, Effect, Newest, Phase, QUESTION, Rollout};
 use crate::routing::node_facts::Facts;
 
@@ -38,7 +38,7 @@ impl Rollout {
             Phase::Confirming { change, .. } => change.target.revision() == Some(revision),
             _ => false,
         };
-        let in_force = self.confirmed.as_ref().and_then(|c| c.target.revision()) == Some(revision);
+        let in_force = self.confirmed_target().and_then(Target::revision) == Some(revision);
         if known || self.is_rejected(revision) || (in_force && matches!(self.phase, Phase::Settled))
         {
             if !known && in_force {
@@ -246,8 +246,7 @@ impl Rollout {
 
     /// What silence before a change means.
     pub(super) fn silent_baseline(&self) -> Option<Baseline> {
-        let confirmed = self.confirmed.as_ref();
-        let is_bare = confirmed.is_none_or(|confirmed| confirmed.footprint.is_empty());
+        let is_bare = self.confirmed_footprint().is_none_or(Footprint::is_empty);
         let never = is_bare && matches!(self.facts, Facts::NotYet { .. });
         let baseline = if self.unsettled {
             Some(Baseline::Unsettled)

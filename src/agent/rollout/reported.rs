@@ -27,7 +27,7 @@ impl Rollout {
         if let Newest::Refused { revision, why, .. } = &self.newest {
             return Some((revision.clone(), why.clone()));
         }
-        let in_force = self.confirmed.as_ref().map(|c| &c.target.source);
+        let in_force = self.confirmed_target().map(|target| &target.source);
         let misfit = self
             .misfits
             .iter()
@@ -40,7 +40,7 @@ impl Rollout {
 
     /// What is in force clashes with the newest facts: why.
     pub fn clash(&self) -> Option<&str> {
-        let in_force = self.confirmed.as_ref().map(|c| &c.target.source);
+        let in_force = self.confirmed_target().map(|target| &target.source);
         self.misfits
             .iter()
             .find(|misfit| Some(&misfit.target.source) == in_force)
@@ -96,14 +96,8 @@ impl Rollout {
     /// Whether all of this counts as confirmed, for the simulation to ask.
     #[cfg(test)]
     pub fn has_confirmed(&self, there: &super::super::target::Footprint) -> bool {
-        let confirmed = self.confirmed.as_ref();
-        confirmed.is_some_and(|confirmed| !there.exceeds(&confirmed.footprint))
-    }
-
-    /// The target that counts as confirmed, for the simulation to ask.
-    #[cfg(test)]
-    pub fn confirmed_target(&self) -> Option<&Target> {
-        self.confirmed.as_ref().map(|confirmed| &confirmed.target)
+        self.confirmed_footprint()
+            .is_some_and(|confirmed| !there.exceeds(confirmed))
     }
 
     /// What the target may not exceed, also where a pass failed that was to take out the rest, for the simulation to ask.
@@ -114,8 +108,7 @@ impl Rollout {
             Phase::Settled => self.held.is_some(),
             _ => false,
         };
-        let confirmed = self.confirmed.as_ref().filter(|_| is_limited);
-        Some(&confirmed?.footprint)
+        self.confirmed_footprint().filter(|_| is_limited)
     }
 
     /// Where it is.
@@ -139,7 +132,7 @@ impl Rollout {
         let Newest::Good(loaded) = &self.newest else {
             return false;
         };
-        let in_force = self.confirmed.as_ref().map(|c| &c.target);
+        let in_force = self.confirmed_target();
         matches!(self.phase, Phase::Settled)
             && !self.unsettled
             && in_force.and_then(Target::revision) == Some(loaded.revision.as_str())

@@ -76,7 +76,7 @@ impl Rollout {
         } else if found.revision.is_some() || !found.is_empty() {
             self.confirm_adopted(found, footprint);
         }
-        self.target = self.confirmed.as_ref().map(|c| c.target.clone());
+        self.target = self.confirmed_target().cloned();
         if newest.is_some() {
             return self.begin_edit(now);
         }
@@ -92,7 +92,7 @@ impl Rollout {
         is_unheard: bool,
         now: Clock,
     ) -> Vec<Effect> {
-        self.target = self.confirmed.as_ref().map(|c| c.target.clone());
+        self.target = self.confirmed_target().cloned();
         match newest {
             Some(target) if is_unheard => {
                 self.phase = Phase::RolledBack {
@@ -158,7 +158,7 @@ impl Rollout {
         let is_next = matches!(self.phase, Phase::Writing { .. } | Phase::Asking { .. });
         // What the kernel holds of a change that is undecided may be what silences the API server.
         let takes_back = is_next && self.unsettled;
-        if !takes_back && self.confirmed.as_ref().is_none_or(|c| c.target == target) {
+        if !takes_back && self.confirmed_target().is_none_or(|c| *c == target) {
             let footprint = self.confirmed.take().map_or(footprint, |c| c.footprint);
             self.confirm_adopted(found, footprint);
         }

@@ -55,7 +55,7 @@ impl Rollout {
 
     /// Of all of it, and of what is not confirmed.
     pub(super) fn fingerprints(&self, planned: &Footprint) -> Vec<u64> {
-        let confirmed = self.confirmed.as_ref().map(|c| &c.footprint);
+        let confirmed = self.confirmed_footprint();
         let beyond = confirmed.map(|confirmed| planned.beyond(confirmed));
         let all = [Some(planned.clone()), beyond].into_iter().flatten();
         all.filter(|part| !part.is_empty())
@@ -65,10 +65,7 @@ impl Rollout {
 
     /// Before a pass writes `planned`: what it may write at the most (`None`: all of it), and what is to be done.
     pub fn admit(&mut self, planned: &Footprint, now: Clock) -> (Option<Footprint>, Vec<Effect>) {
-        let limit = self
-            .confirmed
-            .as_ref()
-            .map(|confirmed| confirmed.footprint.clone());
+        let limit = self.confirmed_footprint().cloned();
         let exceeded = limit.as_ref().is_some_and(|limit| planned.exceeds(limit));
         let cuts_off = self.has_cut_off(planned);
         match &self.phase {
@@ -120,7 +117,7 @@ impl Rollout {
             Phase::Confirming { .. }
             | Phase::Writing {
                 guarded: Some(_), ..
-            } => self.confirmed.as_ref().map(|c| &c.target),
+            } => self.confirmed_target(),
             _ => self.target.as_ref(),
         };
         if let Some(revision) = in_force.and_then(Target::revision) {
@@ -236,9 +233,9 @@ impl Rollout {
     /// What is known of silence after a write: once all of a change is there, what an earlier one left is gone, and silence is this one's.
     /// An edit that brings nothing is not blamed for silence from before it.
     fn baseline_after(&self, baseline: Baseline, written: &Written) -> Baseline {
-        let confirmed = self.confirmed.as_ref();
+        let confirmed = self.confirmed_footprint();
         let brings = confirmed.map_or(!written.planned.is_empty(), |confirmed| {
-            written.planned.exceeds(&confirmed.footprint)
+            written.planned.exceeds(confirmed)
         });
         match baseline {
             Baseline::Unsettled if !written.left && (brings || !self.is_new_source()) => {

@@ -312,17 +312,16 @@ impl World {
         let Some(agent) = &self.agent else { return };
         let rollout = &agent.engine.rollout;
         let target = rollout.target();
-        let clashes = || self.wanted_by_agent().is_none();
         // The edit that came meanwhile is nothing that could take its place.
         if rollout.stage() == Stage::Changing
             && rollout.confirmed_target().is_none()
             && !self.is_reachable()
-            && clashes()
+            && self.wanted_by_agent().is_none()
         {
             self.state.borrow_mut().guard(Vec::new());
         }
         // Sets that labels choose stay where their groups are (`design.md`), also of what was never confirmed.
-        let is_newest = |t: &Target| t.revision().map(str::to_owned) == revision_of(self.directory);
+        let is_newest = |t: &Target| t.revision() == revision_of(self.directory).as_deref();
         let by_guess = target.filter(|t| is_newest(t) && matches!(t.facts, Facts::NotYet { .. }));
         if by_guess.is_some() && self.wanted_by_agent().is_some_and(|w| cuts_off(&w)) {
             self.rules.blameable = true;
